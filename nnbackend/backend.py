@@ -1,0 +1,337 @@
+"""Where arrays are born.
+
+`NNBACKEND` (or `use` / `using`) selects a backend; whoever creates arrays asks `backend()` for it. From then on
+every array carries its own namespace and device, and nothing below this file asks which backend is selected.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnbackend.errors import BackendError, unknown_name
+from nnbackend.functions.array import Array
+
+__all__ = ["Backend", "available", "backend", "describe", "resolve", "to_numpy", "use", "using", "why_not"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A namespace and a device on which arrays are created. `name` is what NNBACKEND would say."""
+
+    name: str
+    xp: Any
+    device: Any
+
+    @property
+    def family(self) -> str:
+        return self.name.partition(":")[0]
+
+    def dtype(self, name: str) -> Any:
+        """The namespace's dtype called `name` ("float32", "int64", ...)."""
+        return getattr(self.xp, name)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
+        return self.xp.zeros(shape, dtype=self.dtype(dtype), device=self.device)
+
+    def owns(self, x: object) -> bool:
+        """Is `x` an array of this namespace on this device?"""
+        return _family(x) == self.family and _device(x) == self.device
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        """`x` on this backend: an array that is already here (cast if need be) or host data, moved once.
+
+        Raises BackendError for an array of another device or library (`to_numpy` it first), ValueError for
+        host data that is no regular array of numbers.
+        """
+        if self.owns(x):
+            x = np.asarray(x) if self.family == "numpy" else x  # a memmap or matrix becomes a plain view
+            return x if dtype is None or x.dtype == self.dtype(dtype) else self.xp.astype(x, self.dtype(dtype))
+        if _family(x) not in ("numpy", ""):
+            raise BackendError(
+                f"got {describe(x)}, but this backend is {self.name!r}. "
+                f"Move it first: nn.backend().asarray(nn.to_numpy(x))."
+            )
+        host = _host_array(x)
+        if dtype is not None and np.dtype(dtype).itemsize <= host.itemsize:  # the smaller of the two travels
+            host = host.astype(dtype, copy=False)
+        if self.family == "numpy":
+            here = host
+        elif self.family == "torch":  # a tensor that shares a read-only buffer is undefined behaviour: copy
+            here = self.xp.tensor(np.ascontiguousarray(host), device=self.device)
+        else:
+            here = self.xp.asarray(host, device=self.device)
+        return here if dtype is None or here.dtype == self.dtype(dtype) else self.xp.astype(here, self.dtype(dtype))
+
+    def synchronize(self) -> None:
+        """Wait until everything that was launched on the device has finished (nothing to do on a CPU)."""
+        if self.family == "cupy":
+            self.device.synchronize()
+        elif self.family == "torch" and self.device.type != "cpu":
+            getattr(self.xp, self.device.type).synchronize()
+
+    def activate(self) -> None:
+        """Make the device current where a library has a current device (CuPy)."""
+        if self.family == "cupy":
+            self.device.use()
+
+
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+    """A NumPy array with the values of `x`, wherever they live (one device-to-host copy, or none)."""
+    match _family(x):
+        case "cupy":
+            x = x.get()
+        case "torch":
+            x = x.detach().cpu().numpy()
+        case "array_api_strict":
+            x = x.to_device(type(x.device)("CPU_DEVICE"))
+    return np.asarray(x)
+
+
+def describe(x: object) -> str:
+    """The kind of an array in words: `a numpy array`, `a cupy array on device 1`."""
+    family = _family(x)
+    if not family:
+        return f"a {type(x).__name__}"
+    return f"a {family} array" if family == "numpy" else f"a {family} array on {_device(x)}"
+
+
+def backend() -> Backend:
+    """The backend in force: `using`, else `use`, else NNBACKEND (read at first use), else numpy."""
+    global _selected
+    override = _override.get()
+    if override is not None:
+        return override
+    if _selected is None:
+        _selected = resolve(os.environ.get("NNBACKEND") or "numpy", "NNBACKEND")
+        _selected.activate()
+    return _selected
+
+
+def use(name: str | Backend) -> Backend:
+    """Select the backend on which arrays are created from now on.
+
+    name: "numpy", "cupy", "cupy:1", "torch", "torch:DEVICE", "array_api_strict", "array_api_strict:DEVICE" or
+    "auto" (CuPy where a device works, else NumPy; it says which). Raises BackendError with the exact cause and
+    what mends it; the selection then stays as it was.
+    """
+    global _selected
+    chosen = resolve(name)
+    chosen.activate()
+    _selected = chosen
+    return chosen
+
+
+@contextmanager
+def using(name: str | Backend) -> Iterator[Backend]:
+    """Like `use`, within a `with` block and for the current thread or task only."""
+    chosen = resolve(name)
+    outer = _override.get() or _selected
+    chosen.activate()
+    token = _override.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _override.reset(token)
+        if outer is not None:
+            outer.activate()
+
+
+def available() -> list[str]:
+    """The names of the backend families that work here; `nnbackend doctor` says why the others do not."""
+    return [name for name in _FAMILIES if why_not(name) is None]
+
+
+def why_not(name: str) -> BackendError | None:
+    """The error that selecting `name` would raise, or None where it works."""
+    try:
+        resolve(name)
+    except BackendError as error:
+        return error
+    return None
+
+
+_selected: Backend | None = None
+_override: ContextVar[Backend | None] = ContextVar("nnbackend_override", default=None)
+
+
+def resolve(name: str | Backend, source: str = "backend") -> Backend:
+    """The Backend that `name` stands for, without selecting it. Raises BackendError as `use` does."""
+    if isinstance(name, Backend):
+        return name
+    family, _, device = str(name).strip().partition(":")
+    if family == "auto":
+        return _auto()
+    if family in _IMMUTABLE:
+        raise BackendError(f"{source}={name!r}: {family} arrays are immutable, but gradients are written through views")
+    if family not in _FAMILIES:
+        raise BackendError(f"{source}: " + unknown_name("backend", name, [*_FAMILIES, "auto"]))
+    resolved = _FAMILIES[family](device)
+    _check_views(resolved)
+    return resolved
+
+
+def _auto() -> Backend:
+    error = why_not("cupy")
+    chosen = resolve("cupy" if error is None else "numpy")
+    print(f"nnbackend: auto chose {chosen.name}" + (f" ({error})" if error else ""), file=sys.stderr)
+    return chosen
+
+
+def _numpy(device: str) -> Backend:
+    if device not in ("", "cpu"):
+        raise BackendError(f"numpy has one device, 'cpu'; got {device!r}")
+    import array_api_compat.numpy as xp
+
+    return Backend("numpy", xp, "cpu")
+
+
+def _cupy(device: str) -> Backend:
+    if importlib.util.find_spec("cupy") is None:
+        raise BackendError(f"CuPy is not installed. {_mend_cupy()}")
+    try:
+        import array_api_compat.cupy as xp
+        import cupy
+    except Exception as error:  # a broken wheel fails in many ways, and each must reach the user
+        raise BackendError(f"CuPy is installed but cannot be imported: {error}. {_mend_cupy()}") from error
+    runtime = cupy.cuda.runtime
+    built, driver = runtime.runtimeGetVersion() // 1000, runtime.driverGetVersion() // 1000
+    if driver == 0:
+        raise BackendError(f"CuPy {cupy.__version__} is installed, but there is no NVIDIA driver. {_mend_cupy()}")
+    if built > driver:
+        raise BackendError(
+            f"this CuPy wheel is built for CUDA {built}, but the driver supports CUDA {driver} at most. "
+            f"pip uninstall -y cupy-cuda{built}x && {_pip_line(driver)}"
+        )
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise BackendError(f"CuPy finds no CUDA device: {error}. {_NO_DEVICE}") from error
+    if count == 0:
+        raise BackendError(f"CuPy finds no CUDA device. {_NO_DEVICE}")
+    index = _device_index(device, count)
+    try:
+        with cupy.cuda.Device(index):
+            ones = cupy.ones((2, 2), dtype="float32")
+            works = float((ones @ ones).sum()) == 8.0
+    except Exception as error:
+        raise BackendError(f"a product on CUDA device {index} failed: {error}. {_mend_cupy()}") from error
+    if not works:
+        raise BackendError(f"a product on CUDA device {index} came out wrong: the device or its driver is faulty")
+    return Backend(f"cupy:{index}" if device else "cupy", xp, cupy.cuda.Device(index))
+
+
+def _torch(device: str) -> Backend:
+    if importlib.util.find_spec("torch") is None:
+        raise BackendError("PyTorch is not installed. pip install torch")
+    try:
+        import array_api_compat.torch as xp
+    except Exception as error:
+        raise BackendError(f"PyTorch is installed but cannot be imported: {error}. pip install -U torch") from error
+    try:
+        home = xp.zeros(1, device=device or "cpu").device  # "cuda" becomes the device it stands for
+    except Exception as error:
+        raise BackendError(f"torch has no working device {device!r}: {str(error).splitlines()[0]}") from error
+    return Backend(f"torch:{device}" if device else "torch", xp, home)
+
+
+def _strict(device: str) -> Backend:
+    if importlib.util.find_spec("array_api_strict") is None:
+        raise BackendError("array-api-strict is not installed. pip install array-api-strict")
+    import array_api_strict as xp
+
+    try:
+        home = xp.Device(device or "CPU_DEVICE")
+    except ValueError as error:
+        raise BackendError(f"array_api_strict has no device {device!r}: {error}") from error
+    return Backend(f"array_api_strict:{device}" if device else "array_api_strict", xp, home)
+
+
+_FAMILIES: dict[str, Callable[[str], Backend]] = {
+    "numpy": _numpy,
+    "cupy": _cupy,
+    "torch": _torch,
+    "array_api_strict": _strict,
+}
+_IMMUTABLE = ("jax", "tensorflow", "dask", "ndonnx")
+
+
+def _check_views(chosen: Backend) -> None:
+    """Parameters are reshaped slices of one buffer: writing through such a view must reach the buffer."""
+    buffer = chosen.zeros((4,), "float32")
+    try:
+        view = chosen.xp.reshape(buffer[2:], (1, 2))
+        view[...] = view + 1.0
+        written = to_numpy(buffer).tolist() == [0.0, 0.0, 1.0, 1.0]
+    except (TypeError, ValueError) as error:
+        raise BackendError(f"{chosen.name}: arrays cannot be written to ({error})") from error
+    if not written:
+        raise BackendError(f"{chosen.name}: a reshaped slice is a copy there, but parameters must be views")
+
+
+def _family(x: object) -> str:
+    """Which library made `x`; "" for lists, scalars and everything else that is host data or no array."""
+    if isinstance(x, np.ndarray | np.generic):
+        return "numpy"
+    root = type(x).__module__.partition(".")[0]
+    return root if root in _FAMILIES else root if root in _IMMUTABLE or root == "jaxlib" else ""
+
+
+def _device(x: Any) -> Any:
+    return "cpu" if isinstance(x, np.ndarray | np.generic) else x.device
+
+
+def _host_array(x: Any) -> np.ndarray[Any, Any]:
+    host = np.asarray(x)
+    if host.dtype.kind not in "biuf":
+        raise ValueError(f"expected an array of numbers, got dtype {host.dtype} from {describe(x)}")
+    return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
+
+
+def _device_index(device: str, count: int) -> int:
+    if not device:
+        return 0
+    if not device.isdecimal() or int(device) >= count:
+        raise BackendError(f"cupy:{device}: there is no such device; this machine has 0 to {count - 1}")
+    return int(device)
+
+
+_NO_DEVICE = "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or use NNBACKEND=numpy."
+
+
+def driver_cuda_version() -> tuple[int, int] | None:
+    """The newest CUDA version (major, minor) that the NVIDIA driver supports; None without a driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        version = ctypes.c_int(0)
+        if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def _pip_line(cuda_major: int) -> str:
+    return f"pip install cupy-cuda{min(cuda_major, 13)}x"
+
+
+def _mend_cupy() -> str:
+    """What mends a CuPy that is missing or broken on this machine."""
+    version = driver_cuda_version()
+    if version is None:
+        return (
+            "No NVIDIA driver was found either: install one for your GPU, then pip install cupy-cuda13x "
+            "(cupy-cuda12x for a driver older than 580). Without a GPU use NNBACKEND=numpy."
+        )
+    if version[0] < 12:
+        return f"The driver supports CUDA {version[0]}.{version[1]}: update it, then {_pip_line(13)}"
+    return _pip_line(version[0])

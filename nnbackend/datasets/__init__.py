@@ -1,0 +1,18 @@
+"""Data to learn from: MNIST (a sample of it comes with the library) and small synthetic sets."""
+
+from nnbackend.datasets.idx import read_idx, write_idx
+from nnbackend.datasets.mnist import SAMPLE_NOTE, Dataset, HostData, load_idx_folder, mnist, mnist_host
+from nnbackend.datasets.synthetic import spiral, xor
+
+__all__ = [
+    "SAMPLE_NOTE",
+    "Dataset",
+    "HostData",
+    "load_idx_folder",
+    "mnist",
+    "mnist_host",
+    "read_idx",
+    "spiral",
+    "write_idx",
+    "xor",
+]

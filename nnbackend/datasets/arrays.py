@@ -1,0 +1,29 @@
+"""The last step of every data set: host arrays become arrays of a backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from nnbackend.backend import Backend
+from nnbackend.backend import backend as current_backend
+from nnbackend.functions.array import Array
+
+__all__ = ["check_float", "place"]
+
+_FLOATS = ("float32", "float64")
+
+
+def check_float(dtype: str) -> None:
+    """Raise ValueError unless `dtype` names a real floating dtype of the array API."""
+    if dtype not in _FLOATS:
+        raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(_FLOATS)}")
+
+
+def place(x: npt.NDArray[Any], t: npt.NDArray[Any], dtype: str, backend: Backend | None) -> tuple[Array, Array]:
+    """Inputs `x` as `dtype` and labels `t` as int64, on `backend` (None: the current one)."""
+    if backend is not None and not isinstance(backend, Backend):
+        raise TypeError(f"backend: got {backend!r}, expected a Backend or None")
+    target = current_backend() if backend is None else backend
+    return target.asarray(x, dtype), target.asarray(t, "int64")

@@ -1,0 +1,134 @@
+"""The full MNIST set: fetched once, checked, and kept in a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnbackend.datasets.idx import HostArray, idx_header, read_idx
+from nnbackend.errors import DataError
+
+__all__ = ["FILES", "MIRRORS", "cache_folder", "cached_mnist", "fetch_mnist", "is_there"]
+
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://systemds.apache.org/assets/datasets/mnist/",
+)
+
+# Of the decompressed files: the mirrors do not all serve the same gzip bytes.
+_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+def cache_folder() -> Path:
+    """Where the full set is kept: `mnist` in NNBACKEND_CACHE, or in the user's own cache for `nnbackend`."""
+    if chosen := os.environ.get("NNBACKEND_CACHE"):
+        return Path(chosen) / "mnist"
+    import pooch
+
+    return Path(pooch.os_cache("nnbackend")) / "mnist"
+
+
+def is_there(path: Path) -> bool:
+    """Does `path` exist? Where Path.exists raises (a folder that may not be searched), no."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def cached_mnist(folder: Path | None = None) -> list[HostArray] | None:
+    """The four arrays of the cached full set, in the order of FILES; None if a file is not there. No network.
+
+    Raises DataError if a file is there but damaged: it is never quietly replaced by other data.
+    """
+    folder = cache_folder() if folder is None else folder
+    paths = [folder / f"{name}.gz" for name in FILES]
+    if not all(is_there(path) for path in paths):
+        return None
+    try:
+        return [_verified(path) for path in paths]
+    except DataError as error:
+        raise DataError(f'{error}. nn.datasets.mnist("full") fetches it again.') from error
+
+
+def fetch_mnist(
+    folder: Path | None = None, *, mirrors: Sequence[str] = MIRRORS, timeout: float = 30.0
+) -> list[HostArray]:
+    """The four arrays of the full set, in the order of FILES; downloads (11 MB) what `folder` does not hold.
+
+    folder: None is `cache_folder()`. mirrors: addresses of folders, tried in order for each file. timeout:
+    seconds to wait for a connection and for each part of an answer. A file enters the folder whole and with
+    the right checksum or not at all, so an interrupted call is resumed by the next; a damaged file is removed
+    and fetched again.
+
+    Raises DataError if no mirror gives a file (it lists what each one did) or the folder cannot be written.
+    """
+    folder = cache_folder() if folder is None else folder
+    return [_fetch(folder / f"{name}.gz", mirrors, timeout) for name in FILES]
+
+
+def _fetch(path: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
+    try:
+        if is_there(path):
+            try:
+                return _verified(path)
+            except DataError:
+                path.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as temporary:
+            part = Path(temporary) / path.name
+            array = _download(part, mirrors, timeout)
+            part.replace(path)
+        return array
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path.name} to the cache folder {path.parent} ({error.strerror or error}). "
+            "Set NNBACKEND_CACHE to a folder that can be written."
+        ) from error
+
+
+def _download(part: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
+    import pooch
+
+    failures = []
+    for mirror in mirrors:
+        url = f"{mirror.rstrip('/')}/{part.name}"
+        try:
+            pooch.HTTPDownloader(timeout=timeout, chunk_size=1 << 16)(url, str(part), None)
+            return _verified(part)
+        except DataError as error:
+            head = part.read_bytes()[:1024].lstrip().lower()
+            page = head.startswith(b"<") and b"html" in head
+            reason = "answered with an HTML page" if page else str(error).removeprefix(f"{part}: ")
+        except (OSError, ValueError) as error:  # ValueError: an address or a header that makes no sense
+            reason = f"{type(error).__name__}: {error}"
+        failures.append(f"\n  {url}: {reason}")
+    raise DataError(
+        f"no mirror gave {part.name}:{''.join(failures) or ' there is none to try'}\n"
+        f"To place the files by hand, put {', '.join(f'{name}.gz' for name in FILES)} into "
+        f"{part.parent.parent}, or into any folder and set NNBACKEND_DATA to it."
+    )
+
+
+def _verified(path: Path) -> HostArray:
+    """The array in `path`, if the file's decompressed bytes have the known checksum; else DataError."""
+    array = read_idx(path)
+    digest = hashlib.sha256(idx_header(array))  # with the elements that is the whole file: read_idx saw to it
+    digest.update(array.data)
+    expected = _SHA256[path.name.removesuffix(".gz")]
+    if digest.hexdigest() != expected:
+        raise DataError(f"{path}: SHA-256 when decompressed is {digest.hexdigest()}, expected {expected}")
+    return array

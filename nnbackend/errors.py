@@ -1,0 +1,34 @@
+"""The exceptions of this library: bad arguments stay ValueError and TypeError, everything else is one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NNBackendError(Exception):
+    """Base of every error that is not a plain ValueError or TypeError."""
+
+
+class BackendError(NNBackendError):
+    """A backend is unknown, not installed, has no device, or two backends met in one computation."""
+
+
+class DataError(NNBackendError):
+    """A data file is missing, truncated, corrupt, or not what it claims to be."""
+
+
+class ModelFileError(NNBackendError):
+    """A saved network cannot be read: damaged, of a newer format, or not one of ours."""
+
+
+class NumericalError(NNBackendError):
+    """Training met a value that is not finite."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """The message for a name that is not known: what came, the nearest known name, and all of them."""
+    names = sorted(known)
+    nearest = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}."

@@ -1,0 +1,46 @@
+"""The mathematics: stateless functions of arrays, each followed by its backward.
+
+Every function here is written for any array-API namespace and is the definition of what it computes. Faster versions
+for one kind of array are registered on it by `nnbackend.kernels`; `f.dispatch(object)` is always the definition.
+"""
+
+from nnbackend.functions.activations import (
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
+from nnbackend.functions.affine import affine, affine_backward
+from nnbackend.functions.losses import (
+    count_correct,
+    mean_squared_error,
+    mean_squared_error_backward,
+    softmax_cross_entropy,
+    softmax_cross_entropy_backward,
+)
+
+__all__ = [
+    "affine",
+    "affine_backward",
+    "count_correct",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "mean_squared_error",
+    "mean_squared_error_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_backward",
+    "tanh",
+    "tanh_backward",
+]

@@ -1,0 +1,25 @@
+"""The affine map of a fully connected layer."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from nnbackend.functions.array import Array, array_namespace
+
+
+@singledispatch
+def affine(x: Array, W: Array, b: Array) -> Array:
+    """y = x W + b. x: (n, i), W: (i, o), b: (o,). Returns (n, o)."""
+    return x @ W + b
+
+
+@singledispatch
+def affine_backward(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> Array | None:
+    """Write dW = x^T dy and db = column sums of dy into the given arrays; return dx = dy W^T.
+
+    dy: (n, o); x: (n, i) and W: (i, o) of the forward; dW: (i, o) and db: (o,), slices of a gradient buffer.
+    Without need_dx (nothing below has parameters) the product for dx is left out and None returned.
+    """
+    dW[...] = x.T @ dy
+    db[...] = array_namespace(dy).sum(dy, axis=0)
+    return dy @ W.T if need_dx else None

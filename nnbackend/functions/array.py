@@ -1,0 +1,24 @@
+"""What every function here stands on: the type of an array, and the namespace that an array carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace, device
+
+__all__ = ["Array", "array_namespace", "device", "one_hot", "pieces"]
+
+Array: TypeAlias = Any  # NumPy, CuPy, PyTorch, ...: whatever a namespace calls its own
+
+
+def one_hot(t: Array, classes: int, dtype: Array) -> Array:
+    """Rows of zeros with a one at the label. t: (n,) integers in [0, classes). Returns (n, classes) of `dtype`."""
+    xp = array_namespace(t)
+    columns = xp.arange(classes, dtype=t.dtype, device=device(t))
+    return xp.astype(t[:, None] == columns[None, :], dtype)
+
+
+def pieces(n: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover range(n) in order; none reaches past n, which the array API leaves open."""
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))

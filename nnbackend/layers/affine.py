@@ -1,0 +1,59 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nnbackend.functions import affine, affine_backward
+from nnbackend.functions.array import Array
+from nnbackend.initializers import Initializer, initializer
+from nnbackend.layers.base import Layer, Shape, check_input
+from nnbackend.parameters import Parameter
+
+
+@dataclass(eq=False)
+class Affine(Layer):
+    """y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
+
+    weight, bias: an Initializer, its name, or the standard deviation of a normal one. A weight of None is chosen
+    by the activation that follows: He for ReLU and Leaky ReLU, Xavier otherwise.
+    Raises ValueError for sizes that are not positive integers and for unknown initializers.
+    """
+
+    input_size: int
+    output_size: int
+    weight: Initializer | str | float | None = None
+    bias: Initializer | str | float = "zeros"
+
+    def __post_init__(self) -> None:
+        for argument in ("input_size", "output_size"):
+            size = getattr(self, argument)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"Affine: {argument} must be a positive integer, got {size!r}")
+        chosen = None if self.weight is None else initializer(self.weight, "Affine: weight")
+        self.W = Parameter((self.input_size, self.output_size), chosen)
+        self.b = Parameter((self.output_size,), initializer(self.bias, "Affine: bias"))
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        check_input(self, x, self.W.data, self.input_size)
+        self._x = x
+        return affine(x, self.W.data, self.b.data)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        return affine_backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "input_size": self.input_size,
+            "output_size": self.output_size,
+        }  # values are saved, not their origin
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.input_size,)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if shape != (self.input_size,):
+            raise ValueError(f"{self} takes rows of shape ({self.input_size},), but what comes before gives {shape}")
+        return (self.output_size,)

@@ -1,0 +1,121 @@
+"""What a layer is, and what a loss is."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from nnbackend.backend import Backend, backend, describe
+from nnbackend.errors import BackendError
+from nnbackend.functions.array import Array
+from nnbackend.initializers import Initializer
+from nnbackend.parameters import Parameter, ParameterBuffer
+
+Shape = tuple[int, ...]
+
+
+class Part:
+    """What layers and losses share: a name given by the network, and settings that are the dataclass fields."""
+
+    name = ""
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, for saving."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+
+    def __str__(self) -> str:
+        return self.name or self.kind
+
+
+class Layer(Part):
+    """One step of a network: `forward` remembers what `backward` will read, and nothing else.
+
+    A subclass is a dataclass whose fields are its settings, with its Parameters as attributes. `initializer` is
+    what suits the weights that feed this layer (None: no opinion, ask the next one).
+    """
+
+    initializer: Initializer | None = None
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """y for a batch x; axis 0 is the batch."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """dx for the gradient dy of the last forward's y; parameter gradients are written to `Parameter.grad`.
+
+        need_dx=False says that nothing below has parameters: dx need not be computed.
+        """
+        raise NotImplementedError
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of one output row for one input row of `shape`; ValueError where they do not meet."""
+        return shape
+
+    @property
+    def input_shape(self) -> Shape | None:
+        """The shape of one input row where the layer's settings fix it, else None."""
+        return None
+
+    def parameters(self) -> dict[str, Parameter]:
+        """The layer's Parameters by attribute name, in the order of their creation."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
+
+    def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
+        """Give a layer that stands alone its parameters (a Network does this for its layers)."""
+        generator = np.random.default_rng(seed)
+        self._buffer = ParameterBuffer(list(self.parameters().values()), on or backend(), dtype, generator)
+        return self
+
+
+class Loss(Part):
+    """The end of a network: compares its output y with the target t.
+
+    A subclass with `classifies` set knows right from wrong, and has `count_correct`.
+    """
+
+    classifies = False
+
+    def forward(self, y: Array, t: Array) -> Array:
+        """The mean loss of the batch, a 0-d array that stays on the device."""
+        raise NotImplementedError
+
+    def backward(self) -> Array:
+        """dy, the gradient of the last forward's loss."""
+        raise NotImplementedError
+
+    def output(self, y: Array) -> Array:
+        """What the network answers in the user's terms (probabilities, say) for its raw output y."""
+        return y
+
+    def count_correct(self, y: Array, t: Array) -> Array:
+        """How many rows are right, as a 0-d array that stays on the device."""
+        raise NotImplementedError
+
+    def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
+        """t, checked and moved to the backend `on`: n rows of targets for network outputs of `shape`.
+
+        Reads t once (a host read on a device), so it is called where data comes in and never in a training step.
+        """
+        raise NotImplementedError
+
+
+def check_input(layer: Layer, x: Array, W: Array, columns: int) -> None:
+    """x must be a batch of rows of `columns`, of the same kind, device and dtype as the parameter W."""
+    if type(x) is not type(W) or x.device != W.device or x.dtype != W.dtype or x.ndim != 2 or x.shape[1] != columns:
+        _refuse_input(layer, x, W, columns)
+
+
+def _refuse_input(layer: Layer, x: Array, W: Array, columns: int) -> None:
+    if W is None:
+        raise ValueError(f"{layer} has no parameter values yet: put it in a Network, or call its initialize(seed)")
+    if not hasattr(x, "dtype") or type(x) is not type(W) or x.device != W.device:
+        raise BackendError(f"{layer}: argument x is {describe(x)}, but the parameters are {describe(W)}")
+    if x.dtype != W.dtype:
+        raise ValueError(f"{layer}: argument x has dtype {x.dtype}, but the parameters have {W.dtype}")
+    raise ValueError(f"{layer}: argument x must have shape (n, {columns}), got {tuple(x.shape)}")

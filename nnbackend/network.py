@@ -1,0 +1,336 @@
+"""A network: an ordered stack of layers and a loss at its end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnbackend import serialization
+from nnbackend.backend import Backend, resolve, to_numpy
+from nnbackend.backend import backend as current_backend
+from nnbackend.errors import ModelFileError, unknown_name
+from nnbackend.functions.array import Array, pieces
+from nnbackend.initializers import Constant, Initializer, Xavier
+from nnbackend.layers import LAYERS, LOSSES, Affine, Layer, Loss, Sigmoid, SoftmaxWithLoss
+from nnbackend.layers.base import Shape
+from nnbackend.parameters import ParameterBuffer, Views
+
+DTYPES = ("float32", "float64")
+ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces
+
+
+class Network:
+    """Layers in order, and the loss that their output meets.
+
+    layers: at least one Layer; they are named by kind and count ("Affine1", "Sigmoid1", "Affine2", ...), and their
+    parameters by name and count ("W1", "b1", "W2", ...).
+    loss: SoftmaxWithLoss by default.
+    seed: an int or a numpy Generator; the same seed gives the same initial values on every backend.
+    dtype: "float32" or "float64". backend: a Backend or its name; the current one by default.
+
+    layers, params, grads: mappings by name; params and grads are live views into `buffer.data` and `buffer.grad`.
+
+    Raises ValueError for an empty stack, widths that do not meet, a layer that is in another network, an unknown
+    dtype; TypeError for what is no layer; BackendError for a backend that does not work.
+
+    Methods take x on the network's backend, or host data, which is moved once.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        loss: Loss | None = None,
+        *,
+        seed: int | np.random.Generator = 0,
+        dtype: str = "float32",
+        backend: Backend | str | None = None,
+    ):
+        stack = list(layers)
+        if not stack:
+            raise ValueError("layers: a network needs at least one layer")
+        for position, layer in enumerate(stack):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{position}]: expected a layer, got {layer!r}")
+            if layer.name or stack.index(layer) != position:
+                raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer has one place")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype: {unknown_name('dtype', dtype, DTYPES)}")
+        self.loss_layer = SoftmaxWithLoss() if loss is None else loss
+        if not isinstance(self.loss_layer, Loss):
+            raise TypeError(f"loss: expected a loss such as SoftmaxWithLoss(), got {loss!r}")
+        self.backend = current_backend() if backend is None else resolve(backend)
+        self.dtype = dtype
+
+        self.layers = dict(zip(_numbered(layer.kind for layer in stack), stack, strict=True))
+        for name, layer in self.layers.items():
+            layer.name = name
+        try:
+            self.input_shape = _input_shape(stack)
+        except ValueError:
+            for layer in stack:
+                layer.name = ""  # free again: the next attempt may use them
+            raise
+        _choose_initializers(stack)
+        owned = [(name, parameter) for layer in stack for name, parameter in layer.parameters().items()]
+        parameters = [parameter for _, parameter in owned]
+        self.buffer = ParameterBuffer(parameters, self.backend, dtype, np.random.default_rng(seed))
+        named = dict(zip(_numbered(name for name, _ in owned), parameters, strict=True))
+        self.params = Views({name: p.data for name, p in named.items()}, self.backend, dtype)
+        self.grads = Views({name: p.grad for name, p in named.items()}, self.backend, dtype)
+        self._stack = stack
+        self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
+
+    # --- the two passes -------------------------------------------------------------------------------------
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """The raw output (logits, for a classifier) for a batch x on the network's backend and of its dtype."""
+        for layer in self._stack:
+            x = layer.forward(x, training)
+        return x
+
+    def backward(self) -> None:
+        """Write the gradient of the last forward's loss into `grads`. Call after `loss_layer.forward`."""
+        dy = self.loss_layer.backward()
+        for i in range(len(self._stack) - 1, self._lowest - 1, -1):
+            dy = self._stack[i].backward(dy, i > self._lowest)
+
+    # --- what users ask ---------------------------------------------------------------------------------------
+
+    def predict(self, x: Any) -> Array:
+        """The raw output for every row of x: (n, ...) gives (n, ...), one row gives one row."""
+        x = self.inputs(x)
+        if x.shape == self.input_shape:
+            return self.forward(x[None, ...])[0, ...]
+        if x.shape[0] <= ROWS_AT_ONCE:
+            return self.forward(x)
+        outputs = [self.forward(x[piece, ...]) for piece in pieces(x.shape[0], ROWS_AT_ONCE)]
+        return self.backend.xp.concat(outputs, axis=0)
+
+    def predict_proba(self, x: Any) -> Array:
+        """What the loss makes of `predict`: probabilities for SoftmaxWithLoss, the output itself for regression."""
+        return self.loss_layer.output(self.predict(x))
+
+    def loss(self, x: Any, t: Any) -> float:
+        """The mean loss over all rows, in inference mode."""
+        return float(self.evaluate(*self.data(x, t))[0])
+
+    def accuracy(self, x: Any, t: Any) -> float:
+        """The fraction of rows that are classified as t says. ValueError where the loss knows no right and wrong."""
+        correct = self.evaluate(*self.data(x, t))[1]
+        if correct is None:
+            raise ValueError(f"accuracy has no meaning for {self.loss_layer}: its targets are not classes")
+        return float(correct)
+
+    def gradient(self, x: Any, t: Any) -> dict[str, Array]:
+        """The gradient of the training loss by name ("W1", ...), as copies."""
+        self.loss_and_output(*self.data(x, t))
+        self.backward()
+        return {name: self.backend.xp.asarray(view, copy=True) for name, view in self.grads.items()}
+
+    def activations(self, x: Any) -> dict[str, Array]:
+        """The output of every layer by its name, for all rows of x, in inference mode."""
+        x = self.inputs(x)
+        outputs = {}
+        for name, layer in self.layers.items():
+            x = outputs[name] = layer.forward(x)
+        return outputs
+
+    # --- what the trainer asks --------------------------------------------------------------------------------
+
+    def loss_and_output(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """The training forward: the mean loss (0-d, on the device) and the raw output."""
+        y = self.forward(x, training=True)
+        return self.loss_layer.forward(y, t), y
+
+    def evaluate(self, x: Array, t: Array) -> tuple[Array, Array | None]:
+        """Mean loss and accuracy as 0-d device arrays (None where accuracy has no meaning), in inference mode."""
+        n = x.shape[0]
+        loss, correct = 0.0, None
+        for piece in pieces(n, ROWS_AT_ONCE):
+            targets = t[piece, ...]
+            y = self.forward(x[piece, ...])
+            loss = loss + self.loss_layer.forward(y, targets) * (targets.shape[0] / n)
+            if self.loss_layer.classifies:
+                hits = self.loss_layer.count_correct(y, targets)
+                correct = hits if correct is None else correct + hits
+        if correct is not None:
+            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype)) / n
+        return loss, correct
+
+    def inputs(self, x: Any, argument: str = "x") -> Array:
+        """x on the network's backend, in its dtype; ValueError for a shape the first layer does not take."""
+        x = self.backend.asarray(x, self.dtype)
+        shape = self.input_shape
+        if shape is not None and tuple(x.shape[1:]) != shape and tuple(x.shape) != shape:
+            expected = ", ".join(["n", *map(str, shape)])
+            raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(x.shape)}")
+        return x
+
+    def data(self, x: Any, t: Any) -> tuple[Array, Array]:
+        """x and t for this network: checked, on its backend, at least one row."""
+        x = self.inputs(x)
+        if x.ndim == 0 or x.shape == self.input_shape:
+            raise ValueError(f"x: expected a batch of rows, got shape {tuple(x.shape)}")
+        if x.shape[0] == 0:
+            raise ValueError("x is empty: at least one row is needed")
+        t = self.loss_layer.target(t, x.shape[0], self.output_shape(tuple(x.shape[1:])), self.backend, self.dtype)
+        return x, t
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of one row of output for one row of input."""
+        for layer in self._stack:
+            shape = layer.output_shape(shape)
+        return shape
+
+    # --- copies and files -------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """The architecture: kinds and settings of layers and loss, and the dtype, as JSON knows them."""
+        return {
+            "kind": type(self).__name__,
+            "layers": [{"kind": layer.kind, **layer.config()} for layer in self._stack],
+            "loss": {"kind": self.loss_layer.kind, **self.loss_layer.config()},
+            "dtype": self.dtype,
+        }
+
+    def to(self, backend: Backend | str, dtype: str | None = None) -> Network:
+        """A network with the same layers and values on another backend, or in another dtype."""
+        stack = [type(layer)(**layer.config()) for layer in self._stack]
+        loss = type(self.loss_layer)(**self.loss_layer.config())
+        other = _assemble(type(self), stack, loss, dtype or self.dtype, resolve(backend))
+        other.buffer.data[...] = other.backend.asarray(to_numpy(self.buffer.data), other.dtype)
+        return other
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write architecture and values to a safetensors file; the network stays as it is."""
+        tensors = {name: to_numpy(view) for name, view in self.params.items()}
+        serialization.write(path, tensors, {"network": self.config()})
+
+    def __repr__(self) -> str:
+        layers = ", ".join(repr(layer) for layer in self._stack)
+        return f"Network([{layers}], loss={self.loss_layer!r}, dtype={self.dtype!r}, backend={self.backend.name!r})"
+
+
+class TwoLayerNet(Network):
+    """The book's two-layer network (section 4.5.1): Affine, Sigmoid, Affine, softmax with cross entropy.
+
+    Weights are normal with standard deviation weight_init_std, biases zero; params W1, b1, W2, b2. As in the book,
+    `predict` gives probabilities.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        weight_init_std: float = 0.01,
+        *,
+        seed: int | np.random.Generator = 0,
+        dtype: str = "float32",
+        backend: Backend | str | None = None,
+    ):
+        first = Affine(input_size, hidden_size, weight=weight_init_std)
+        second = Affine(hidden_size, output_size, weight=weight_init_std)
+        super().__init__([first, Sigmoid(), second], SoftmaxWithLoss(), seed=seed, dtype=dtype, backend=backend)
+
+    def predict(self, x: Any) -> Array:
+        """Class probabilities, (n, output_size)."""
+        return self.loss_layer.output(super().predict(x))
+
+    def predict_proba(self, x: Any) -> Array:
+        return self.predict(x)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: Backend | str | None = None,
+    layers: Iterable[type[Layer]] = (),
+    losses: Iterable[type[Loss]] = (),
+) -> Network:
+    """The network that `Network.save` wrote, on the current backend or the one given.
+
+    layers, losses: classes of your own that the file names. Raises ModelFileError for a file that is missing,
+    damaged, of a newer format, or whose values do not fit its architecture.
+    """
+    file = os.fspath(path)
+    tensors, description = serialization.read(path)
+    try:
+        config = description["network"]
+        stack = [_part(settings, [*LAYERS.values(), *layers]) for settings in config["layers"]]
+        loss = _part(config["loss"], [*LOSSES.values(), *losses])
+        network_type = {"TwoLayerNet": TwoLayerNet}.get(config["kind"], Network)
+        expected = sum(parameter.size for layer in stack for parameter in layer.parameters().values())
+        stored = sum(value.size for value in tensors.values())
+        if stored != expected:  # before anything is allocated for what the file claims
+            raise ValueError(f"its layers have {expected} parameters, but it holds {stored}")
+        network = _assemble(
+            network_type,
+            stack,
+            loss,
+            config["dtype"],
+            current_backend() if backend is None else resolve(backend),
+        )
+        if set(tensors) != set(network.params):
+            raise ValueError(f"it holds {sorted(tensors)}, but its layers have {sorted(network.params)}")
+        for name, value in tensors.items():
+            network.params[name] = value
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ModelFileError(f"{file}: its content does not make a network: {error}") from error
+    return network
+
+
+def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:
+    """The layer or loss that `settings` describes."""
+    known = {kind.__name__: kind for kind in kinds}
+    if settings["kind"] not in known:
+        raise ValueError(unknown_name("kind", settings["kind"], known))
+    return known[settings["kind"]](**{name: value for name, value in settings.items() if name != "kind"})
+
+
+def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: str, on: Backend) -> Network:
+    """A network of zeros, whatever arguments the constructor of `kind` takes."""
+    for layer in stack:
+        for parameter in layer.parameters().values():
+            parameter.initializer = Constant()
+    network = kind.__new__(kind)
+    Network.__init__(network, stack, loss, dtype=dtype, backend=on)
+    return network
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    """Each name with its count: W, b, W, b gives W1, b1, W2, b2."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(f"{name}{seen[name]}")
+    return numbered
+
+
+def _choose_initializers(stack: Sequence[Layer]) -> None:
+    """Weights without an initializer get what suits the activation they feed, Xavier where there is none."""
+    suits: Initializer = Xavier()
+    for layer in reversed(stack):
+        suits = layer.initializer or suits
+        open_weights = [p for p in layer.parameters().values() if p.initializer is None]
+        for parameter in open_weights:
+            parameter.initializer = suits
+        if open_weights:
+            suits = Xavier()
+
+
+def _input_shape(stack: Sequence[Layer]) -> Shape | None:
+    """The shape of one input row where the layers fix it; ValueError where two layers do not meet."""
+    for i, layer in enumerate(stack):
+        given = layer.input_shape
+        if given is not None:
+            shape = given
+            for following in stack[i:]:
+                shape = following.output_shape(shape)
+            return given if all(before.output_shape(given) == given for before in stack[:i]) else None
+    return None

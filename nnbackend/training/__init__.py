@@ -1,0 +1,6 @@
+"""Training: the loop, what it records, and how it reports."""
+
+from nnbackend.training.history import History
+from nnbackend.training.trainer import Trainer
+
+__all__ = ["History", "Trainer"]
