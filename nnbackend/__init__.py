@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from nnbackend import datasets, functions
+from nnbackend import datasets, functions, kernels
 from nnbackend.backend import Backend, available, backend, to_numpy, use, using
 from nnbackend.errors import BackendError, DataError, ModelFileError, NNBackendError, NumericalError
 from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, Xavier
@@ -57,6 +57,7 @@ __all__ = [
     "backend",
     "datasets",
     "functions",
+    "kernels",
     "load",
     "to_numpy",
     "use",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from functools import singledispatch
+from numbers import Real
 from typing import Any
 
 from nnbackend.errors import unknown_name
@@ -59,7 +60,7 @@ class Optimizer:
     lr: float = 0.01
 
     def __post_init__(self) -> None:
-        _require("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
+        _positive("lr", self.lr)
 
     def init(self, p: Array) -> State:
         """The state before the first step, for values p: (size,)."""
@@ -93,7 +94,7 @@ class Momentum(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")
+        _decay("momentum", self.momentum)
 
     def init(self, p: Array) -> State:
         return {"t": 0, "v": array_namespace(p).zeros_like(p)}
@@ -114,9 +115,9 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("beta1", self.beta1, 0 <= self.beta1 < 1, "at least 0 and below 1")
-        _require("beta2", self.beta2, 0 <= self.beta2 < 1, "at least 0 and below 1")
-        _require("eps", self.eps, 0 < self.eps < math.inf, "positive and finite")
+        _decay("beta1", self.beta1)
+        _decay("beta2", self.beta2)
+        _positive("eps", self.eps)
 
     def init(self, p: Array) -> State:
         xp = array_namespace(p)
@@ -137,6 +138,18 @@ def optimizer(name: str, **settings: float) -> Optimizer:
     return OPTIMIZERS[name](**settings)
 
 
-def _require(argument: str, value: float, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{argument} must be {expected}, got {value!r}")
+def _positive(argument: str, value: float) -> None:
+    _number(argument, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{argument} must be positive and finite, got {value!r}")
+
+
+def _decay(argument: str, value: float) -> None:
+    _number(argument, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}")
+
+
+def _number(argument: str, value: float) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{argument} must be a number, got {value!r}")

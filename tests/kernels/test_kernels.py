@@ -1,0 +1,136 @@
+"""Every registered kernel against its reference, found by looking: a new registration needs no new test."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from support import tolerance
+
+from nnbackend import functions, optimizers
+from nnbackend.backend import resolve, to_numpy
+
+ROWS = (0, 1, 7, 100)  # empty and one-row batches among them
+LONG = 20_011  # longer than the pieces in which updates are done, and no multiple of them
+
+
+def dispatched() -> dict[str, Any]:
+    """Every singledispatch function of ours by name."""
+    modules = [
+        importlib.import_module(m.name) for m in pkgutil.iter_modules(functions.__path__, "nnbackend.functions.")
+    ]
+    return {
+        name: value
+        for module in [*modules, optimizers]
+        for name, value in vars(module).items()
+        if hasattr(value, "registry") and value.__module__ == module.__name__
+    }
+
+
+KERNELS = [(name, kind) for name, f in sorted(dispatched().items()) for kind in f.registry if kind is not object]
+
+
+def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[list[Any]]:
+    """Argument lists for the function called `name`, for a batch of n rows."""
+
+    def draw(*shape: int) -> np.ndarray:
+        return (3 * rng.standard_normal(shape)).astype(dtype)
+
+    labels, one_hot = rng.integers(0, 5, n), np.eye(5)[rng.integers(0, 5, n)]
+    probabilities = to_numpy(functions.softmax.dispatch(object)(draw(n, 5)))
+    match name:
+        case "affine":
+            return [[draw(n, 6), draw(6, 5), draw(5)]]
+        case "affine_backward":
+            return [[draw(n, 5), draw(n, 6), draw(6, 5), draw(6, 5), draw(5), need] for need in (True, False)]
+        case "softmax_cross_entropy" | "count_correct":
+            return [[draw(n, 5), labels], [draw(n, 5), one_hot]]
+        case "softmax_cross_entropy_backward":
+            return [[probabilities, labels], [probabilities, one_hot]]
+        case "sgd_step":
+            return [[draw(size), draw(size), 0.1] for size in (n, LONG)]
+        case "momentum_step":
+            return [[draw(size), draw(size), draw(size), 0.1, 0.9] for size in (n, LONG)]
+        case "adam_step":
+            return [
+                [draw(size), draw(size), draw(size), np.abs(draw(size)), t, 1e-3, 0.9, 0.999, 1e-8]
+                for size, t in ((n, 1), (LONG, 3))
+            ]
+        case _:
+            parameters = inspect.signature(dispatched()[name]).parameters
+            required = [p for p in parameters.values() if p.default is inspect.Parameter.empty]
+            return [[draw(n, 5) for _ in required]]
+
+
+def prepare(value: Any, form: str, move: Callable[[Any], Any]) -> Any:
+    """One argument in the form under test: as it is, strided, or (where it is only read) read-only."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if form == "strided" and value.ndim == 2:
+        wide = np.zeros((value.shape[0] * 2, value.shape[1] * 2), value.dtype)
+        wide[::2, ::2] = value
+        return move(wide)[::2, ::2]
+    moved = move(value.copy())
+    if form == "readonly":
+        moved.flags.writeable = False
+    return moved
+
+
+def cases() -> Iterator[Any]:
+    """Kernel, form of its arguments, rows: without what has no meaning."""
+    for name, kind in KERNELS:
+        mean = name.startswith(("softmax", "count", "mean"))  # over no rows it has no value
+        forms = ["plain", "strided"]
+        if kind is np.ndarray and not writes(name):
+            forms.append("readonly")
+        for form in forms:
+            for n in ROWS[mean:]:
+                yield pytest.param(name, kind, form, n, id=f"{name}-{kind.__module__}-{form}-{n}")
+
+
+def writes(name: str) -> bool:
+    return name.endswith("_step") or name == "affine_backward"
+
+
+@pytest.mark.parametrize(("name", "kind", "form", "n"), list(cases()))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kernel_equals_its_reference(name: str, kind: type, form: str, n: int, dtype: str) -> None:
+    function = dispatched()[name]
+    move = resolve(kind.__module__.partition(".")[0]).asarray
+    rng = np.random.default_rng(n)
+    for host in arguments(name, n, dtype, rng):
+        ours = [prepare(value, form, move) for value in host]
+        theirs = [prepare(value, "plain", lambda a: a) for value in host]
+        actual, expected = function.dispatch(kind)(*ours), function.dispatch(object)(*theirs)
+        pairs = list(zip(ours, theirs, strict=True)) if writes(name) else []
+        results = zip(_listed(actual), _listed(expected), strict=True)
+        for a, e in [*pairs, *results]:
+            if isinstance(e, np.ndarray | np.generic):
+                a = to_numpy(a)
+                assert a.shape == np.shape(e)
+                assert a.dtype == e.dtype
+                scale = max(1.0, float(np.max(np.abs(e), initial=0.0)))
+                np.testing.assert_allclose(a, e, rtol=0, atol=tolerance(dtype, 100) * scale)
+            else:
+                assert a == e
+
+
+@pytest.mark.parametrize(("name", "kind"), KERNELS, ids=[f"{n}-{k.__module__}" for n, k in KERNELS])
+def test_kernel_has_the_signature_of_its_reference(name: str, kind: type) -> None:
+    function = dispatched()[name]
+    reference, kernel = (inspect.signature(function.dispatch(k)).parameters for k in (object, kind))
+    assert [(p.name, p.default) for p in kernel.values()] == [(p.name, p.default) for p in reference.values()]
+
+
+def test_the_kernels_are_found() -> None:
+    assert ("affine_backward", np.ndarray) in KERNELS
+    assert ("adam_step", np.ndarray) in KERNELS
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, tuple) else [value]

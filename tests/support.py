@@ -1,0 +1,87 @@
+"""What the tests share: namespaces, comparison with a reason for the tolerance, the projection gradient check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnbackend.backend import Backend, to_numpy
+
+NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "cupy"]
+
+
+@dataclass
+class Namespace:
+    """A backend, and whether the arrays that tests feed it may be written to."""
+
+    backend: Backend
+    readonly: bool
+
+    @property
+    def xp(self) -> Any:
+        return self.backend.xp
+
+    def array(self, host: Any, dtype: str | None = None) -> Any:
+        """`host` on this backend: a fresh array, read-only where the namespace is."""
+        array = self.backend.asarray(np.array(host), dtype)
+        if self.readonly:
+            array.flags.writeable = False
+        return array
+
+
+def tolerance(dtype: str, terms: int = 1) -> float:
+    """Relative error to allow after a sum of `terms` products: each adds up to one rounding, and the exponential,
+    the square root and their like are good to a few units in the last place.
+    """
+    return float(np.finfo(dtype).eps) * (8 + 2 * math.sqrt(terms) + 0.5 * min(terms, 1000))
+
+
+def assert_close(actual: Any, expected: Any, dtype: str, terms: int = 1, scale: float | None = None) -> None:
+    """Equal up to `tolerance`, relative to the largest expected magnitude (or `scale`)."""
+    actual, expected = to_numpy(actual), to_numpy(expected)
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    size = float(np.max(np.abs(expected), initial=0.0)) if scale is None else scale
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance(dtype, terms) * max(size, 1e-30))
+
+
+def check_projection(
+    on: Namespace,
+    function: Callable[..., Any],
+    gradients: Callable[[Any], list[Any]],
+    inputs: list[np.ndarray],
+    seed: int = 0,
+) -> None:
+    """For random directions: sum(u (f(x + e/2 v) - f(x - e/2 v))) / e equals sum(v gradient(u)), in float64.
+
+    function takes `inputs` as arrays and returns one array; gradients(u) returns one gradient per input, for the
+    forward pass that ran last. The truncation error is e^2 and the rounding error eps / e times the values' size:
+    both about 1e-10 for e = 1e-5, so 1e-7 of the size of the terms is a safe and telling bound.
+    """
+    rng = np.random.default_rng(seed)
+    xp, e = on.xp, 1e-5
+    arrays = [on.array(value, "float64") for value in inputs]
+    y = function(*arrays)
+    u = on.array(rng.standard_normal(tuple(y.shape)), "float64")
+    analytic = gradients(u)
+    assert len(analytic) == len(inputs)
+    for i, (value, gradient) in enumerate(zip(inputs, analytic, strict=True)):
+        direction = rng.standard_normal(value.shape)
+        ends = []
+        for sign in (0.5, -0.5):
+            moved = list(arrays)
+            moved[i] = on.array(value + sign * e * direction, "float64")
+            ends.append(function(*moved))
+        numeric = float(xp.sum(u * (ends[0] - ends[1]))) / e
+        projected = float(xp.sum(on.array(direction, "float64") * gradient))
+        size = float(np.sum(np.abs(direction * to_numpy(gradient)))) + 1e-3
+        assert abs(numeric - projected) < 1e-7 * size, (i, numeric, projected)
+
+
+def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Gaussian values at least 0.01 from zero, where ReLU and its like have a kink."""
+    x = rng.standard_normal(shape)
+    return x + np.where(x < 0, -0.01, 0.01)
