@@ -53,8 +53,7 @@ class Backend:
         Raises BackendError for an array of another device or library (`to_numpy` it first), ValueError for
         host data that is no regular array of numbers.
         """
-        if self.owns(x):
-            x = np.asarray(x) if self.family == "numpy" else x  # a memmap or matrix becomes a plain view
+        if self.family != "numpy" and self.owns(x):
             return x if dtype is None or x.dtype == self.dtype(dtype) else self.xp.astype(x, self.dtype(dtype))
         if _family(x) not in ("numpy", ""):
             raise BackendError(
@@ -272,8 +271,8 @@ def _check_views(chosen: Backend) -> None:
         view = chosen.xp.reshape(buffer[2:], (1, 2))
         view[...] = view + 1.0
         written = to_numpy(buffer).tolist() == [0.0, 0.0, 1.0, 1.0]
-    except (TypeError, ValueError) as error:
-        raise BackendError(f"{chosen.name}: arrays cannot be written to ({error})") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BackendError(f"{chosen.name}: writing to an array and reading it back failed: {error}") from error
     if not written:
         raise BackendError(f"{chosen.name}: a reshaped slice is a copy there, but parameters must be views")
 

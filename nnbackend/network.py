@@ -18,6 +18,7 @@ from nnbackend.initializers import Constant, Initializer, Xavier
 from nnbackend.layers import LAYERS, LOSSES, Affine, Layer, Loss, Sigmoid, SoftmaxWithLoss
 from nnbackend.layers.base import Shape
 from nnbackend.parameters import ParameterBuffer, Views
+from nnbackend.random import host_generator
 
 DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces
@@ -77,7 +78,7 @@ class Network:
         _choose_initializers(stack)
         owned = [(name, parameter) for layer in stack for name, parameter in layer.parameters().items()]
         parameters = [parameter for _, parameter in owned]
-        self.buffer = ParameterBuffer(parameters, self.backend, dtype, np.random.default_rng(seed))
+        self.buffer = ParameterBuffer(parameters, self.backend, dtype, host_generator(seed))
         named = dict(zip(_numbered(name for name, _ in owned), parameters, strict=True))
         self.params = Views({name: p.data for name, p in named.items()}, self.backend, dtype)
         self.grads = Views({name: p.grad for name, p in named.items()}, self.backend, dtype)

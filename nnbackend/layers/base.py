@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import numpy as np
-
 from nnbackend.backend import Backend, backend, describe
 from nnbackend.errors import BackendError
 from nnbackend.functions.array import Array
 from nnbackend.initializers import Initializer
 from nnbackend.parameters import Parameter, ParameterBuffer
+from nnbackend.random import host_generator
 
 Shape = tuple[int, ...]
 
@@ -68,8 +67,8 @@ class Layer(Part):
 
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
         """Give a layer that stands alone its parameters (a Network does this for its layers)."""
-        generator = np.random.default_rng(seed)
-        self._buffer = ParameterBuffer(list(self.parameters().values()), on or backend(), dtype, generator)
+        parameters = list(self.parameters().values())
+        self._buffer = ParameterBuffer(parameters, on or backend(), dtype, host_generator(seed))
         return self
 
 

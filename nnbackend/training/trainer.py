@@ -13,7 +13,7 @@ from nnbackend.errors import NumericalError
 from nnbackend.functions.array import Array, pieces
 from nnbackend.network import Network
 from nnbackend.optimizers import Optimizer
-from nnbackend.random import host_generator
+from nnbackend.random import checked_seed, host_generator
 from nnbackend.training.faults import all_finite, first_not_finite
 from nnbackend.training.history import History
 from nnbackend.training.interrupt import listen
@@ -36,7 +36,7 @@ class Trainer:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
         self.network, self.optimizer = network, optimizer
-        self.batch_size, self.seed = int(batch_size), seed
+        self.batch_size, self.seed = int(batch_size), checked_seed(seed)
         self.state = optimizer.init(network.buffer.data)
         self.history = History()
         self.epoch = 0  # epochs completed

@@ -1,0 +1,167 @@
+"""Selecting a backend, and moving arrays to and from it. What a broken CuPy says is tested with the doctor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from support import Namespace
+
+import nnbackend as nn
+from nnbackend.backend import Backend, describe, resolve, why_not
+
+
+@pytest.fixture(autouse=True)
+def unselected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["nnbackend.backend"], "_selected", None)
+
+
+def test_numpy_is_the_default() -> None:
+    assert nn.backend().name == "numpy"
+    assert nn.backend() is nn.backend()
+
+
+def test_the_variable_is_read_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("array_api_strict")
+    monkeypatch.setenv("NNBACKEND", "array_api_strict:device1")
+    assert nn.backend().name == "array_api_strict:device1"
+    monkeypatch.setenv("NNBACKEND", "numpy")
+    assert nn.backend().name == "array_api_strict:device1"
+
+
+def test_importing_reads_no_variable() -> None:
+    code = "import os; os.environ['NNBACKEND'] = 'nonsense'; import nnbackend"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == ""
+
+
+def test_using_is_undone_and_nests() -> None:
+    pytest.importorskip("array_api_strict")
+    with nn.using("array_api_strict") as outer:
+        assert nn.backend() is outer
+        with nn.using("numpy"):
+            assert nn.backend().name == "numpy"
+        assert nn.backend() is outer
+        with pytest.raises(RuntimeError), nn.using("numpy"):
+            raise RuntimeError
+        assert nn.backend() is outer
+    assert nn.backend().name == "numpy"
+
+
+def test_using_is_seen_by_its_own_thread_alone() -> None:
+    pytest.importorskip("array_api_strict")
+    seen = []
+    with nn.using("array_api_strict"):
+        thread = threading.Thread(target=lambda: seen.append(nn.backend().name))
+        thread.start()
+        thread.join()
+    assert seen == ["numpy"]
+
+
+def test_use_selects_until_told_otherwise() -> None:
+    pytest.importorskip("array_api_strict")
+    assert nn.use("array_api_strict").name == "array_api_strict"
+    assert nn.backend().name == "array_api_strict"
+    with pytest.raises(nn.BackendError):
+        nn.use("nonsense")
+    assert nn.backend().name == "array_api_strict"
+    assert nn.use(resolve("numpy")).name == "numpy"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuppy", r"unknown backend 'cuppy'\. Did you mean 'cupy'\? Known: array_api_strict, auto, cupy, numpy, torch"),
+        ("jax", "jax arrays are immutable"),
+        ("numpy:1", "numpy has one device, 'cpu'; got '1'"),
+        ("array_api_strict:nowhere", "no device 'nowhere'"),
+        ("torch:nowhere", "torch has no working device 'nowhere'"),
+        ("torch:meta", "torch:meta: writing to an array and reading it back failed"),
+    ],
+)
+def test_names_that_do_not_work(name: str, message: str) -> None:
+    if name.startswith(("torch", "array_api_strict")):
+        pytest.importorskip(name.partition(":")[0])
+    with pytest.raises(nn.BackendError, match=message):
+        nn.use(name)
+
+
+def test_a_name_from_the_variable_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNBACKEND", "nupy")
+    with pytest.raises(nn.BackendError, match=r"^NNBACKEND: unknown backend 'nupy'\. Did you mean 'numpy'\?"):
+        nn.backend()
+
+
+def test_auto_says_what_it_chose(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = nn.use("auto")
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.startswith(f"nnbackend: auto chose {chosen.name}")
+    assert chosen.family == ("numpy" if why_not("cupy") else "cupy")
+
+
+def test_available_lists_what_works() -> None:
+    names = nn.available()
+    assert "numpy" in names
+    assert all(why_not(name) is None for name in names)
+
+
+def test_a_namespace_whose_slices_are_copies_is_refused() -> None:
+    from nnbackend.backend import _check_views
+
+    class Copying:
+        float32 = "float32"
+
+        def zeros(self, shape: tuple[int, ...], dtype: str, device: str) -> np.ndarray:
+            return np.zeros(shape, dtype)
+
+        def reshape(self, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+            return np.array(x).reshape(shape)
+
+    with pytest.raises(nn.BackendError, match="a reshaped slice is a copy there"):
+        _check_views(Backend("copying", Copying(), "cpu"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", None])
+def test_there_and_back(on: Namespace, dtype: str | None) -> None:
+    host = np.arange(6).reshape(2, 3)
+    there = on.backend.asarray(host, dtype)
+    assert on.backend.owns(there)
+    assert there.dtype == on.backend.dtype(dtype or "int64")
+    back = nn.to_numpy(there)
+    assert type(back) is np.ndarray
+    assert back.tolist() == host.tolist()
+    assert on.backend.asarray(there, "float64").dtype == on.backend.dtype("float64")
+
+
+def test_host_data_of_every_form(on: Namespace, tmp_path: object) -> None:
+    expected = [[1.0, 2.0], [3.0, 4.0]]
+    base = np.array(expected)
+    readonly = base.copy()
+    readonly.flags.writeable = False
+    for host in (expected, tuple(expected), base, base.astype(">f4"), np.asfortranarray(base), readonly, base[::-1]):
+        there = nn.to_numpy(on.backend.asarray(host, "float32")).tolist()
+        assert there == (expected[::-1] if host is not expected and there[0][0] == 3.0 else expected)
+    memmap = np.memmap(f"{tmp_path}/m", "float32", "w+", shape=(2, 2))
+    memmap[...] = expected
+    assert nn.to_numpy(on.backend.asarray(memmap)).tolist() == expected
+    assert nn.to_numpy(on.backend.asarray(base.astype("uint8"), "float32")).tolist() == expected
+    memmap._mmap.close()
+
+
+@pytest.mark.parametrize("x", [["a"], [None], [[1, 2], [3]], [1j]])
+def test_what_is_no_array_of_numbers(on: Namespace, x: object) -> None:
+    with pytest.raises(ValueError, match="expected an array of numbers|inhomogeneous"):
+        on.backend.asarray(x, "float32")
+
+
+def test_kinds_in_words() -> None:
+    assert describe(np.zeros(2)) == "a numpy array"
+    assert describe([1]) == "a list"
+    assert describe(None) == "a NoneType"
+
+
+def test_synchronize_returns(on: Namespace) -> None:
+    assert on.backend.synchronize() is None

@@ -1,0 +1,103 @@
+"""The rules of the house, read off the source: who may import whom, and what importing may do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnbackend
+
+ROOT = Path(nnbackend.__file__).parent
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+HEAVY = {"cupy", "torch", "jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "safetensors"}
+
+# the floors, top to bottom: a file may import from its own floor (no circles: Python sees to that) and from below
+FLOORS = [
+    ["__main__", "cli"],
+    ["doctor", "estimator", "images"],
+    ["training"],
+    ["plotting"],
+    ["network"],
+    ["layers"],
+    ["datasets", "parameters"],
+    ["backend", "random", "serialization", "initializers"],
+    ["kernels"],
+    ["optimizers"],
+    ["functions", "errors"],
+]
+ROOMS = {room for rooms in FLOORS for room in rooms}
+NUMPY_ALLOWED = {"kernels/numpy.py", "backend.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}
+NUMPY_ALLOWED_IN = ("datasets/", "images.py", "estimator.py", "doctor.py")
+# network.py and parameters.py name numpy's Generator, trainer.py reads an epoch's figures on the host
+NUMPY_FOR_HOST_VALUES = {"network.py", "parameters.py", "training/trainer.py"}
+
+
+def imports(file: str, top_level_only: bool) -> set[str]:
+    """Modules that a file imports, without those under TYPE_CHECKING."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def floor(room: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "__init__.py"])
+def test_arrows_point_down(file: str) -> None:
+    room = file.removesuffix(".py").partition("/")[0]
+    for module in imports(file, top_level_only=False):
+        parts = module.split(".")
+        if parts[0] == "nnbackend" and len(parts) > 1 and parts[1] in ROOMS:
+            assert floor(parts[1]) >= floor(room), f"{file} imports {module}, which stands above it"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_heavy_libraries_wait_until_they_are_needed(file: str) -> None:
+    top = {module.partition(".")[0] for module in imports(file, top_level_only=True)}
+    allowed = {"cupy"} if file == "kernels/cupy.py" else set()
+    assert not top & HEAVY - allowed
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_cupy_is_imported_in_two_places(file: str) -> None:
+    if any(module.partition(".")[0] == "cupy" for module in imports(file, top_level_only=False)):
+        assert file in {"backend.py", "kernels/cupy.py"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_numpy_is_imported_where_host_arrays_are_the_point(file: str) -> None:
+    if "numpy" in imports(file, top_level_only=False):
+        assert file in NUMPY_ALLOWED | NUMPY_FOR_HOST_VALUES or file.startswith(NUMPY_ALLOWED_IN)
+
+
+def test_the_mathematics_imports_nothing_of_ours() -> None:
+    for file in FILES:
+        if file.startswith("functions/"):
+            ours = {m for m in imports(file, top_level_only=False) if m.startswith("nnbackend.")}
+            assert all(m.startswith("nnbackend.functions") for m in ours)
+
+
+def test_importing_is_silent_and_light() -> None:
+    code = f"import sys, nnbackend\nloaded = {sorted(HEAVY)!r}\nprint([name for name in loaded if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_face_offers_what_it_lists() -> None:
+    assert all(hasattr(nnbackend, name) for name in nnbackend.__all__)
+    assert nnbackend.backend is not sys.modules["nnbackend.backend"]
+
+
+def test_the_package_is_typed() -> None:
+    assert (ROOT / "py.typed").is_file()

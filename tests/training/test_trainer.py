@@ -1,0 +1,333 @@
+"""Training: the same run on every backend, nothing read inside a step, and every way in which it can stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from support import NAMESPACES, Namespace
+
+import nnbackend as nn
+from nnbackend.backend import to_numpy, why_not
+from nnbackend.optimizers import OPTIMIZERS
+
+N = 230  # no multiple of the batch size: the last batch is a smaller one
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((N, 8)).astype("float32")
+T = (X @ RNG.standard_normal((8, 3))).argmax(axis=1)
+
+
+def make(loss: nn.Loss | None = None, dtype: str = "float32") -> nn.Network:
+    return nn.Network([nn.Affine(8, 16), nn.ReLU(), nn.Affine(16, 3)], loss, seed=1, dtype=dtype)
+
+
+def train(epochs: int = 3, optimizer: nn.Optimizer | None = None, **settings: Any) -> nn.Trainer:
+    trainer = nn.Trainer(make(), optimizer or nn.Adam(lr=0.01), batch_size=32, seed=2)
+    trainer.fit(X, T, epochs, **settings)
+    return trainer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_whole_network_trains(on: Namespace, name: str) -> None:
+    net = make()
+    trainer = nn.Trainer(net, OPTIMIZERS[name](lr=0.01 if name == "adam" else 0.3), batch_size=32)
+    history = trainer.fit(on.array(X), on.array(T), epochs=15, validation=(on.array(X), on.array(T)))
+    assert len(history) == trainer.epoch == 15
+    assert history.loss[-1] < 0.5 * history.loss[0]
+    assert history.accuracy[-1] > 0.85
+    assert history.val_loss[-1] == pytest.approx(net.loss(X, T), rel=1e-6)
+    assert history.val_accuracy[-1] == pytest.approx(net.accuracy(X, T), rel=1e-6)
+    assert all(s > 0 for s in history.seconds)
+    assert history.samples_per_second[0] == pytest.approx(N / history.seconds[0])
+
+
+def test_one_seed_gives_one_run_on_every_backend() -> None:
+    runs = {}
+    for name in NAMESPACES:
+        if name != "numpy-readonly" and why_not(name) is None:
+            with nn.using(name):
+                trainer = train(epochs=3)
+                runs[name] = (np.array(trainer.history.loss), to_numpy(trainer.network.buffer.data))
+    loss, values = runs["numpy"]
+    # 24 steps, each of which may turn the last bits of sums of up to 32 terms; Adam divides by their size, so the
+    # error of a step is relative to lr = 0.01 where a gradient is near zero
+    for other_loss, other_values in runs.values():
+        np.testing.assert_allclose(other_loss, loss, rtol=24 * 32 * np.finfo("float32").eps)
+        np.testing.assert_allclose(other_values, values, atol=24 * 0.01 * 1e-3)
+
+
+def test_two_runs_are_bitwise_equal_on_numpy() -> None:
+    first, second = train(), train()
+    assert first.network.buffer.data.tobytes() == second.network.buffer.data.tobytes()
+    assert first.history.loss == second.history.loss
+    assert first.history.accuracy == second.history.accuracy
+
+
+def test_every_row_is_seen_once_an_epoch_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    original = nn.Trainer._step
+
+    def step(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+        seen.append(to_numpy(rows))
+        original(self, x, t, rows)
+
+    monkeypatch.setattr(nn.Trainer, "_step", step)
+    train(epochs=2)
+    assert [len(rows) for rows in seen] == [32] * 7 + [6] + [32] * 7 + [6]
+    first, second = np.concatenate(seen[:8]), np.concatenate(seen[8:])
+    assert sorted(first) == sorted(second) == list(range(N))
+    assert first.tolist() != second.tolist()
+
+
+def test_the_recorded_loss_is_the_mean_over_rows() -> None:
+    net = make(dtype="float64")
+    frozen = net.loss(X, T), net.accuracy(X, T)
+    history = nn.Trainer(net, nn.SGD(lr=1e-300), batch_size=32).fit(X, T)
+    assert history.loss[0] == pytest.approx(frozen[0], rel=1e-12)
+    assert history.accuracy[0] == pytest.approx(frozen[1], rel=1e-12)
+
+
+def test_fit_again_goes_on() -> None:
+    once, twice = train(epochs=4), train(epochs=1)
+    twice.fit(X, T, epochs=3)
+    assert twice.history.loss == once.history.loss
+    assert twice.network.buffer.data.tobytes() == once.network.buffer.data.tobytes()
+    assert twice.epoch == 4
+
+
+def test_one_hot_targets_and_regression(on: Namespace) -> None:
+    by_label = train(epochs=2).history
+    trainer = nn.Trainer(make(), nn.Adam(lr=0.01), batch_size=32, seed=2)
+    one_hot = trainer.fit(X, np.eye(3)[T], epochs=2)
+    assert one_hot.loss == pytest.approx(by_label.loss, rel=1e-5)
+    assert one_hot.accuracy == by_label.accuracy
+    history = nn.Trainer(make(nn.MeanSquaredError()), nn.Adam(lr=0.01)).fit(
+        X, np.eye(3)[T], 5, validation=(X, np.eye(3)[T])
+    )
+    assert history.loss[-1] < history.loss[0]
+    assert history.accuracy == history.val_accuracy == []
+
+
+# --- a step is a device program ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host_reads() -> Iterator[Callable[[], int]]:
+    """Counts how often an array of array_api_strict becomes a host value."""
+    strict = pytest.importorskip("array_api_strict")
+    kind = type(strict.zeros(1))
+    count = 0
+    patch = pytest.MonkeyPatch()
+    for name in ("__bool__", "__float__", "__int__", "__index__", "__complex__", "__array__", "to_device"):
+        original = getattr(kind, name)
+
+        def counted(self: Any, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            return _original(self, *args, **kwargs)
+
+        patch.setattr(kind, name, counted)
+    yield lambda: count
+    patch.undo()
+
+
+def test_no_step_reads_the_device(host_reads: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = []
+    original = nn.Trainer._step
+
+    def step(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+        before = host_reads()
+        original(self, x, t, rows)
+        inside.append(host_reads() - before)
+
+    monkeypatch.setattr(nn.Trainer, "_step", step)
+    with nn.using("array_api_strict:device1"):
+        train(epochs=1)
+    assert inside == [0] * 8
+    assert host_reads() > 0  # the count does count: the loss is read after the epoch
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_reads_do_not_grow_with_the_number_of_steps(host_reads: Callable[[], int], progress: bool) -> None:
+    def reads(batch_size: int) -> int:
+        before = host_reads()
+        nn.Trainer(make(), nn.Adam(), batch_size=batch_size).fit(X, T, 1, progress=progress)
+        return host_reads() - before
+
+    with nn.using("array_api_strict:device1"):
+        assert reads(2) <= reads(20)  # 115 steps and 12: ten reports each, or none
+
+
+# --- ways to stop --------------------------------------------------------------------------------------------------
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of the given step (counted from 1)."""
+    original = nn.Trainer._step
+    count = 0
+
+    def interrupted(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == step:
+            signal.raise_signal(signal.SIGINT)
+        original(self, x, t, rows)
+
+    monkeypatch.setattr(nn.Trainer, "_step", interrupted)
+
+
+def test_ctrl_c_finishes_the_step_and_a_later_fit_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = train(epochs=3)
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        interrupt_at(11, patch)  # the third of the second epoch's eight steps
+        trainer = train(epochs=3)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert trainer.history.interrupted
+    assert (trainer.epoch, trainer.position, len(trainer.history)) == (1, 3, 1)
+    history = trainer.fit(X, T, epochs=2)
+    assert not history.interrupted
+    assert history.loss == reference.history.loss
+    assert trainer.network.buffer.data.tobytes() == reference.network.buffer.data.tobytes()
+
+
+def test_the_second_ctrl_c_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = nn.Trainer._step
+
+    def twice(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        original(self, x, t, rows)
+
+    monkeypatch.setattr(nn.Trainer, "_step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        train()
+
+
+def test_training_in_another_thread() -> None:
+    trainers: list[nn.Trainer] = []
+    thread = threading.Thread(target=lambda: trainers.append(train(epochs=1)))
+    thread.start()
+    thread.join()
+    assert trainers[0].history.loss == train(epochs=1).history.loss
+
+
+def test_a_diverging_run_stops_with_the_last_good_values(on: Namespace) -> None:
+    net = make()
+    trainer = nn.Trainer(net, nn.SGD(lr=1e25), batch_size=32)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(nn.NumericalError, match=r"epoch 1, step \d+: .*W|Affine|loss|update"),
+    ):
+        trainer.fit(X, T, 3)
+    assert np.isfinite(to_numpy(net.buffer.data)).all()
+    assert trainer.position < 8
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 5), (2, 3), (2, 8)])
+def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int) -> None:
+    """A layer that gives NaN once, at a step that we choose."""
+
+    class Faulty(nn.Layer):
+        calls = 0
+
+        def forward(self, x: Any, training: bool = False) -> Any:
+            self.calls += training
+            return x
+
+        def backward(self, dy: Any, need_dx: bool = True) -> Any:
+            return dy * (np.nan if self.values_seen() else 1.0)
+
+        def values_seen(self) -> bool:
+            return trainer.state["t"] == (epoch - 1) * 8 + step - 1
+
+    net = nn.Network([nn.Affine(8, 16), Faulty(), nn.Affine(16, 3)], seed=1)
+    trainer = nn.Trainer(net, nn.SGD(lr=0.1), batch_size=32, seed=2)
+    with pytest.raises(nn.NumericalError, match=f"epoch {epoch}, step {step}: .*the gradient of Faulty1"):
+        trainer.fit(X, T, 3)
+    assert trainer.state["t"] == (epoch - 1) * 8 + step - 1
+    healthy = nn.Network([nn.Affine(8, 16), nn.Affine(16, 3)], seed=1)
+    reference = nn.Trainer(healthy, nn.SGD(lr=0.1), batch_size=32, seed=2)
+    if epoch == 2:
+        reference.fit(X, T, 1)
+    batches = reference._batches(N)
+    reference._figures = np.zeros((2, 8), "float32")
+    x, t = healthy.data(X, T)
+    for reference.position in range(step - 1):
+        reference._step(x, t, batches[reference.position])
+    assert net.buffer.data.tobytes() == healthy.buffer.data.tobytes()
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be a positive integer, got 1.5"),
+        ({"batch_size": N + 1}, "batch_size is 231, but the data has only 230 rows"),
+        ({"seed": -1}, "seed must be an integer"),
+        ({"epochs": 0}, "epochs must be a positive integer, got 0"),
+        ({"epochs": True}, "epochs must be a positive integer"),
+        ({"x": X[:0], "t": T[:0]}, "x is empty"),
+        ({"t": T[:-1]}, "x has 230 rows, but t has 229"),
+        ({"x": np.where(X > 3, np.nan, X)}, "^x contains NaN or infinity"),
+        ({"x": np.where(X > 3, np.inf, X)}, "^x contains NaN or infinity"),
+        ({"validation": (np.full((2, 8), np.nan), [0, 1])}, "validation x contains NaN"),
+        ({"validation": (X[:2], [0, 9])}, "labels must lie in 0 to 2"),
+        ({"t": T.astype("float32")}, "labels must be integers"),
+        ({"t": T + 1}, "labels must lie in 0 to 2, got 1 to 3"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], message: str) -> None:
+    net = make()
+    before = net.buffer.data.tobytes()
+    arguments = {"x": X, "t": T, "batch_size": 32, "seed": 0, "epochs": 1, "validation": None, **change}
+    with pytest.raises(ValueError, match=message):
+        nn.Trainer(net, nn.SGD(), batch_size=arguments["batch_size"], seed=arguments["seed"]).fit(
+            arguments["x"], arguments["t"], arguments["epochs"], validation=arguments["validation"]
+        )
+    assert net.buffer.data.tobytes() == before
+
+
+def test_what_is_no_optimizer() -> None:
+    with pytest.raises(TypeError, match="optimizer: expected an optimizer such as Adam"):
+        nn.Trainer(make(), "adam")  # type: ignore[arg-type]
+
+
+def test_values_near_the_end_of_the_range_are_data() -> None:
+    x = np.full((4, 8), 3e38, "float32")  # their sum is infinite, they are not
+    nn.Trainer(make(), nn.SGD(lr=1e-9), batch_size=4)._checked(x, [0, 1, 2, 0], "x")
+
+
+# --- what the user sees --------------------------------------------------------------------------------------------
+
+
+def test_the_progress_bar_shows_loss_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    train(epochs=2, progress=True, validation=(X, T))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for text in ("epoch 1/2", "epoch 2/2", "230/230", "loss=", "accuracy=", "val_loss=", "val_accuracy="):
+        assert text in shown.err
+    train(epochs=2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_record_is_json() -> None:
+    import json
+
+    record = json.loads(json.dumps(train(epochs=2, validation=(X, T)).history.as_dict()))
+    assert {len(record[name]) for name in record if name != "interrupted"} == {2}
+
+
+def test_tqdm_is_imported_for_a_bar_only() -> None:
+    import subprocess
+
+    code = "import sys, nnbackend; assert not {'tqdm', 'matplotlib', 'pooch', 'cupy', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
