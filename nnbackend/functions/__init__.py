@@ -23,6 +23,8 @@ from nnbackend.functions.losses import (
     mean_squared_error_backward,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_rows,
+    squared_error_rows,
 )
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_rows",
+    "squared_error_rows",
     "tanh",
     "tanh_backward",
 ]

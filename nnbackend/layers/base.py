@@ -84,6 +84,10 @@ class Loss(Part):
         """The mean loss of the batch, a 0-d array that stays on the device."""
         raise NotImplementedError
 
+    def rows(self, y: Array, t: Array) -> Array:
+        """The loss of every row, (n,); `forward` is their mean."""
+        raise NotImplementedError
+
     def backward(self) -> Array:
         """dy, the gradient of the last forward's loss."""
         raise NotImplementedError

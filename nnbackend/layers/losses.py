@@ -13,6 +13,8 @@ from nnbackend.functions import (
     softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_rows,
+    squared_error_rows,
 )
 from nnbackend.functions.array import Array
 from nnbackend.layers.base import Loss, Shape
@@ -31,6 +33,9 @@ class SoftmaxWithLoss(Loss):
         loss, self._y = softmax_cross_entropy(y, t)
         self._t = t
         return loss
+
+    def rows(self, y: Array, t: Array) -> Array:
+        return softmax_cross_entropy_rows(y, t)
 
     def backward(self) -> Array:
         return softmax_cross_entropy_backward(self._y, self._t)
@@ -72,6 +77,9 @@ class MeanSquaredError(Loss):
     def forward(self, y: Array, t: Array) -> Array:
         self._y, self._t = y, t
         return mean_squared_error(y, t)
+
+    def rows(self, y: Array, t: Array) -> Array:
+        return squared_error_rows(y, t)
 
     def backward(self) -> Array:
         return mean_squared_error_backward(self._y, self._t)

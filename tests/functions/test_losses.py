@@ -13,6 +13,8 @@ from nnbackend.functions import (
     mean_squared_error_backward,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_rows,
+    squared_error_rows,
 )
 
 LABELS = np.array([2, 0, 1, 2, 0, 1, 2])
@@ -86,6 +88,18 @@ def test_squared_error_against_pytorch(on: Namespace, dtype: str) -> None:
     assert loss.dtype == on.backend.dtype(dtype)
     assert_close(loss, expected.detach().numpy(), dtype, terms=12)
     assert_close(mean_squared_error_backward(on.array(y), on.array(t)), yt.grad.numpy(), dtype)
+
+
+def test_rows_are_what_the_mean_is_of(on: Namespace) -> None:
+    rng = np.random.default_rng(4)
+    x, t = on.array(rng.standard_normal((7, 3))), on.array(LABELS)
+    rows = softmax_cross_entropy_rows(x, t)
+    p = to_numpy(softmax_cross_entropy(x, t)[1])
+    assert_close(rows, -np.log(p[np.arange(7), LABELS]), "float64", terms=3)
+    assert_close(softmax_cross_entropy_rows(x, on.array(np.eye(3)[LABELS])), to_numpy(rows), "float64", terms=3)
+    y, target = rng.standard_normal((5, 2, 3)), rng.standard_normal((5, 2, 3))
+    expected = ((y - target) ** 2).mean(axis=(1, 2))
+    assert_close(squared_error_rows(on.array(y), on.array(target)), expected, "float64", terms=6)
 
 
 def test_count_correct(on: Namespace) -> None:
