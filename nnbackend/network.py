@@ -33,7 +33,8 @@ class Network:
     seed: an int or a numpy Generator; the same seed gives the same initial values on every backend.
     dtype: "float32" or "float64". backend: a Backend or its name; the current one by default.
 
-    layers, params, grads: mappings by name; params and grads are live views into `buffer.data` and `buffer.grad`.
+    layers, params, grads, statistics: mappings by name; the last three are live views into `buffer.data`,
+    `buffer.grad` and `buffer.state` (what layers keep but do not train: running means).
 
     Raises ValueError for an empty stack, widths that do not meet, a layer that is in another network, an unknown
     dtype; TypeError for what is no layer; BackendError for a backend that does not work.
@@ -80,8 +81,12 @@ class Network:
         parameters = [parameter for _, parameter in owned]
         self.buffer = ParameterBuffer(parameters, self.backend, dtype, host_generator(seed))
         named = dict(zip(_numbered(name for name, _ in owned), parameters, strict=True))
-        self.params = Views({name: p.data for name, p in named.items()}, self.backend, dtype)
-        self.grads = Views({name: p.grad for name, p in named.items()}, self.backend, dtype)
+        trainable = {name: p for name, p in named.items() if p.trainable}
+        self.params = Views({name: p.data for name, p in trainable.items()}, self.backend, dtype)
+        self.grads = Views({name: p.grad for name, p in trainable.items()}, self.backend, dtype)
+        self.statistics = Views({name: p.data for name, p in named.items() if not p.trainable}, self.backend, dtype)
+        for number, layer in enumerate(stack):
+            layer.bind(self.buffer.clock, number)
         self._stack = stack
         self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
 
@@ -144,6 +149,7 @@ class Network:
 
     def loss_and_output(self, x: Array, t: Array) -> tuple[Array, Array]:
         """The training forward: the mean loss (0-d, on the device) and the raw output."""
+        self.buffer.clock += 1
         y = self.forward(x, training=True)
         return self.loss_layer.forward(y, t), y
 
@@ -203,12 +209,13 @@ class Network:
         stack = [type(layer)(**layer.config()) for layer in self._stack]
         loss = type(self.loss_layer)(**self.loss_layer.config())
         other = _assemble(type(self), stack, loss, dtype or self.dtype, resolve(backend))
-        other.buffer.data[...] = other.backend.asarray(to_numpy(self.buffer.data), other.dtype)
+        for name in ("data", "state"):
+            getattr(other.buffer, name)[...] = other.backend.asarray(to_numpy(getattr(self.buffer, name)), other.dtype)
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write architecture and values to a safetensors file; the network stays as it is."""
-        tensors = {name: to_numpy(view) for name, view in self.params.items()}
+        tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
         serialization.write(path, tensors, {"network": self.config()})
 
     def __repr__(self) -> str:
@@ -276,10 +283,11 @@ def load(
             config["dtype"],
             current_backend() if backend is None else resolve(backend),
         )
-        if set(tensors) != set(network.params):
-            raise ValueError(f"it holds {sorted(tensors)}, but its layers have {sorted(network.params)}")
+        expected_names = {*network.params, *network.statistics}
+        if set(tensors) != expected_names:
+            raise ValueError(f"it holds {sorted(tensors)}, but its layers have {sorted(expected_names)}")
         for name, value in tensors.items():
-            network.params[name] = value
+            (network.params if name in network.params else network.statistics)[name] = value
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{file}: its content does not make a network: {error}") from error
     return network

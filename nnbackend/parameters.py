@@ -15,13 +15,15 @@ from nnbackend.initializers import Initializer
 class Parameter:
     """A named place in a network's buffers. `data` and `grad` are views, set when a ParameterBuffer takes it in.
 
-    `initializer` may stay None until the network knows which activation follows.
+    `initializer` may stay None until the network knows which activation follows. What is not trainable (a running
+    statistic) is kept, saved and restored with the rest, but has no gradient and no optimizer touches it.
     """
 
-    def __init__(self, shape: tuple[int, ...], initializer: Initializer | None):
+    def __init__(self, shape: tuple[int, ...], initializer: Initializer | None, *, trainable: bool = True):
         self.shape = shape
         self.size = math.prod(shape)
         self.initializer = initializer
+        self.trainable = trainable
         self.data: Array = None
         self.grad: Array = None
 
@@ -30,21 +32,43 @@ class ParameterBuffer:
     """One flat array of values and one of gradients; every parameter is a reshaped slice of both.
 
     An optimizer step, a gradient norm, a checkpoint are therefore one operation each.
+
+    data, grad: (size,), the trainable parameters; state: a flat array of those that are not.
+    clock: (1,), int64, the number of training passes so far, kept on the device: it numbers the random masks.
     """
 
     def __init__(self, parameters: Sequence[Parameter], backend: Backend, dtype: str, generator: np.random.Generator):
-        size = sum(parameter.size for parameter in parameters)
         self.backend, self.dtype = backend, dtype
-        self.data = backend.zeros((size,), dtype)
-        self.grad = backend.zeros((size,), dtype)
+        trainable = [parameter for parameter in parameters if parameter.trainable]
+        kept = [parameter for parameter in parameters if not parameter.trainable]
+        self.data = self._lay_out(trainable, "data")
+        self.grad = self._lay_out(trainable, "grad")
+        self.state = self._lay_out(kept, "data")
+        self.clock = backend.zeros((1,), "int64")
+        for parameter in parameters:
+            if parameter.initializer is not None:
+                parameter.data[...] = backend.asarray(parameter.initializer.draw(parameter.shape, generator), dtype)
+
+    def _lay_out(self, parameters: Sequence[Parameter], attribute: str) -> Array:
+        """A flat array with room for `parameters`, whose `attribute` becomes a view of it."""
+        flat = self.backend.zeros((sum(parameter.size for parameter in parameters),), self.dtype)
         start = 0
         for parameter in parameters:
             stop = start + parameter.size
-            parameter.data = backend.xp.reshape(self.data[start:stop], parameter.shape)
-            parameter.grad = backend.xp.reshape(self.grad[start:stop], parameter.shape)
-            if parameter.initializer is not None:
-                parameter.data[...] = backend.asarray(parameter.initializer.draw(parameter.shape, generator), dtype)
+            setattr(parameter, attribute, self.backend.xp.reshape(flat[start:stop], parameter.shape))
             start = stop
+        return flat
+
+    def snapshot(self) -> dict[str, Array]:
+        """Copies of everything that training changes, by name."""
+        return {name: self.backend.xp.asarray(getattr(self, name), copy=True) for name in self._KEPT}
+
+    def restore(self, snapshot: Mapping[str, Array]) -> None:
+        """Write back what `snapshot` returned."""
+        for name in self._KEPT:
+            getattr(self, name)[...] = snapshot[name]
+
+    _KEPT = ("data", "state", "clock")
 
 
 class Views(Mapping[str, Array]):

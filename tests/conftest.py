@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -17,6 +18,8 @@ def on(request: pytest.FixtureRequest) -> Iterator[Namespace]:
     """One namespace after the other, selected as the current backend; skipped, with the cause, where it is missing."""
     family = request.param.removesuffix("-readonly")
     cause = why_not(family)
+    if cause is not None and family == "cupy" and os.environ.get("NNBACKEND_TEST_GPU"):
+        pytest.fail(f"NNBACKEND_TEST_GPU is set, but {cause}")
     if cause is not None:
         pytest.skip(f"{'GPU: ' if family == 'cupy' else ''}{family}: {cause}")
     with nn.using(family) as backend:

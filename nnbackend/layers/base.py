@@ -65,10 +65,14 @@ class Layer(Part):
         """The layer's Parameters by attribute name, in the order of their creation."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
 
+    def bind(self, clock: Array, number: int) -> None:
+        """Told once by the network: the device's count of training passes, and this layer's place in the stack."""
+
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
         """Give a layer that stands alone its parameters (a Network does this for its layers)."""
         parameters = list(self.parameters().values())
         self._buffer = ParameterBuffer(parameters, on or backend(), dtype, host_generator(seed))
+        self.bind(self._buffer.clock, 0)
         return self
 
 

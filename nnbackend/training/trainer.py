@@ -167,13 +167,15 @@ class Trainer:
 
     def _snapshot(self) -> dict[str, Any]:
         """Everything that a step changes, copied."""
-        xp = self.network.backend.xp
-        state = {k: v if isinstance(v, int) else xp.asarray(v, copy=True) for k, v in self.state.items()}
-        return {"data": xp.asarray(self.network.buffer.data, copy=True), "state": state}
+        copy = self.network.backend.xp.asarray
+        state = {
+            name: value if isinstance(value, int) else copy(value, copy=True) for name, value in self.state.items()
+        }
+        return {"network": self.network.buffer.snapshot(), "optimizer": state}
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
-        self.network.buffer.data[...] = snapshot["data"]
-        self.state = snapshot["state"]
+        self.network.buffer.restore(snapshot["network"])
+        self.state = snapshot["optimizer"]
 
     def _fail(self, bad: int, snapshot: dict[str, Any], first: int, x: Array, t: Array, batches: list[Array]) -> None:
         """Repeat the epoch up to the step that failed, which leaves the last good values, and say what failed.

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# What a CI machine runs, from a clean clone: the checks, then both commands of the README, to the letter.
+# Everything the tests can use on a CPU is installed, so that only the GPU cases are skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rm -rf .venv
+"${PYTHON:-python3}" -m venv .venv
+.venv/bin/python -m pip install --quiet "${TORCH:-torch==2.13.0}" ruff mypy
+.venv/bin/python -m pip install --quiet ".[all]"
+
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/mypy
+
+if [ -z "${NNBACKEND_DATA:-}" ] && [ -d ../shared/data/mnist ]; then
+    NNBACKEND_DATA=$(cd ../shared/data && pwd)
+    export NNBACKEND_DATA
+fi
+
+# the commands are the two lines of the README that begin by making an environment
+mapfile -t commands < <(grep '^python3 -m venv ' README.md)
+[ "${#commands[@]}" -eq 2 ]
+for command in "${commands[@]}"; do
+    printf '\n$ %s\n' "$command"
+    bash -euo pipefail -c "$command"
+done
