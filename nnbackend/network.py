@@ -30,7 +30,7 @@ class Network:
     layers: at least one Layer; they are named by kind and count ("Affine1", "Sigmoid1", "Affine2", ...), and their
     parameters by name and count ("W1", "b1", "W2", ...).
     loss: SoftmaxWithLoss by default.
-    seed: an int or a numpy Generator; the same seed gives the same initial values on every backend.
+    seed: an int or a numpy Generator; the same seed gives the same initial values and masks on every backend.
     dtype: "float32" or "float64". backend: a Backend or its name; the current one by default.
 
     layers, params, grads, statistics: mappings by name; the last three are live views into `buffer.data`,
@@ -79,14 +79,16 @@ class Network:
         _choose_initializers(stack)
         owned = [(name, parameter) for layer in stack for name, parameter in layer.parameters().items()]
         parameters = [parameter for _, parameter in owned]
-        self.buffer = ParameterBuffer(parameters, self.backend, dtype, host_generator(seed))
+        generator = host_generator(seed)
+        self.buffer = ParameterBuffer(parameters, self.backend, dtype, generator)
+        self.seed = int(generator.integers(2**32)) if isinstance(seed, np.random.Generator) else int(seed)
         named = dict(zip(_numbered(name for name, _ in owned), parameters, strict=True))
         trainable = {name: p for name, p in named.items() if p.trainable}
         self.params = Views({name: p.data for name, p in trainable.items()}, self.backend, dtype)
         self.grads = Views({name: p.grad for name, p in trainable.items()}, self.backend, dtype)
         self.statistics = Views({name: p.data for name, p in named.items() if not p.trainable}, self.backend, dtype)
         for number, layer in enumerate(stack):
-            layer.bind(self.buffer.clock, number)
+            layer.bind(self.buffer.clock, number, self.seed)
         self._stack = stack
         self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
 
@@ -202,13 +204,14 @@ class Network:
             "layers": [{"kind": layer.kind, **layer.config()} for layer in self._stack],
             "loss": {"kind": self.loss_layer.kind, **self.loss_layer.config()},
             "dtype": self.dtype,
+            "seed": self.seed,
         }
 
     def to(self, backend: Backend | str, dtype: str | None = None) -> Network:
         """A network with the same layers and values on another backend, or in another dtype."""
         stack = [type(layer)(**layer.config()) for layer in self._stack]
         loss = type(self.loss_layer)(**self.loss_layer.config())
-        other = _assemble(type(self), stack, loss, dtype or self.dtype, resolve(backend))
+        other = _assemble(type(self), stack, loss, dtype or self.dtype, self.seed, resolve(backend))
         for name in ("data", "state"):
             getattr(other.buffer, name)[...] = other.backend.asarray(to_numpy(getattr(self.buffer, name)), other.dtype)
         return other
@@ -276,13 +279,8 @@ def load(
         stored = sum(value.size for value in tensors.values())
         if stored != expected:  # before anything is allocated for what the file claims
             raise ValueError(f"its layers have {expected} parameters, but it holds {stored}")
-        network = _assemble(
-            network_type,
-            stack,
-            loss,
-            config["dtype"],
-            current_backend() if backend is None else resolve(backend),
-        )
+        on = current_backend() if backend is None else resolve(backend)
+        network = _assemble(network_type, stack, loss, config["dtype"], config["seed"], on)
         expected_names = {*network.params, *network.statistics}
         if set(tensors) != expected_names:
             raise ValueError(f"it holds {sorted(tensors)}, but its layers have {sorted(expected_names)}")
@@ -301,13 +299,13 @@ def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:
     return known[settings["kind"]](**{name: value for name, value in settings.items() if name != "kind"})
 
 
-def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: str, on: Backend) -> Network:
+def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: str, seed: int, on: Backend) -> Network:
     """A network of zeros, whatever arguments the constructor of `kind` takes."""
     for layer in stack:
         for parameter in layer.parameters().values():
             parameter.initializer = Constant()
     network = kind.__new__(kind)
-    Network.__init__(network, stack, loss, dtype=dtype, backend=on)
+    Network.__init__(network, stack, loss, seed=seed, dtype=dtype, backend=on)
     return network
 
 

@@ -5,12 +5,18 @@ for one kind of array are registered on it by `nnbackend.kernels`; `f.dispatch(o
 """
 
 from nnbackend.functions.activations import (
+    elu,
+    elu_backward,
+    gelu,
+    gelu_backward,
     leaky_relu,
     leaky_relu_backward,
     relu,
     relu_backward,
     sigmoid,
     sigmoid_backward,
+    silu,
+    silu_backward,
     softmax,
     softmax_backward,
     tanh,
@@ -26,19 +32,38 @@ from nnbackend.functions.losses import (
     softmax_cross_entropy_rows,
     squared_error_rows,
 )
+from nnbackend.functions.normalization import (
+    batch_normalization,
+    batch_normalization_backward,
+    layer_normalization,
+    layer_normalization_backward,
+)
+from nnbackend.functions.philox import dropout_mask, philox
 
 __all__ = [
     "affine",
     "affine_backward",
+    "batch_normalization",
+    "batch_normalization_backward",
     "count_correct",
+    "dropout_mask",
+    "elu",
+    "elu_backward",
+    "gelu",
+    "gelu_backward",
+    "layer_normalization",
+    "layer_normalization_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "mean_squared_error",
     "mean_squared_error_backward",
+    "philox",
     "relu",
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",

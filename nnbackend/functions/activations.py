@@ -1,10 +1,13 @@
-"""Activations. Each function is followed by its backward, which reads the output `y` that the forward returned."""
+"""Activations. Each function is followed by its backward, which reads the forward's output y, or its input x."""
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 
 from nnbackend.functions.array import Array, array_namespace
+
+_GELU_SCALE = math.sqrt(2.0 / math.pi)
 
 
 @singledispatch
@@ -55,6 +58,50 @@ def tanh(x: Array) -> Array:
 def tanh_backward(dy: Array, y: Array) -> Array:
     """dx = dy (1 - y^2)."""
     return dy * (1.0 - y * y)
+
+
+@singledispatch
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    """x where x > 0, else alpha (exp(x) - 1), elementwise; alpha >= 0. Clevert, Unterthiner, Hochreiter (2016)."""
+    xp = array_namespace(x)
+    return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0.0)))
+
+
+@singledispatch
+def elu_backward(dy: Array, y: Array, alpha: float = 1.0) -> Array:
+    """dx = dy where y > 0, else dy (y + alpha)."""
+    return array_namespace(dy).where(y > 0, dy, dy * (y + alpha))
+
+
+@singledispatch
+def silu(x: Array) -> Array:
+    """x sigmoid(x), elementwise. Elfwing, Uchibe, Doya (2018); also called swish."""
+    return x * sigmoid(x)
+
+
+@singledispatch
+def silu_backward(dy: Array, x: Array) -> Array:
+    """dx = dy s (1 + x (1 - s)) with s = sigmoid(x)."""
+    s = sigmoid(x)
+    return dy * s * (1.0 + x * (1.0 - s))
+
+
+@singledispatch
+def gelu(x: Array) -> Array:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), elementwise.
+
+    Hendrycks, Gimpel (2016), in their tanh form: the array API has no error function. It differs from the exact
+    x Phi(x) by less than 5e-4.
+    """
+    return 0.5 * x * (1.0 + array_namespace(x).tanh(_GELU_SCALE * (x + 0.044715 * x * x * x)))
+
+
+@singledispatch
+def gelu_backward(dy: Array, x: Array) -> Array:
+    """dx = dy (1 + u + x (1 - u^2) u') / 2 with u the tanh of the forward and u' its argument's derivative."""
+    u = array_namespace(x).tanh(_GELU_SCALE * (x + 0.044715 * x * x * x))
+    slope = _GELU_SCALE * (1.0 + 3 * 0.044715 * x * x)
+    return dy * (0.5 * (1.0 + u) + 0.5 * x * (1.0 - u * u) * slope)
 
 
 @singledispatch

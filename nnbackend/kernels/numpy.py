@@ -65,7 +65,7 @@ def _(dy: HostArray, y: HostArray) -> HostArray:
 
 @softmax.register(np.ndarray)
 def _(x: HostArray) -> HostArray:
-    y = x - x.max(axis=-1, keepdims=True)
+    y: HostArray = x - x.max(axis=-1, keepdims=True)
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
     return y

@@ -1,4 +1,4 @@
-"""Activation layers: each remembers its output, which is all that its backward reads."""
+"""Activation layers: each remembers its output or its input, whichever its backward reads."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 from nnbackend.errors import unknown_name
 from nnbackend.functions import (
+    elu,
+    elu_backward,
+    gelu,
+    gelu_backward,
     leaky_relu,
     leaky_relu_backward,
     relu,
     relu_backward,
     sigmoid,
     sigmoid_backward,
+    silu,
+    silu_backward,
     softmax,
     softmax_backward,
     tanh,
@@ -88,6 +94,53 @@ class Tanh(Layer):
 
 
 @dataclass(eq=False)
+class ELU(Layer):
+    """x where x > 0, else alpha (exp(x) - 1), elementwise, any shape. Raises ValueError for a negative alpha."""
+
+    alpha: float = 1.0
+    initializer = He()
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise ValueError(f"ELU: alpha must be at least 0, got {self.alpha!r}")
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self._y = elu(x, self.alpha)
+        return self._y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        return elu_backward(dy, self._y, self.alpha)
+
+
+@dataclass(eq=False)
+class SiLU(Layer):
+    """x sigmoid(x), elementwise, any shape."""
+
+    initializer = He()
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self._x = x
+        return silu(x)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        return silu_backward(dy, self._x)
+
+
+@dataclass(eq=False)
+class GELU(Layer):
+    """x times the probability that a standard Gaussian is below x (tanh form), elementwise, any shape."""
+
+    initializer = He()
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self._x = x
+        return gelu(x)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        return gelu_backward(dy, self._x)
+
+
+@dataclass(eq=False)
 class Softmax(Layer):
     """exp(x) / sum(exp(x)) over the last axis. For training a classifier, SoftmaxWithLoss at the end is better."""
 
@@ -102,9 +155,12 @@ class Softmax(Layer):
 
 
 ACTIVATIONS: dict[str, Callable[[], Layer]] = {
+    "elu": ELU,
+    "gelu": GELU,
     "leaky_relu": LeakyReLU,
     "relu": ReLU,
     "sigmoid": Sigmoid,
+    "silu": SiLU,
     "tanh": Tanh,
 }
 

@@ -65,14 +65,16 @@ class Layer(Part):
         """The layer's Parameters by attribute name, in the order of their creation."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
 
-    def bind(self, clock: Array, number: int) -> None:
-        """Told once by the network: the device's count of training passes, and this layer's place in the stack."""
+    def bind(self, clock: Array, number: int, seed: int) -> None:
+        """Told once by the network: the device's count of training passes, this layer's place in the stack, and the
+        seed of what it draws.
+        """
 
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
         """Give a layer that stands alone its parameters (a Network does this for its layers)."""
         parameters = list(self.parameters().values())
         self._buffer = ParameterBuffer(parameters, on or backend(), dtype, host_generator(seed))
-        self.bind(self._buffer.clock, 0)
+        self.bind(self._buffer.clock, 0, seed)
         return self
 
 
@@ -112,17 +114,24 @@ class Loss(Part):
         raise NotImplementedError
 
 
-def check_input(layer: Layer, x: Array, W: Array, columns: int) -> None:
-    """x must be a batch of rows of `columns`, of the same kind, device and dtype as the parameter W."""
-    if type(x) is not type(W) or x.device != W.device or x.dtype != W.dtype or x.ndim != 2 or x.shape[1] != columns:
-        _refuse_input(layer, x, W, columns)
+def check_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None = 2) -> None:
+    """x must be of the kind, device and dtype of the parameter W, with `axes` axes (None: any) that end in `last`."""
+    if (
+        type(x) is not type(W)
+        or x.device != W.device
+        or x.dtype != W.dtype
+        or x.ndim != (axes or x.ndim)
+        or x.shape[-1] != last
+    ):
+        _refuse_input(layer, x, W, last, axes)
 
 
-def _refuse_input(layer: Layer, x: Array, W: Array, columns: int) -> None:
+def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None) -> None:
     if W is None:
         raise ValueError(f"{layer} has no parameter values yet: put it in a Network, or call its initialize(seed)")
     if not hasattr(x, "dtype") or type(x) is not type(W) or x.device != W.device:
         raise BackendError(f"{layer}: argument x is {describe(x)}, but the parameters are {describe(W)}")
     if x.dtype != W.dtype:
         raise ValueError(f"{layer}: argument x has dtype {x.dtype}, but the parameters have {W.dtype}")
-    raise ValueError(f"{layer}: argument x must have shape (n, {columns}), got {tuple(x.shape)}")
+    expected = ", ".join(["n", *["..."] * (axes != 2), str(last)])
+    raise ValueError(f"{layer}: argument x must have shape ({expected}), got {tuple(x.shape)}")

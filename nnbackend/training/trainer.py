@@ -191,8 +191,10 @@ class Trainer:
             bad -= 1
         self.position = bad
         xp = self.network.backend.xp
-        rows = batches[bad]
+        rows, good = batches[bad], self._snapshot()
+        self.network.buffer.clock += 1  # the masks of that step
         place = first_not_finite(self.network, xp.take(x, rows, axis=0), xp.take(t, rows, axis=0))
+        self._restore(good)
         raise NumericalError(
             f"training met a value that is not finite at epoch {self.epoch + 1}, step {bad + 1}: {place}. "
             f"The network holds the values before that step."

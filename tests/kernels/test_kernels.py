@@ -52,6 +52,8 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(n, 5), labels], [draw(n, 5), one_hot]]
         case "softmax_cross_entropy_backward":
             return [[probabilities, labels], [probabilities, one_hot]]
+        case "dropout_mask":
+            return [[draw(n, 5), 0.3, 2**35 + 1, 2, np.array([4])]]
         case "sgd_step":
             return [[draw(size), draw(size), 0.1] for size in (n, LONG)]
         case "momentum_step":

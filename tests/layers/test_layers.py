@@ -20,7 +20,16 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
     "ReLU": [(nn.ReLU, (4,))],
     "LeakyReLU": [(lambda: nn.LeakyReLU(0.2), (4,))],
     "Tanh": [(nn.Tanh, (4,))],
+    "ELU": [(lambda: nn.ELU(0.7), (4,))],
+    "GELU": [(nn.GELU, (4,))],
+    "SiLU": [(nn.SiLU, (4,))],
     "Softmax": [(nn.Softmax, (4,))],
+    "BatchNormalization": [
+        (lambda: nn.BatchNormalization(4), (4,)),
+        (lambda: nn.BatchNormalization(3), (5, 2, 3)),
+    ],
+    "LayerNormalization": [(lambda: nn.LayerNormalization(4), (4,)), (lambda: nn.LayerNormalization(3), (5, 2, 3))],
+    "Dropout": [(lambda: nn.Dropout(0.4), (4,)), (lambda: nn.Dropout(0.0), (2, 3))],
 }
 CASES = [pytest.param(make, shape, id=f"{name}-{i}") for name in MAKE for i, (make, shape) in enumerate(MAKE[name])]
 
@@ -34,7 +43,7 @@ def test_every_layer_is_in_the_table() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients(on: Namespace, make: Any, shape: tuple[int, ...], n: int, training: bool) -> None:
     layer = make().initialize(seed=3, dtype="float64")
-    parameters = list(layer.parameters().values())
+    parameters = [parameter for parameter in layer.parameters().values() if parameter.trainable]
     values = [to_numpy(p.data).copy() for p in parameters]
 
     def forward(x: Any, *new_values: Any) -> Any:

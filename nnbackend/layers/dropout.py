@@ -1,0 +1,38 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnbackend.functions import dropout_mask
+from nnbackend.functions.array import Array
+from nnbackend.layers.base import Layer
+
+
+@dataclass(eq=False)
+class Dropout(Layer):
+    """Sets each element to zero with probability dropout_ratio while training, and scales the rest up to make up
+    for it; does nothing otherwise. Any shape.
+
+    The masks come from the network's seed, the layer's place and the device's count of training passes: the same
+    on every backend, bit for bit. Raises ValueError unless 0 <= dropout_ratio < 1.
+    """
+
+    dropout_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout_ratio < 1:
+            raise ValueError(f"Dropout: dropout_ratio must be at least 0 and below 1, got {self.dropout_ratio!r}")
+
+    def bind(self, clock: Array, number: int, seed: int) -> None:
+        self._clock, self._number, self._seed = clock, number, seed
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self._mask = None
+        if not training or self.dropout_ratio == 0:
+            return x
+        self._mask = dropout_mask(x, self.dropout_ratio, self._seed, self._number, self._clock)
+        return x * self._mask
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        return dy if self._mask is None else dy * self._mask

@@ -1,0 +1,100 @@
+"""Batch and layer normalisation, and dropout: layers that keep a network's activations in hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnbackend.functions import (
+    batch_normalization,
+    batch_normalization_backward,
+    layer_normalization,
+    layer_normalization_backward,
+)
+from nnbackend.functions.array import Array, array_namespace
+from nnbackend.initializers import Constant
+from nnbackend.layers.base import Layer, Shape, check_input
+from nnbackend.parameters import Parameter
+
+
+@dataclass(eq=False)
+class Normalization(Layer):
+    """What both normalisations share: a scale gamma and a shift beta for each of `features`, the last axis."""
+
+    features: int
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.features, int) or isinstance(self.features, bool) or self.features < 1:
+            raise ValueError(f"{self.kind}: features must be a positive integer, got {self.features!r}")
+        if not self.eps > 0:
+            raise ValueError(f"{self.kind}: eps must be positive, got {self.eps!r}")
+        self.gamma = Parameter((self.features,), Constant(1.0))
+        self.beta = Parameter((self.features,), Constant(0.0))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not shape or shape[-1] != self.features:
+            raise ValueError(
+                f"{self} takes rows whose last axis is {self.features}, but what comes before gives {shape}"
+            )
+        return shape
+
+
+@dataclass(eq=False)
+class BatchNormalization(Normalization):
+    """Normalises each feature over the batch while training, by running statistics otherwise.
+
+    x: (n, features), or (n, height, width, features): the last axis is kept apart, all others are averaged over.
+    momentum: how much of the running mean and variance each training batch leaves, at least 0 and below 1 (0.9, as
+    in the book, is PyTorch's 0.1). The running variance is that of the population (divided by n - 1), as PyTorch's.
+    """
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"{self.kind}: momentum must be at least 0 and below 1, got {self.momentum!r}")
+        self.running_mean = Parameter((self.features,), Constant(0.0), trainable=False)
+        self.running_var = Parameter((self.features,), Constant(1.0), trainable=False)
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        gamma, beta, mean, var = self.gamma.data, self.beta.data, self.running_mean.data, self.running_var.data
+        check_input(self, x, gamma, self.features, axes=None)
+        self._training = training
+        if not training:
+            self._scale = 1.0 / array_namespace(x).sqrt(var + self.eps)
+            self._x_hat = (x - mean) * self._scale
+            return gamma * self._x_hat + beta
+        y, self._x_hat, self._scale, batch_mean, batch_var = batch_normalization(x, gamma, beta, self.eps)
+        rows = 1
+        for length in x.shape[:-1]:
+            rows *= length
+        fresh = 1.0 - self.momentum
+        mean[...] = self.momentum * mean + fresh * batch_mean
+        var[...] = self.momentum * var + (fresh * rows / max(1, rows - 1)) * batch_var
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        if self._training:
+            return batch_normalization_backward(
+                dy, self._x_hat, self.gamma.data, self._scale, self.gamma.grad, self.beta.grad
+            )
+        xp, over = array_namespace(dy), tuple(range(dy.ndim - 1))
+        self.gamma.grad[...] = xp.sum(dy * self._x_hat, axis=over)
+        self.beta.grad[...] = xp.sum(dy, axis=over)
+        return dy * (self.gamma.data * self._scale)
+
+
+@dataclass(eq=False)
+class LayerNormalization(Normalization):
+    """Normalises every row over its last axis; the same in training and inference. x: (n, ..., features)."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        check_input(self, x, self.gamma.data, self.features, axes=None)
+        y, self._x_hat, self._scale = layer_normalization(x, self.gamma.data, self.beta.data, self.eps)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        return layer_normalization_backward(
+            dy, self._x_hat, self.gamma.data, self._scale, self.gamma.grad, self.beta.grad
+        )
