@@ -9,6 +9,7 @@ import numpy as np
 from nnbackend.functions import (
     affine,
     affine_backward,
+    dropout_mask,
     sigmoid,
     sigmoid_backward,
     softmax,
@@ -94,6 +95,25 @@ def _(y: HostArray, t: HostArray) -> HostArray:
         dx = y - t.astype(y.dtype, copy=False)
     dx /= len(t)
     return dx
+
+
+@dropout_mask.register(np.ndarray)
+def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> HostArray:
+    # unsigned 64-bit words hold the whole product of two 32-bit ones: half the operations of the reference
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    multiplier0, multiplier1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+    c0 = np.arange(-(-x.size // 4), dtype=np.uint64)
+    c1, c2, c3 = np.uint64(int(clock[0]) & 0xFFFFFFFF), np.uint64(stream), np.uint64(0)
+    k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    for _ in range(10):
+        product0, product1 = c0 * multiplier0, c2 * multiplier1
+        c0, c2 = (product1 >> half) ^ c1 ^ np.uint64(k0), (product0 >> half) ^ c3 ^ np.uint64(k1)
+        c1, c3 = product1 & low, product0 & low
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    words = np.empty((c2.size, 4), np.uint64)
+    words[:, 0], words[:, 1], words[:, 2], words[:, 3] = c0, c1, c2, c3
+    kept = words.reshape(-1)[: x.size] >= np.uint64(round(ratio * 2**24) << 8)
+    return np.multiply(kept, x.dtype.type(1.0 / (1.0 - ratio)), dtype=x.dtype).reshape(x.shape)
 
 
 @sgd_step.register(np.ndarray)
