@@ -7,6 +7,7 @@ every array carries its own namespace and device, and nothing below this file as
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import sys
@@ -18,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from nnbackend.capture import Captured, Uncaptured
+from nnbackend.cublas import set_precision
 from nnbackend.errors import BackendError, unknown_name
 from nnbackend.functions.array import Array
 
-__all__ = ["Backend", "available", "backend", "describe", "resolve", "to_numpy", "use", "using", "why_not"]
+__all__ = ["Backend", "available", "backend", "describe", "home", "resolve", "to_numpy", "use", "using", "why_not"]
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,41 @@ class Backend:
             here = self.xp.asarray(host, device=self.device)
         return here if dtype is None or here.dtype == self.dtype(dtype) else self.xp.astype(here, self.dtype(dtype))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the name: a namespace is a module, a device a thing of this machine."""
+        return resolve, (self.name,)
+
     def synchronize(self) -> None:
         """Wait until everything that was launched on the device has finished (nothing to do on a CPU)."""
         if self.family == "cupy":
             self.device.synchronize()
         elif self.family == "torch" and self.device.type != "cpu":
             getattr(self.xp, self.device.type).synchronize()
+
+    def compile(self, step: Callable[..., None], buffer: Any) -> Callable[..., None]:
+        """`run(i, size, order, figures, state, optimizer, *data)`, which does step(rows, figures[:, i], state,
+        optimizer, *data) for the i-th `size` rows of `order`; with CuPy by the launch of a CUDA graph (unless the
+        environment says NNBACKEND_CAPTURE=0). buffer: the ParameterBuffer that the step changes.
+        """
+        if self.family != "cupy" or os.environ.get("NNBACKEND_CAPTURE") == "0":
+            return Uncaptured(step)
+        import cupy
+
+        return Captured(step, buffer, cupy)
+
+    def memory(self) -> dict[str, int] | None:
+        """Bytes of device memory; None where the library keeps no pool of it (everywhere but with CuPy).
+
+        "used": in arrays that are alive; "held": that CuPy's pool has taken, for these and for later ones;
+        "available": what new arrays may still have, of the pool or of the device; "total": of the device.
+        """
+        if self.family != "cupy":
+            return None
+        import cupy
+
+        pool, (free, total) = cupy.get_default_memory_pool(), self.device.mem_info
+        used, held = pool.used_bytes(), pool.total_bytes()
+        return {"used": used, "held": held, "available": free + held - used, "total": total}
 
     def activate(self) -> None:
         """Make the device current where a library has a current device (CuPy)."""
@@ -94,6 +126,21 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         case "array_api_strict":
             x = x.to_device(type(x.device)("CPU_DEVICE"))
     return np.asarray(x)
+
+
+def home(x: Any) -> str:
+    """The name of the backend on which the array `x` lives, as NNBACKEND would say it; "" for lists, data frames and
+    whatever else is host data, and for arrays on which no network can live.
+    """
+    match _family(x):
+        case "cupy":
+            return f"cupy:{x.device.id}" if x.device.id else "cupy"
+        case "torch":
+            return "torch" if x.device.type == "cpu" else f"torch:{x.device}"
+        case "array_api_strict":
+            return "array_api_strict:" + str(x.device).split("'")[1]
+        case family:
+            return family if family in _FAMILIES else ""
 
 
 def describe(x: object) -> str:
@@ -197,6 +244,13 @@ def _numpy(device: str) -> Backend:
 def _cupy(device: str) -> Backend:
     if importlib.util.find_spec("cupy") is None:
         raise BackendError(f"CuPy is not installed. {_mend_cupy()}")
+    precision = os.environ.get("NNBACKEND_PRECISION") or "float32"
+    try:
+        set_precision(precision)
+    except ValueError as error:
+        raise BackendError(f"NNBACKEND_PRECISION: {error}") from error
+    if precision == "tf32":  # for the products that CuPy does itself, which asks once, at its first
+        os.environ.setdefault("CUPY_TF32", "1")
     try:
         import array_api_compat.cupy as xp
         import cupy
@@ -226,6 +280,7 @@ def _cupy(device: str) -> Backend:
         raise BackendError(f"a product on CUDA device {index} failed: {error}. {_mend_cupy()}") from error
     if not works:
         raise BackendError(f"a product on CUDA device {index} came out wrong: the device or its driver is faulty")
+    importlib.import_module("nnbackend.kernels.cupy")  # registers itself
     return Backend(f"cupy:{index}" if device else "cupy", xp, cupy.cuda.Device(index))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +14,32 @@ import numpy as np
 from nnbackend import serialization
 from nnbackend.backend import Backend, resolve, to_numpy
 from nnbackend.backend import backend as current_backend
-from nnbackend.errors import ModelFileError, unknown_name
+from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
+from nnbackend.functions.losses import fraction
+from nnbackend.gradients import network_gradient
 from nnbackend.initializers import Constant, Initializer, Xavier
-from nnbackend.layers import LAYERS, LOSSES, Affine, Layer, Loss, Sigmoid, SoftmaxWithLoss
-from nnbackend.layers.base import Shape
+from nnbackend.layers import (
+    LAYERS,
+    LOSSES,
+    Affine,
+    Convolution,
+    Dropout,
+    Flatten,
+    Layer,
+    Loss,
+    MaxPooling,
+    ReLU,
+    Sigmoid,
+    SoftmaxWithLoss,
+)
+from nnbackend.layers.base import RowShape, Shape
 from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
 
 DTYPES = ("float32", "float64")
-ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces
+ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces,
+ELEMENTS_AT_ONCE = 2**23  # and through fewer where a layer's output would be larger than this
 
 
 class Network:
@@ -111,33 +129,50 @@ class Network:
     def predict(self, x: Any) -> Array:
         """The raw output for every row of x: (n, ...) gives (n, ...), one row gives one row."""
         x = self.inputs(x)
-        if x.shape == self.input_shape:
+        if _fits(x.shape, self.input_shape):
             return self.forward(x[None, ...])[0, ...]
-        if x.shape[0] <= ROWS_AT_ONCE:
+        if x.shape[0] <= 1:
             return self.forward(x)
-        outputs = [self.forward(x[piece, ...]) for piece in pieces(x.shape[0], ROWS_AT_ONCE)]
-        return self.backend.xp.concat(outputs, axis=0)
+        outputs = [self.forward(x[piece, ...]) for piece in self._pieces(x)]
+        return outputs[0] if len(outputs) == 1 else self.backend.xp.concat(outputs, axis=0)
 
     def predict_proba(self, x: Any) -> Array:
         """What the loss makes of `predict`: probabilities for SoftmaxWithLoss, the output itself for regression."""
         return self.loss_layer.output(self.predict(x))
 
-    def loss(self, x: Any, t: Any) -> float:
-        """The mean loss over all rows, in inference mode."""
-        return float(self.evaluate(*self.data(x, t))[0])
+    def loss(self, x: Any, t: Any, sample_weight: Any = None) -> float:
+        """The mean loss over all rows, in inference mode.
 
-    def accuracy(self, x: Any, t: Any) -> float:
+        sample_weight, here and below: (n,) numbers of at least 0, not all 0; every mean is then the weighted one.
+        """
+        return float(self.evaluate(*self._weighted(x, t, sample_weight))[0])
+
+    def accuracy(self, x: Any, t: Any, sample_weight: Any = None) -> float:
         """The fraction of rows that are classified as t says. ValueError where the loss knows no right and wrong."""
-        correct = self.evaluate(*self.data(x, t))[1]
+        correct = self.evaluate(*self._weighted(x, t, sample_weight))[1]
         if correct is None:
             raise ValueError(f"accuracy has no meaning for {self.loss_layer}: its targets are not classes")
         return float(correct)
 
-    def gradient(self, x: Any, t: Any) -> dict[str, Array]:
+    def gradient(self, x: Any, t: Any, sample_weight: Any = None) -> dict[str, Array]:
         """The gradient of the training loss by name ("W1", ...), as copies."""
-        self.loss_and_output(*self.data(x, t))
+        self.loss_and_output(*self._weighted(x, t, sample_weight))
         self.backward()
         return {name: self.backend.xp.asarray(view, copy=True) for name, view in self.grads.items()}
+
+    def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
+        """The gradient of `loss` by name, by central differences (the book, section 4.5) and no backward pass:
+        (loss(p + h) - loss(p - h)) / (2 h) for every element p of every parameter.
+
+        It is the loss of inference mode: layers that train otherwise (dropout, batch normalisation) have another
+        gradient while training, which `check_gradients` compares. All is computed in float64, on a copy, because
+        float32 would leave two or three digits of a difference; the error is then about h^2 plus 1e-12 of the loss
+        of a row. The result has the network's dtype. Temporaries take up to about 64 MB, more where a forward pass
+        for this batch does.
+
+        Raises ValueError for data that does not fit, and for an h that is not positive.
+        """
+        return network_gradient(self, x, t, h)
 
     def activations(self, x: Any) -> dict[str, Array]:
         """The output of every layer by its name, for all rows of x, in inference mode."""
@@ -149,51 +184,79 @@ class Network:
 
     # --- what the trainer asks --------------------------------------------------------------------------------
 
-    def loss_and_output(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def loss_and_output(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array]:
         """The training forward: the mean loss (0-d, on the device) and the raw output."""
         self.buffer.clock += 1
         y = self.forward(x, training=True)
-        return self.loss_layer.forward(y, t), y
+        return self.loss_layer.forward(y, t, *given(weight)), y
 
-    def evaluate(self, x: Array, t: Array) -> tuple[Array, Array | None]:
+    def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
         """Mean loss and accuracy as 0-d device arrays (None where accuracy has no meaning), in inference mode."""
-        n = x.shape[0]
-        loss, correct = 0.0, None
-        for piece in pieces(n, ROWS_AT_ONCE):
-            targets = t[piece, ...]
+        n, end = x.shape[0], self.loss_layer
+        loss, correct, total = 0.0, None, end.total(t, *given(weight))
+        for piece in self._pieces(x):
+            targets, weights = t[piece, ...], () if weight is None else (weight[piece],)
             y = self.forward(x[piece, ...])
-            loss = loss + self.loss_layer.forward(y, targets) * (targets.shape[0] / n)
-            if self.loss_layer.classifies:
-                hits = self.loss_layer.count_correct(y, targets)
+            loss = loss + end.forward(y, targets, *weights) * fraction(end.total(targets, *weights), total)
+            if end.classifies:
+                hits = end.count_correct(y, targets, *weights)
                 correct = hits if correct is None else correct + hits
         if correct is not None:
-            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype)) / n
+            rows = n if weight is None else self.backend.xp.sum(weight)
+            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype)) / rows
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """x on the network's backend, in its dtype; ValueError for a shape the first layer does not take."""
         x = self.backend.asarray(x, self.dtype)
         shape = self.input_shape
-        if shape is not None and tuple(x.shape[1:]) != shape and tuple(x.shape) != shape:
-            expected = ", ".join(["n", *map(str, shape)])
+        if shape is not None and not _fits(x.shape[1:], shape) and not _fits(x.shape, shape):
+            expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(x.shape)}")
         return x
 
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
         """x and t for this network: checked, on its backend, at least one row."""
         x = self.inputs(x)
-        if x.ndim == 0 or x.shape == self.input_shape:
+        if x.ndim == 0 or _fits(x.shape, self.input_shape):
             raise ValueError(f"x: expected a batch of rows, got shape {tuple(x.shape)}")
         if x.shape[0] == 0:
             raise ValueError("x is empty: at least one row is needed")
         t = self.loss_layer.target(t, x.shape[0], self.output_shape(tuple(x.shape[1:])), self.backend, self.dtype)
         return x, t
 
+    def _weighted(self, x: Any, t: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
+        x, t = self.data(x, t)
+        return x, t, self.weights(sample_weight, x.shape[0])
+
+    def weights(self, sample_weight: Any, n: int, argument: str = "sample_weight") -> Array | None:
+        """Weights of n rows for this network: checked, on its backend, in its dtype. None stays None."""
+        if sample_weight is None:
+            return None
+        weight, xp = self.backend.asarray(sample_weight, self.dtype), self.backend.xp
+        if tuple(weight.shape) != (n,):
+            raise ValueError(f"{argument}: expected shape ({n},), one number a row, got {tuple(weight.shape)}")
+        low, total = float(xp.min(weight)), float(xp.sum(weight))
+        if not low >= 0 or not 0 < total < math.inf:
+            raise ValueError(
+                f"{argument} must hold finite numbers of at least 0 that do not sum to 0, got a smallest of {low} "
+                f"and a sum of {total}"
+            )
+        return weight
+
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of one row of output for one row of input."""
         for layer in self._stack:
             shape = layer.output_shape(shape)
         return shape
+
+    def _pieces(self, x: Array) -> Iterator[slice]:
+        """Slices of the rows of x, so few at once that what the layers keep of them fits in memory."""
+        shape, widest = tuple(x.shape[1:]), 1
+        for layer in self._stack:
+            shape = layer.output_shape(shape)
+            widest = max(widest, math.prod(shape))
+        return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
     # --- copies and files -------------------------------------------------------------------------------------
 
@@ -220,6 +283,14 @@ class Network:
         """Write architecture and values to a safetensors file; the network stays as it is."""
         tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
         serialization.write(path, tensors, {"network": self.config()})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies hold classes, settings and host values, so that they can be read where this backend
+        does not work.
+        """
+        parts = [(type(part), part.config()) for part in (*self._stack, self.loss_layer)]
+        values = {name: to_numpy(value) for name, value in self.buffer.snapshot().items()}
+        return _unpickled, (type(self), parts, values, self.dtype, self.seed, self.backend.name)
 
     def __repr__(self) -> str:
         layers = ", ".join(repr(layer) for layer in self._stack)
@@ -254,6 +325,39 @@ class TwoLayerNet(Network):
 
     def predict_proba(self, x: Any) -> Array:
         return self.predict(x)
+
+
+def convolutional_network(
+    image_shape: tuple[int, int, int] = (28, 28, 1),
+    classes: int = 10,
+    *,
+    channels: Sequence[int] = (16, 32),
+    kernel_size: int = 3,
+    hidden_size: int = 128,
+    dropout_ratio: float = 0.0,
+    seed: int | np.random.Generator = 0,
+    dtype: str = "float32",
+    backend: Backend | str | None = None,
+) -> Network:
+    """A small network for images, (n, h, w, c): after the book's chapter 7 and LeNet (LeCun et al., 1998).
+
+    For each of `channels` a convolution (padded, so that an odd kernel_size keeps height and width), ReLU and max
+    pooling by 2; then Affine to hidden_size, ReLU, dropout if asked for, Affine to `classes`, softmax with cross
+    entropy.
+    Raises ValueError for an image too small to be halved that often, and as `Network` and the layers do.
+    """
+    layers: list[Layer] = []
+    shape: Shape = image_shape
+    for width in channels:
+        stage = [Convolution(shape[-1], width, kernel_size, padding=kernel_size // 2), ReLU(), MaxPooling(2)]
+        for layer in stage:
+            shape = layer.output_shape(shape)
+        layers += stage
+    (features,) = Flatten().output_shape(shape)
+    layers += [Flatten(), Affine(features, hidden_size), ReLU()]
+    layers += [Dropout(dropout_ratio)] if dropout_ratio else []
+    layers.append(Affine(hidden_size, classes))
+    return Network(layers, SoftmaxWithLoss(), seed=seed, dtype=dtype, backend=backend)
 
 
 def load(
@@ -309,6 +413,28 @@ def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: st
     return network
 
 
+def _unpickled(
+    kind: type[Network], parts: list[Any], values: Mapping[str, Any], dtype: str, seed: int, backend: str
+) -> Network:
+    """The network that was pickled, on the backend that it was on; on NumPy, with a warning, where that fails."""
+    try:
+        on = resolve(backend)
+    except BackendError as error:
+        warnings.warn(
+            f"this network was pickled on {backend!r}, which fails here; it is on numpy: {error}", stacklevel=2
+        )
+        on = resolve("numpy")
+    *stack, loss = (part(**settings) for part, settings in parts)
+    network = _assemble(kind, stack, loss, dtype, seed, on)
+    network.buffer.restore({name: on.asarray(value) for name, value in values.items()})
+    return network
+
+
+def given(weight: Array | None) -> tuple[Array, ...]:
+    """The weights as an argument for a loss, or no argument: a loss of one's own may know none."""
+    return () if weight is None else (weight,)
+
+
 def _numbered(names: Iterable[str]) -> list[str]:
     """Each name with its count: W, b, W, b gives W1, b1, W2, b2."""
     seen: Counter[str] = Counter()
@@ -331,13 +457,22 @@ def _choose_initializers(stack: Sequence[Layer]) -> None:
             suits = Xavier()
 
 
-def _input_shape(stack: Sequence[Layer]) -> Shape | None:
-    """The shape of one input row where the layers fix it; ValueError where two layers do not meet."""
-    for i, layer in enumerate(stack):
-        given = layer.input_shape
-        if given is not None:
-            shape = given
-            for following in stack[i:]:
-                shape = following.output_shape(shape)
-            return given if all(before.output_shape(given) == given for before in stack[:i]) else None
-    return None
+def _input_shape(stack: Sequence[Layer]) -> RowShape | None:
+    """The shape of one input row as far as the layers fix it; ValueError where two layers do not meet."""
+    shape: RowShape | None = None
+    for layer in stack:
+        shape = layer.input_shape if shape is None else shape
+        shape = None if shape is None or None in shape else layer.output_shape(shape)  # type: ignore[arg-type]
+    first = None
+    for layer in reversed(stack):
+        first = layer.input_shape or (first if layer.keeps_shape else None)
+    return first
+
+
+def _fits(shape: Sequence[int], expected: RowShape | None) -> bool:
+    """Is this the shape of one row?"""
+    return (
+        expected is not None
+        and len(shape) == len(expected)
+        and all(wanted in (None, length) for length, wanted in zip(shape, expected, strict=True))
+    )

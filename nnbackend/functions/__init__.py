@@ -23,14 +23,26 @@ from nnbackend.functions.activations import (
     tanh_backward,
 )
 from nnbackend.functions.affine import affine, affine_backward
+from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
 from nnbackend.functions.losses import (
+    absolute_error_rows,
     count_correct,
+    count_correct_multilabel,
+    huber,
+    huber_backward,
+    huber_rows,
+    mean_absolute_error,
+    mean_absolute_error_backward,
     mean_squared_error,
     mean_squared_error_backward,
+    sigmoid_cross_entropy,
+    sigmoid_cross_entropy_backward,
+    sigmoid_cross_entropy_rows,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_rows,
     squared_error_rows,
+    total_weight,
 )
 from nnbackend.functions.normalization import (
     batch_normalization,
@@ -39,22 +51,43 @@ from nnbackend.functions.normalization import (
     layer_normalization_backward,
 )
 from nnbackend.functions.philox import dropout_mask, philox
+from nnbackend.functions.pooling import (
+    average_pooling,
+    average_pooling_backward,
+    max_pooling,
+    max_pooling_backward,
+)
 
 __all__ = [
+    "absolute_error_rows",
     "affine",
     "affine_backward",
+    "average_pooling",
+    "average_pooling_backward",
     "batch_normalization",
     "batch_normalization_backward",
+    "channels_first",
+    "channels_last",
+    "convolution",
+    "convolution_backward",
     "count_correct",
+    "count_correct_multilabel",
     "dropout_mask",
     "elu",
     "elu_backward",
     "gelu",
     "gelu_backward",
+    "huber",
+    "huber_backward",
+    "huber_rows",
     "layer_normalization",
     "layer_normalization_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "max_pooling",
+    "max_pooling_backward",
+    "mean_absolute_error",
+    "mean_absolute_error_backward",
     "mean_squared_error",
     "mean_squared_error_backward",
     "philox",
@@ -62,6 +95,9 @@ __all__ = [
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
+    "sigmoid_cross_entropy",
+    "sigmoid_cross_entropy_backward",
+    "sigmoid_cross_entropy_rows",
     "silu",
     "silu_backward",
     "softmax",
@@ -72,4 +108,5 @@ __all__ = [
     "squared_error_rows",
     "tanh",
     "tanh_backward",
+    "total_weight",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,31 @@ import numpy as np
 from nnbackend.functions import (
     affine,
     affine_backward,
+    average_pooling_backward,
+    convolution,
+    convolution_backward,
     dropout_mask,
+    max_pooling_backward,
+    relu_backward,
     sigmoid,
     sigmoid_backward,
     softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_rows,
     tanh_backward,
 )
-from nnbackend.optimizers import adam_step, momentum_step, sgd_step
+from nnbackend.functions.array import pieces
+from nnbackend.functions.convolution import Pair, Size, output_size, pair, unpadded, windows
+from nnbackend.optimizers import (
+    adagrad_step,
+    adam_step,
+    adamw_step,
+    momentum_step,
+    nesterov_step,
+    rmsprop_step,
+    sgd_step,
+)
 
 HostArray = np.ndarray[Any, Any]
 CHUNK = 8192  # elements: four float32 buffers of this length stay in a 256 KiB cache
@@ -72,8 +89,35 @@ def _(x: HostArray) -> HostArray:
     return y
 
 
+@softmax_cross_entropy_rows.register(np.ndarray)
+def _(
+    x: HostArray,
+    t: HostArray,
+    weight: HostArray | None = None,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+) -> HostArray:
+    if t.ndim != 1 or weight is not None or class_weight is not None or label_smoothing:
+        general: HostArray = softmax_cross_entropy_rows.dispatch(object)(x, t, weight, class_weight, label_smoothing)
+        return general
+    shifted: HostArray = x - x.max(axis=-1, keepdims=True)
+    picked = shifted[np.arange(len(t)), t]
+    rows: HostArray = np.exp(shifted, out=shifted).sum(axis=-1)
+    np.log(rows, out=rows)
+    rows -= picked
+    return rows
+
+
 @softmax_cross_entropy.register(np.ndarray)
-def _(x: HostArray, t: HostArray) -> tuple[HostArray, HostArray]:
+def _(
+    x: HostArray,
+    t: HostArray,
+    weight: HostArray | None = None,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[HostArray, HostArray]:
+    if weight is not None or class_weight is not None or label_smoothing:
+        return softmax_cross_entropy.dispatch(object)(x, t, weight, class_weight, label_smoothing)
     shifted = x - x.max(axis=-1, keepdims=True)
     y = np.exp(shifted)
     total = y.sum(axis=-1, keepdims=True)
@@ -87,7 +131,17 @@ def _(x: HostArray, t: HostArray) -> tuple[HostArray, HostArray]:
 
 
 @softmax_cross_entropy_backward.register(np.ndarray)
-def _(y: HostArray, t: HostArray) -> HostArray:
+def _(
+    y: HostArray,
+    t: HostArray,
+    weight: HostArray | None = None,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+) -> HostArray:
+    if weight is not None or class_weight is not None or label_smoothing:
+        weighted = softmax_cross_entropy_backward.dispatch(object)
+        dx: HostArray = weighted(y, t, weight, class_weight, label_smoothing)
+        return dx
     if t.ndim == 1:
         dx = y.copy()
         dx[np.arange(len(t)), t] -= 1
@@ -102,7 +156,10 @@ def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> H
     # unsigned 64-bit words hold the whole product of two 32-bit ones: half the operations of the reference
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     multiplier0, multiplier1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-    c0 = np.arange(-(-x.size // 4), dtype=np.uint64)
+    c0: Any = np.arange(-(-x.size // 4), dtype=np.uint64)
+    c1: Any
+    c2: Any
+    c3: Any
     c1, c2, c3 = np.uint64(int(clock[0]) & 0xFFFFFFFF), np.uint64(stream), np.uint64(0)
     k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     for _ in range(10):
@@ -113,26 +170,71 @@ def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> H
     words = np.empty((c2.size, 4), np.uint64)
     words[:, 0], words[:, 1], words[:, 2], words[:, 3] = c0, c1, c2, c3
     kept = words.reshape(-1)[: x.size] >= np.uint64(round(ratio * 2**24) << 8)
-    return np.multiply(kept, x.dtype.type(1.0 / (1.0 - ratio)), dtype=x.dtype).reshape(x.shape)
+    mask: HostArray = np.multiply(kept, x.dtype.type(1.0 / (1.0 - ratio)), dtype=x.dtype)
+    return mask.reshape(x.shape)
 
 
 @sgd_step.register(np.ndarray)
-def _(p: HostArray, g: HostArray, lr: float) -> None:
+def _(p: HostArray, g: HostArray, lr: float, weight_decay: float = 0.0) -> None:
     work = np.empty(min(CHUNK, p.size), p.dtype)
     for i in range(0, p.size, CHUNK):
-        chunk = slice(i, i + CHUNK)
-        update = np.multiply(g[chunk], lr, out=work[: p[chunk].size])
-        p[chunk] -= update
+        pi, gi = p[i : i + CHUNK], g[i : i + CHUNK]
+        if weight_decay:
+            gi = gi + weight_decay * pi
+        pi -= np.multiply(gi, lr, out=work[: pi.size])
 
 
 @momentum_step.register(np.ndarray)
-def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float) -> None:
+def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
     work = np.empty(min(CHUNK, p.size), p.dtype)
     for i in range(0, p.size, CHUNK):
         pi, gi, vi = p[i : i + CHUNK], g[i : i + CHUNK], v[i : i + CHUNK]
+        if weight_decay:
+            gi = gi + weight_decay * pi
         vi *= momentum
         vi += gi
         pi -= np.multiply(vi, lr, out=work[: pi.size])
+
+
+@nesterov_step.register(np.ndarray)
+def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+    work = np.empty(min(CHUNK, p.size), p.dtype)
+    for i in range(0, p.size, CHUNK):
+        pi, gi, vi = p[i : i + CHUNK], g[i : i + CHUNK], v[i : i + CHUNK]
+        w = work[: pi.size]
+        if weight_decay:
+            gi = gi + weight_decay * pi
+        vi *= momentum
+        vi += gi
+        np.multiply(vi, momentum, out=w)
+        w += gi
+        pi -= np.multiply(w, lr, out=w)
+
+
+@adagrad_step.register(np.ndarray)
+def _(p: HostArray, g: HostArray, h: HostArray, lr: float, eps: float, weight_decay: float = 0.0) -> None:
+    work = np.empty(min(CHUNK, p.size), p.dtype)
+    for i in range(0, p.size, CHUNK):
+        pi, gi, hi = p[i : i + CHUNK], g[i : i + CHUNK], h[i : i + CHUNK]
+        w = work[: pi.size]
+        if weight_decay:
+            gi = gi + weight_decay * pi
+        hi += np.multiply(gi, gi, out=w)
+        _descend(pi, gi, hi, w, lr, eps)
+
+
+@rmsprop_step.register(np.ndarray)
+def _(p: HostArray, g: HostArray, h: HostArray, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> None:
+    work = np.empty(min(CHUNK, p.size), p.dtype)
+    for i in range(0, p.size, CHUNK):
+        pi, gi, hi = p[i : i + CHUNK], g[i : i + CHUNK], h[i : i + CHUNK]
+        w = work[: pi.size]
+        if weight_decay:
+            gi = gi + weight_decay * pi
+        hi *= alpha
+        np.multiply(gi, gi, out=w)
+        hi += np.multiply(w, 1 - alpha, out=w)
+        _descend(pi, gi, hi, w, lr, eps)
 
 
 @adam_step.register(np.ndarray)
@@ -146,6 +248,7 @@ def _(
     beta1: float,
     beta2: float,
     eps: float,
+    weight_decay: float = 0.0,
 ) -> None:
     # lr (m / c1) / (sqrt(v / c2) + eps) = (lr r / c1) m / (sqrt(v) + eps r) with r = sqrt(c2): two passes fewer
     root = (1 - beta2**t) ** 0.5
@@ -154,12 +257,159 @@ def _(
     for i in range(0, p.size, CHUNK):
         pi, gi, mi, vi = p[i : i + CHUNK], g[i : i + CHUNK], m[i : i + CHUNK], v[i : i + CHUNK]
         w = work[: pi.size]
+        if weight_decay:
+            gi = gi + weight_decay * pi
         mi *= beta1
         mi += np.multiply(gi, 1 - beta1, out=w)
         vi *= beta2
         np.multiply(gi, gi, out=w)
         vi += np.multiply(w, 1 - beta2, out=w)
-        np.sqrt(vi, out=w)
-        w += shift
-        np.divide(mi, w, out=w)
-        pi -= np.multiply(w, scale, out=w)
+        _descend(pi, mi, vi, w, scale, shift)
+
+
+@adamw_step.register(np.ndarray)
+def _(
+    p: HostArray,
+    g: HostArray,
+    m: HostArray,
+    v: HostArray,
+    t: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    for i in range(0, p.size, CHUNK):  # each piece shrinks and steps while it is in the cache
+        pi = p[i : i + CHUNK]
+        pi *= 1 - lr * weight_decay
+        adam_step(pi, g[i : i + CHUNK], m[i : i + CHUNK], v[i : i + CHUNK], t, lr, beta1, beta2, eps)
+
+
+def _descend(p: HostArray, direction: HostArray, square: HostArray, work: HostArray, lr: float, eps: float) -> None:
+    """p <- p - lr direction / (sqrt(square) + eps)."""
+    np.sqrt(square, out=work)
+    work += eps
+    np.divide(direction, work, out=work)
+    p -= np.multiply(work, lr, out=work)
+
+
+# Images keep the shape (n, h, w, c), but n lies innermost in memory: patches, windows and channel sums are then long
+# runs, and NumPy's elementwise functions keep the order that they find. A training step of `convolutional_network` with
+# 128 images takes 21 ms of one core; the same code with c innermost takes 75.
+IMAGES = 128  # patches are gathered from so many images at a time,
+PATCHES = 2**18  # and have about so many elements: 1 MiB of float32
+Part = tuple[slice, slice]  # of a result: images and lines
+
+
+def _batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray:
+    """x with n innermost in memory, and `value` around every image; x itself where nothing is to do."""
+    (top, left), (n, h, w, c) = pair(padding), x.shape
+    if top == left == 0:
+        return np.ascontiguousarray(x.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
+    padded = np.full((c, h + 2 * top, w + 2 * left, n), value, x.dtype).transpose(3, 1, 2, 0)
+    padded[unpadded(h, w, padding)] = x
+    return padded
+
+
+def _views(x: HostArray, part: Part, columns: int, size: Pair, stride: Size) -> Iterator[HostArray]:
+    """For every place in a filter: what of x, which is padded, it sees for that part of the result; (c, h', w', n)."""
+    images, lines = part
+    below = x[images, lines.start * pair(stride)[0] :]
+    for _, _, index in windows((lines.stop - lines.start, columns), size, stride):
+        yield below[index].transpose(3, 1, 2, 0)
+
+
+def _patches(x: HostArray, count: Pair, size: Pair, stride: Size) -> Iterator[tuple[Part, HostArray]]:
+    """Part by part of the result: all that its filters see, (kh kw, c, h', w', n)."""
+    area, c = size[0] * size[1], x.shape[3]
+    lines_at_once = max(1, PATCHES // (area * c * count[1] * max(1, min(len(x), IMAGES))))
+    for images in pieces(len(x), IMAGES):
+        for lines in pieces(count[0], lines_at_once):
+            patches = np.empty((area, c, lines.stop - lines.start, count[1], images.stop - images.start), x.dtype)
+            for patch, view in zip(patches, _views(x, (images, lines), count[1], size, stride), strict=True):
+                patch[...] = view
+            yield (images, lines), patches
+
+
+@convolution.register(np.ndarray)
+def _(x: HostArray, W: HostArray, b: HostArray, stride: Size = 1, padding: Size = 0) -> HostArray:
+    *size, _, o = W.shape
+    count = output_size(x.shape[1:3], pair(size), stride, padding)
+    y = np.empty((o, *count, len(x)), x.dtype).transpose(3, 1, 2, 0)
+    filters, shift = W.reshape(-1, o).T, b[:, None, None, None]
+    for part, patches in _patches(_batch_last(x, padding), count, pair(size), stride):
+        piece = y[part].transpose(3, 1, 2, 0)
+        product = filters @ patches.reshape(filters.shape[1], -1)
+        np.add(product.reshape(piece.shape), shift, out=piece)
+    return y
+
+
+@convolution_backward.register(np.ndarray)
+def _(
+    dy: HostArray,
+    x: HostArray,
+    W: HostArray,
+    dW: HostArray,
+    db: HostArray,
+    stride: Size = 1,
+    padding: Size = 0,
+    need_dx: bool = True,
+) -> HostArray | None:
+    (kh, kw, _, o), (_, h, w, _), (_, lines, columns, _) = W.shape, x.shape, dy.shape
+    x, dy = _batch_last(x, padding), _batch_last(dy)
+    np.sum(dy, axis=(0, 1, 2), out=db)
+    filters = W.reshape(-1, o)
+    dfilters, dx = np.zeros_like(filters), np.zeros_like(x) if need_dx else None
+    for part, patches in _patches(x, (lines, columns), (kh, kw), stride):
+        matrix = patches.reshape(len(filters), -1)
+        dy_rows = dy[part].transpose(3, 1, 2, 0).reshape(o, -1)
+        dfilters += matrix @ dy_rows.T
+        if dx is not None:
+            np.matmul(filters, dy_rows, out=matrix)  # the patches have served: their gradients take their place
+            for patch, view in zip(patches, _views(dx, part, columns, (kh, kw), stride), strict=True):
+                view += patch
+    dW[...] = dfilters.reshape(dW.shape)
+    return None if dx is None else dx[unpadded(h, w, padding)]
+
+
+def _where(condition: HostArray, x: HostArray) -> HostArray:
+    """x where the condition holds, else 0: all bits or none. np.where makes a training step with ReLU 15 % longer."""
+    bits: HostArray = np.negative(condition.view(np.int8)).astype(f"i{x.itemsize}")
+    bits &= x.view(bits.dtype)
+    chosen: HostArray = bits.view(x.dtype)
+    return chosen
+
+
+@relu_backward.register(np.ndarray)
+def _(dy: HostArray, y: HostArray) -> HostArray:
+    return _where(y > 0, dy)
+
+
+@max_pooling_backward.register(np.ndarray)
+def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, padding: Size = 0) -> HostArray:
+    (_, h, w, _), (height, width), (down, right) = x.shape, pair(size), pair(stride)
+    apart = down >= height and right >= width  # nothing to add up: 3 % of a training step
+    x, y, dy = _batch_last(x, padding, -np.inf), _batch_last(y), _batch_last(dy)
+    dx, free = np.zeros_like(x), np.ones_like(y, dtype=np.bool)
+    for _, _, index in windows((y.shape[1], y.shape[2]), size, stride):
+        hit = x[index] == y
+        hit &= free
+        free ^= hit
+        if apart:
+            dx[index] = _where(hit, dy)
+        else:
+            dx[index] += _where(hit, dy)
+    inner: HostArray = dx[unpadded(h, w, padding)]
+    return inner
+
+
+@average_pooling_backward.register(np.ndarray)
+def _(dy: HostArray, shape: tuple[int, ...], size: Size, stride: Size, padding: Size = 0) -> HostArray:
+    (n, h, w, c), (top, left) = shape, pair(padding)
+    dx = np.zeros((c, h + 2 * top, w + 2 * left, n), dy.dtype).transpose(3, 1, 2, 0)
+    share = _batch_last(dy) / (pair(size)[0] * pair(size)[1])
+    for _, _, index in windows((dy.shape[1], dy.shape[2]), size, stride):
+        dx[index] += share
+    inner: HostArray = dx[unpadded(h, w, padding)]
+    return inner

@@ -14,8 +14,15 @@ from nnbackend.layers.activations import (
 )
 from nnbackend.layers.affine import Affine
 from nnbackend.layers.base import Layer, Loss
+from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
-from nnbackend.layers.losses import MeanSquaredError, SoftmaxWithLoss
+from nnbackend.layers.losses import (
+    Huber,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    SigmoidWithLoss,
+    SoftmaxWithLoss,
+)
 from nnbackend.layers.normalization import BatchNormalization, LayerNormalization
 
 LAYERS: dict[str, type[Layer]] = {
@@ -33,9 +40,15 @@ LAYERS: dict[str, type[Layer]] = {
         BatchNormalization,
         LayerNormalization,
         Dropout,
+        Convolution,
+        MaxPooling,
+        AveragePooling,
+        Flatten,
     )
 }
-LOSSES: dict[str, type[Loss]] = {loss.__name__: loss for loss in (SoftmaxWithLoss, MeanSquaredError)}
+LOSSES: dict[str, type[Loss]] = {
+    loss.__name__: loss for loss in (SoftmaxWithLoss, SigmoidWithLoss, MeanSquaredError, MeanAbsoluteError, Huber)
+}
 
 __all__ = [
     "ACTIVATIONS",
@@ -44,16 +57,23 @@ __all__ = [
     "LAYERS",
     "LOSSES",
     "Affine",
+    "AveragePooling",
     "BatchNormalization",
+    "Convolution",
     "Dropout",
+    "Flatten",
+    "Huber",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
     "Loss",
+    "MaxPooling",
+    "MeanAbsoluteError",
     "MeanSquaredError",
     "ReLU",
     "SiLU",
     "Sigmoid",
+    "SigmoidWithLoss",
     "Softmax",
     "SoftmaxWithLoss",
     "Tanh",

@@ -33,6 +33,7 @@ from nnbackend.layers.base import Layer
 class Sigmoid(Layer):
     """1 / (1 + exp(-x)), elementwise, any shape."""
 
+    elementwise = True
     initializer = Xavier()
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -47,6 +48,7 @@ class Sigmoid(Layer):
 class ReLU(Layer):
     """max(x, 0), elementwise, any shape."""
 
+    elementwise = True
     initializer = He()
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -62,6 +64,7 @@ class LeakyReLU(Layer):
     """x where x > 0, else alpha x, elementwise, any shape. Raises ValueError unless 0 <= alpha < 1."""
 
     alpha: float = 0.01
+    elementwise = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < 1:
@@ -83,6 +86,7 @@ class LeakyReLU(Layer):
 class Tanh(Layer):
     """The hyperbolic tangent, elementwise, any shape."""
 
+    elementwise = True
     initializer = Xavier()
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -98,6 +102,7 @@ class ELU(Layer):
     """x where x > 0, else alpha (exp(x) - 1), elementwise, any shape. Raises ValueError for a negative alpha."""
 
     alpha: float = 1.0
+    elementwise = True
     initializer = He()
 
     def __post_init__(self) -> None:

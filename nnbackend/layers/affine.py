@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnbackend.functions import affine, affine_backward
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.initializers import Initializer, initializer
-from nnbackend.layers.base import Layer, Shape, check_input
+from nnbackend.layers.base import Columns, Layer, Shape, check_input
 from nnbackend.parameters import Parameter
 
 
@@ -42,6 +42,23 @@ class Affine(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         return affine_backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+
+    def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
+        """h more in W[i, j] is h x[:, i] more in column j of y; h more in b[j] is h more there."""
+        xp = array_namespace(x)
+        at = xp.arange(elements.start, elements.stop, device=device(x))
+        columns = at % self.output_size
+        dy = h if parameter is self.b else h * xp.take(x, at // self.output_size, axis=1)
+        return Columns(y, columns, xp.take(y, columns, axis=1) + dy)
+
+    def forward_columns(self, x: Columns, y: Array) -> Array:
+        """dx more in column j of x is the outer product of dx and W[j, :] more in y."""
+        xp = array_namespace(y)
+        dx = x.values - xp.take(x.x, x.columns, axis=1)
+        W = xp.take(self.W.data.T, x.columns, axis=1)
+        variants = W[:, None, :] * dx[None, :, :]  # (output_size, n, k)
+        variants += y.T[:, :, None]
+        return xp.reshape(variants, (self.output_size, -1)).T
 
     def config(self) -> dict[str, Any]:
         return {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from nnbackend.backend import Backend, backend, describe
 from nnbackend.errors import BackendError
-from nnbackend.functions.array import Array
+from nnbackend.functions import total_weight
+from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.initializers import Initializer
 from nnbackend.parameters import Parameter, ParameterBuffer
 from nnbackend.random import host_generator
 
 Shape = tuple[int, ...]
+RowShape = tuple[int | None, ...]  # None where any length will do
 
 
 class Part:
@@ -32,6 +34,27 @@ class Part:
         return self.name or self.kind
 
 
+@dataclass(frozen=True)
+class Columns:
+    """k variants of one batch that differ from it in one column each: what a change of one weight makes of it.
+
+    x: (n, c), the batch. columns: (k,) integers. values: (n, k), what stands in column columns[i] in variant i.
+    """
+
+    x: Array
+    columns: Array
+    values: Array
+
+    def rows(self) -> Array:
+        """The variants in full, (n k, c): all those of row 0, then of row 1, ... Memory holds column after column,
+        so that a softmax over them works along the long axis.
+        """
+        xp, c = array_namespace(self.x), self.x.shape[1]
+        numbers = xp.arange(c, dtype=self.columns.dtype, device=device(self.columns))
+        changed = numbers[:, None, None] == self.columns[None, None, :]
+        return xp.reshape(xp.where(changed, self.values[None, ...], self.x.T[:, :, None]), (c, -1)).T
+
+
 class Layer(Part):
     """One step of a network: `forward` remembers what `backward` will read, and nothing else.
 
@@ -40,6 +63,8 @@ class Layer(Part):
     """
 
     initializer: Initializer | None = None
+    keeps_shape = True  # has a row of y the shape of its row of x? Asked only where input_shape is None
+    elementwise = False  # in inference mode, is every element of y a function of that element of x and no other?
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """y for a batch x; axis 0 is the batch."""
@@ -57,8 +82,8 @@ class Layer(Part):
         return shape
 
     @property
-    def input_shape(self) -> Shape | None:
-        """The shape of one input row where the layer's settings fix it, else None."""
+    def input_shape(self) -> RowShape | None:
+        """The shape of one input row as far as the layer's settings fix it; None where it may be anything."""
         return None
 
     def parameters(self) -> dict[str, Parameter]:
@@ -69,6 +94,28 @@ class Layer(Part):
         """Told once by the network: the device's count of training passes, this layer's place in the stack, and the
         seed of what it draws.
         """
+
+    # for numerical gradients, in inference mode: a layer that knows a shorter way may override these two
+
+    def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns | Array:
+        """What y = forward(x) becomes when h is added to one element of `parameter`, for each of `elements` (flat
+        indices): k variants of y, as Columns or as their rows.
+        """
+        xp = array_namespace(x)
+        flat = xp.reshape(parameter.data, (-1,), copy=False)
+        variants = []
+        for k in elements:
+            before = xp.asarray(flat[k], copy=True)
+            flat[k] = before + h
+            variants.append(self.forward(x))
+            flat[k] = before
+        return xp.reshape(xp.stack(variants, axis=1), (-1, *y.shape[1:]))
+
+    def forward_columns(self, x: Columns, y: Array) -> Columns | Array:
+        """`forward` of variants of a batch, given that of the batch, y: k variants of y, as Columns or as rows."""
+        if self.elementwise:
+            return Columns(y, x.columns, self.forward(x.values))
+        return self.forward(x.rows())
 
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
         """Give a layer that stands alone its parameters (a Network does this for its layers)."""
@@ -81,18 +128,25 @@ class Layer(Part):
 class Loss(Part):
     """The end of a network: compares its output y with the target t.
 
-    A subclass with `classifies` set knows right from wrong, and has `count_correct`.
+    The loss of a batch is sum(w_i l_i) / sum(w_i): l_i the loss of a row, w_i its weight (`weight`: (n,), at least
+    0, in the dtype of y), which without weights is the plain mean. A batch without any weight has the loss 0.
+    A subclass with `classifies` set knows right from wrong, and has `count_correct`. One that will meet no sample
+    weights may leave `weight` out everywhere: it is passed where there are some.
     """
 
     classifies = False
 
-    def forward(self, y: Array, t: Array) -> Array:
+    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
         """The mean loss of the batch, a 0-d array that stays on the device."""
         raise NotImplementedError
 
     def rows(self, y: Array, t: Array) -> Array:
-        """The loss of every row, (n,); `forward` is their mean."""
+        """The loss of every row, (n,), without its sample weight; `forward` is sum(w_i rows_i) / total(t, w)."""
         raise NotImplementedError
+
+    def total(self, t: Array, weight: Array | None = None) -> Array | int:
+        """What `forward` divides by: the sum of the weights, 0-d on the device; without any, the number of rows."""
+        return total_weight(t, weight)
 
     def backward(self) -> Array:
         """dy, the gradient of the last forward's loss."""
@@ -102,9 +156,15 @@ class Loss(Part):
         """What the network answers in the user's terms (probabilities, say) for its raw output y."""
         return y
 
-    def count_correct(self, y: Array, t: Array) -> Array:
-        """How many rows are right, as a 0-d array that stays on the device."""
+    def count_correct(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        """How many rows are right, or the sum of their weights: a 0-d array that stays on the device."""
         raise NotImplementedError
+
+    def classes(self, y: Array, t: Array) -> tuple[Array, Array] | None:
+        """The class of every row by the output y and by the target t, (n,) integers each, on the device; None where
+        a row does not belong to one class.
+        """
+        return None
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
         """t, checked and moved to the backend `on`: n rows of targets for network outputs of `shape`.
@@ -133,5 +193,5 @@ def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None)
         raise BackendError(f"{layer}: argument x is {describe(x)}, but the parameters are {describe(W)}")
     if x.dtype != W.dtype:
         raise ValueError(f"{layer}: argument x has dtype {x.dtype}, but the parameters have {W.dtype}")
-    expected = ", ".join(["n", *["..."] * (axes != 2), str(last)])
+    expected = ", ".join(["n", *{2: [], 4: ["h", "w"]}.get(axes or 0, ["..."]), str(last)])
     raise ValueError(f"{layer}: argument x must have shape ({expected}), got {tuple(x.shape)}")

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from nnbackend.backend import Backend
 from nnbackend.functions import (
+    absolute_error_rows,
     count_correct,
+    count_correct_multilabel,
+    huber,
+    huber_backward,
+    huber_rows,
+    mean_absolute_error,
+    mean_absolute_error_backward,
     mean_squared_error,
     mean_squared_error_backward,
+    sigmoid,
+    sigmoid_cross_entropy,
+    sigmoid_cross_entropy_backward,
+    sigmoid_cross_entropy_rows,
     softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_rows,
     squared_error_rows,
+    total_weight,
 )
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.layers.base import Loss, Shape
 
 
@@ -24,32 +39,63 @@ from nnbackend.layers.base import Loss, Shape
 class SoftmaxWithLoss(Loss):
     """Softmax and cross entropy in one (the book's SoftmaxWithLoss). y: (n, classes) logits.
 
-    t: (n,) integer labels in [0, classes), or (n, classes) one-hot rows.
+    t: (n,) integer labels in [0, classes), or (n, classes) one-hot rows or probabilities.
+    class_weight: one number of at least 0 for each class. With labels the loss is the mean weighted by them; with
+    one-hot rows they weight the terms of a row, and the mean is over rows.
+    label_smoothing: the share of every target that is spread over all classes, at least 0 and below 1 (Szegedy et
+    al. 2016). Both are PyTorch's cross_entropy. Raises ValueError for settings outside these ranges.
     """
+
+    class_weight: Sequence[float] | None = None
+    label_smoothing: float = 0.0
 
     classifies = True
 
-    def forward(self, y: Array, t: Array) -> Array:
-        loss, self._y = softmax_cross_entropy(y, t)
-        self._t = t
+    def __post_init__(self) -> None:
+        if self.class_weight is not None:
+            self.class_weight = _numbers("SoftmaxWithLoss: class_weight", self.class_weight)
+            if min(self.class_weight) < 0 or max(self.class_weight) == 0:
+                raise ValueError(
+                    f"SoftmaxWithLoss: class_weight must hold numbers of at least 0, one of them above, "
+                    f"got {self.class_weight}"
+                )
+        if not _is_number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"SoftmaxWithLoss: label_smoothing must be at least 0 and below 1, got {self.label_smoothing!r}"
+            )
+        self._on_device = _Constant(self.class_weight)
+
+    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        self._t, self._weight, self._class_weight = t, weight, self._on_device.like(y, y.dtype)
+        loss, self._y = softmax_cross_entropy(y, t, weight, self._class_weight, self.label_smoothing)
         return loss
 
     def rows(self, y: Array, t: Array) -> Array:
-        return softmax_cross_entropy_rows(y, t)
+        return softmax_cross_entropy_rows(y, t, None, self._on_device.like(y, y.dtype), self.label_smoothing)
+
+    def total(self, t: Array, weight: Array | None = None) -> Array | int:
+        return total_weight(t, weight, self._on_device.like(t))
 
     def backward(self) -> Array:
-        return softmax_cross_entropy_backward(self._y, self._t)
+        return softmax_cross_entropy_backward(self._y, self._t, self._weight, self._class_weight, self.label_smoothing)
 
     def output(self, y: Array) -> Array:
         return softmax(y)
 
-    def count_correct(self, y: Array, t: Array) -> Array:
-        return count_correct(y, t)
+    def count_correct(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        return count_correct(y, t, weight)
+
+    def classes(self, y: Array, t: Array) -> tuple[Array, Array]:
+        argmax = array_namespace(y).argmax
+        return argmax(y, axis=-1), t if t.ndim == 1 else argmax(t, axis=-1)
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
         if len(shape) != 1:
             raise ValueError(f"{self} takes rows of class scores, but the network's output rows have shape {shape}")
         (classes,) = shape
+        if self.class_weight is not None and len(self.class_weight) != classes:
+            raise ValueError(f"{self}: class_weight has {len(self.class_weight)} numbers for {classes} classes")
+        self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
         t = on.asarray(t)
         if tuple(t.shape) == (n, classes):
             t = on.asarray(t, dtype)
@@ -70,19 +116,8 @@ class SoftmaxWithLoss(Loss):
         return on.asarray(t, "int64")
 
 
-@dataclass(eq=False)
-class MeanSquaredError(Loss):
-    """mean((y - t)^2) over all elements of the batch. t: the shape of y; (n,) is taken for outputs of one column."""
-
-    def forward(self, y: Array, t: Array) -> Array:
-        self._y, self._t = y, t
-        return mean_squared_error(y, t)
-
-    def rows(self, y: Array, t: Array) -> Array:
-        return squared_error_rows(y, t)
-
-    def backward(self) -> Array:
-        return mean_squared_error_backward(self._y, self._t)
+class _Elementwise(Loss):
+    """A loss of elements. t: the shape of y; (n,) is taken for outputs of one column."""
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
         t = on.asarray(t, dtype)
@@ -95,3 +130,146 @@ class MeanSquaredError(Loss):
         if not on.xp.all(on.xp.isfinite(t)):
             raise ValueError("t contains NaN or infinity")
         return t
+
+
+@dataclass(eq=False)
+class SigmoidWithLoss(_Elementwise):
+    """Sigmoid and binary cross entropy in one, the mean over all elements: each column a question of yes or no.
+
+    y: (n, ...) logits; t: the shape of y, 0, 1 or a probability; (n,) is taken for outputs of one column. A row is
+    right when every element is on the right side of 1/2: for one column the usual accuracy, for more the share of
+    rows without a mistake (exact match).
+    pos_weight: what the yes counts against the no, a positive number or one for each column of the last axis, as in
+    PyTorch's binary_cross_entropy_with_logits. Raises ValueError for one that is not positive and finite.
+    """
+
+    pos_weight: float | Sequence[float] | None = None
+
+    classifies = True
+
+    def __post_init__(self) -> None:
+        if self.pos_weight is not None:
+            values = [self.pos_weight] if _is_number(self.pos_weight) else self.pos_weight
+            values = _numbers("SigmoidWithLoss: pos_weight", values)
+            if min(values) <= 0:
+                raise ValueError(f"SigmoidWithLoss: pos_weight must be positive, got {self.pos_weight!r}")
+            self.pos_weight = values[0] if _is_number(self.pos_weight) else values
+            self._on_device = _Constant(values)
+        else:
+            self._on_device = _Constant(None)
+
+    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        self._t, self._weight, self._pos_weight = t, weight, self._on_device.like(y, y.dtype)
+        loss, self._y = sigmoid_cross_entropy(y, t, weight, self._pos_weight)
+        return loss
+
+    def rows(self, y: Array, t: Array) -> Array:
+        return sigmoid_cross_entropy_rows(y, t, None, self._on_device.like(y, y.dtype))
+
+    def backward(self) -> Array:
+        return sigmoid_cross_entropy_backward(self._y, self._t, self._weight, self._pos_weight)
+
+    def output(self, y: Array) -> Array:
+        return sigmoid(y)
+
+    def count_correct(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        return count_correct_multilabel(y, t, weight)
+
+    def classes(self, y: Array, t: Array) -> tuple[Array, Array] | None:
+        if tuple(y.shape[1:]) != (1,):
+            return None
+        xp = array_namespace(y)
+        return xp.astype(y[:, 0] > 0.0, xp.int64), xp.astype(t[:, 0] > 0.5, xp.int64)
+
+    def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
+        if isinstance(self.pos_weight, list) and (not shape or len(self.pos_weight) != shape[-1]):
+            raise ValueError(f"{self}: pos_weight has {len(self.pos_weight)} numbers for output rows of shape {shape}")
+        self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
+        t = super().target(t, n, shape, on, dtype)
+        if on.xp.any((t < 0.0) | (t > 1.0)):
+            raise ValueError(f"t: {self} takes targets from 0 to 1, got {float(on.xp.min(t))} to {float(on.xp.max(t))}")
+        return t
+
+
+@dataclass(eq=False)
+class MeanSquaredError(_Elementwise):
+    """mean((y - t)^2) over all elements of the batch. t: the shape of y; (n,) is taken for outputs of one column."""
+
+    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        self._y, self._t, self._weight = y, t, weight
+        return mean_squared_error(y, t, weight)
+
+    def rows(self, y: Array, t: Array) -> Array:
+        return squared_error_rows(y, t)
+
+    def backward(self) -> Array:
+        return mean_squared_error_backward(self._y, self._t, self._weight)
+
+
+@dataclass(eq=False)
+class MeanAbsoluteError(_Elementwise):
+    """mean(|y - t|) over all elements of the batch. t: the shape of y; (n,) is taken for outputs of one column."""
+
+    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        self._y, self._t, self._weight = y, t, weight
+        return mean_absolute_error(y, t, weight)
+
+    def rows(self, y: Array, t: Array) -> Array:
+        return absolute_error_rows(y, t)
+
+    def backward(self) -> Array:
+        return mean_absolute_error_backward(self._y, self._t, self._weight)
+
+
+@dataclass(eq=False)
+class Huber(_Elementwise):
+    """The mean over all elements of d^2 / 2 where |d| = |y - t| <= delta, else delta (|d| - delta / 2): squares for
+    the near, distances for the outliers (Huber 1964). t: the shape of y; (n,) is taken for outputs of one column.
+
+    Raises ValueError for a delta that is not positive and finite.
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.delta) or not 0 < self.delta < math.inf:
+            raise ValueError(f"Huber: delta must be positive and finite, got {self.delta!r}")
+
+    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+        self._y, self._t, self._weight = y, t, weight
+        return huber(y, t, weight, self.delta)
+
+    def rows(self, y: Array, t: Array) -> Array:
+        return huber_rows(y, t, None, self.delta)
+
+    def backward(self) -> Array:
+        return huber_backward(self._y, self._t, self._weight, self.delta)
+
+
+class _Constant:
+    """The numbers of a setting as an array beside the data, made once and not in every step; None stays None."""
+
+    def __init__(self, values: Sequence[float] | None):
+        self._values, self._array = values, None
+
+    def like(self, x: Array, dtype: Any = None) -> Array:
+        """The array of x's kind and on its device, of `dtype` or else of any floating one."""
+        if self._values is None:
+            return None
+        a: Array = self._array
+        if type(a) is not type(x) or a.device != x.device or (dtype is not None and a.dtype != dtype):
+            a = self._array = array_namespace(x).asarray(self._values, dtype=dtype, device=device(x))
+        return a
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _numbers(argument: str, values: Any) -> list[float]:
+    """A list of floats that JSON knows, or ValueError for what is no sequence of finite numbers."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise ValueError(f"{argument} must be a list of numbers, got {values!r}")
+    if not all(_is_number(value) and math.isfinite(value) for value in values):
+        raise ValueError(f"{argument} must hold finite numbers, got {values!r}")
+    return [float(value) for value in values]

@@ -12,7 +12,7 @@ from nnbackend.functions import (
 )
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.initializers import Constant
-from nnbackend.layers.base import Layer, Shape, check_input
+from nnbackend.layers.base import Columns, Layer, Shape, check_input
 from nnbackend.parameters import Parameter
 
 
@@ -73,6 +73,13 @@ class BatchNormalization(Normalization):
         mean[...] = self.momentum * mean + fresh * batch_mean
         var[...] = self.momentum * var + (fresh * rows / max(1, rows - 1)) * batch_var
         return y
+
+    def forward_columns(self, x: Columns, y: Array) -> Columns:
+        """In inference mode every column is scaled and shifted for itself."""
+        xp = array_namespace(y)
+        scale = xp.take(self.gamma.data / xp.sqrt(self.running_var.data + self.eps), x.columns)
+        dx = x.values - xp.take(x.x, x.columns, axis=1)
+        return Columns(y, x.columns, xp.take(y, x.columns, axis=1) + scale * dx)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         if self._training:

@@ -1,6 +1,7 @@
 """Training: the loop, what it records, and how it reports."""
 
+from nnbackend.training.callbacks import EarlyStopping
 from nnbackend.training.history import History
 from nnbackend.training.trainer import Trainer
 
-__all__ = ["History", "Trainer"]
+__all__ = ["EarlyStopping", "History", "Trainer"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.network import Network
 
@@ -12,26 +14,39 @@ def all_finite(a: Array) -> bool:
     return bool(xp.all(xp.isfinite(a)))
 
 
-def first_not_finite(network: Network, x: Array, t: Array) -> str:
-    """Pass the batch once more and name the first thing in it that is not finite: a parameter, a layer's output,
-    the loss, or a gradient on the way back. Reads the device at every layer.
+def first_not_finite(network: Network, batches: Iterable[tuple[Array, ...]]) -> str:
+    """Pass the batches, (x, t) or (x, t, weight), as a step would and name the first thing that is not finite: a
+    parameter, a layer's output, the loss, or a gradient on the way back. Reads the device at every layer; running
+    statistics and the count of passes are as before afterwards.
     """
+    kept = network.buffer.snapshot()
+    try:
+        places = (_first_in_pass(network, *batch) for batch in batches)
+        return next(filter(None, places), "") or (
+            "the update that follows (the gradients are finite): the learning rate is too large"
+        )
+    finally:
+        network.buffer.restore(kept)
+
+
+def _first_in_pass(network: Network, x: Array, t: Array, *weight: Array) -> str:
     for name, values in network.params.items():
         if not all_finite(values):
             return f"the parameter {name}"
+    network.buffer.clock += 1
     y = x
     for name, layer in network.layers.items():
         y = layer.forward(y, training=True)
         if not all_finite(y):
             return f"the output of {name}"
-    if not all_finite(network.loss_layer.forward(y, t)):
+    if not all_finite(network.loss_layer.forward(y, t, *weight)):
         return "the loss"
     dy = network.loss_layer.backward()
     if not all_finite(dy):
         return "the gradient of the loss"
     for name, layer in reversed(network.layers.items()):
         dy = layer.backward(dy)
-        gradients = [parameter.grad for parameter in layer.parameters().values()]
+        gradients = [parameter.grad for parameter in layer.parameters().values() if parameter.trainable]
         if not all(all_finite(g) for g in [dy, *gradients]):
             return f"the gradient of {name}"
-    return "the update that follows (the gradients are finite): the learning rate is too large"
+    return ""

@@ -4,45 +4,71 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from nnbackend.backend import to_numpy
 from nnbackend.errors import NumericalError
 from nnbackend.functions.array import Array, pieces
-from nnbackend.network import Network
-from nnbackend.optimizers import Optimizer
+from nnbackend.network import Network, given
+from nnbackend.optimizers import Optimizer, State, clip_by_norm
 from nnbackend.random import checked_seed, host_generator
+from nnbackend.schedules import positive
 from nnbackend.training.faults import all_finite, first_not_finite
 from nnbackend.training.history import History
 from nnbackend.training.interrupt import listen
+from nnbackend.training.memory import size_that_fits
 from nnbackend.training.progress import Progress
+from nnbackend.training.step import one_pass, passes
+
+Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 
 
 class Trainer:
     """Trains a network by mini-batches.
 
-    batch_size: rows per step, at least 1; the last batch of an epoch holds what is left over.
+    batch_size: rows per pass, at least 1; the last batch of an epoch holds what is left over.
     seed: decides the order of the rows: epoch e is shuffled by (seed, e) and nothing else.
+    clip_norm: a gradient whose Euclidean norm is larger is scaled down to it (Pascanu, Mikolov, Bengio 2013).
+    accumulate: batches per step. Their gradients add up to that of one batch of accumulate batch_size rows, in the
+    memory of batch_size (what looks at a batch as a whole, such as BatchNormalization, still sees batch_size rows).
 
     `fit` again goes on: with the next epoch, or within the one that an interrupt cut short. `history` covers all
-    fits. Raises ValueError for a batch_size that is no positive integer.
+    fits. Raises ValueError for a batch_size or accumulate that is no positive integer, or a clip_norm that is no
+    positive number.
     """
 
-    def __init__(self, network: Network, optimizer: Optimizer, *, batch_size: int = 100, seed: int = 0):
-        if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        *,
+        batch_size: int = 100,
+        seed: int = 0,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+    ):
+        _positive_integer("batch_size", batch_size)
+        _positive_integer("accumulate", accumulate)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
+        if clip_norm is not None:
+            positive("clip_norm", clip_norm)
         self.network, self.optimizer = network, optimizer
         self.batch_size, self.seed = int(batch_size), checked_seed(seed)
+        self.clip_norm = None if clip_norm is None else float(clip_norm)
+        self.accumulate = int(accumulate)
         self.state = optimizer.init(network.buffer.data)
+        self._gradient_sum = network.backend.xp.zeros_like(network.buffer.grad) if accumulate > 1 else None
         self.history = History()
         self.epoch = 0  # epochs completed
-        self.position = 0  # batches done in the epoch that is under way
+        self.position = 0  # steps done in the epoch that is under way
+        self.last_epoch = 0  # where the present fit ends
         self._seconds = 0.0  # spent on that epoch so far
-        self._figures: Array = None  # (2, batches): loss and correct rows of each of its batches, on the device
+        # of each of its steps, on the device: loss, correct rows; with weights also what both are divided by
+        self._figures: Array = None
 
     def fit(
         self,
@@ -50,59 +76,76 @@ class Trainer:
         t: Any,
         epochs: int = 1,
         *,
-        validation: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        validation: tuple[Any, ...] | None = None,
+        callbacks: Sequence[Callable[[Trainer], object]] = (),
         progress: bool = False,
     ) -> History:
         """Train for `epochs` further epochs and return the history.
 
-        x: (n, ...) rows, t: n targets, as the network's loss takes them; validation: the same, evaluated after every
-        epoch. Host data is moved to the network's backend once. progress: show a bar.
+        x: (n, ...) rows, t: n targets, as the network's loss takes them; sample_weight: (n,) numbers of at least 0,
+        which make every mean a weighted one. validation: (x, t) or (x, t, sample_weight), evaluated after every
+        epoch. Host data is moved to the network's backend once. callbacks: called with the trainer after every
+        epoch; one that returns True ends the fit. progress: show a bar.
 
         Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. A loss that is not finite
         raises NumericalError, which names epoch, step and the first layer at fault; the network then holds the last
         values before that step. Raises ValueError for data that is empty, not finite, of unequal lengths, smaller
-        than a batch, or does not fit the network.
+        than a batch, or does not fit the network; TypeError for a callback that cannot be called.
         """
-        if not isinstance(epochs, int | np.integer) or isinstance(epochs, bool) or epochs < 1:
-            raise ValueError(f"epochs must be a positive integer, got {epochs!r}")
-        x, t = self._checked(x, t, "x")
-        if self.batch_size > x.shape[0]:
-            raise ValueError(f"batch_size is {self.batch_size}, but the data has only {x.shape[0]} rows")
+        _positive_integer("epochs", epochs)
+        for callback in callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks: expected functions of the trainer, got {callback!r}")
+        data = self._checked(x, t, "x", sample_weight)
+        if self.batch_size > data[0].shape[0]:
+            raise ValueError(f"batch_size is {self.batch_size}, but the data has only {data[0].shape[0]} rows")
+        checked = None
         if validation is not None:
-            validation = self._checked(*validation, "validation x")
-        last = self.epoch + epochs
+            if len(validation) not in (2, 3):
+                raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(validation)} items")
+            x, t, *weight = validation
+            checked = self._checked(x, t, "validation x", *weight)
+        self.last_epoch = self.epoch + int(epochs)
         self.history.interrupted = False
+        run = self.network.backend.compile(self._step, self.network.buffer)
         with listen() as interrupt:
-            while self.epoch < last and not self.history.interrupted:
-                self._run_epoch(x, t, last, validation, progress, interrupt)
+            while self.epoch < self.last_epoch:
+                try:
+                    self._run_epoch(run, data, checked, progress, interrupt)
+                except MemoryError as error:
+                    raise self._too_large(error, data) from None  # its traceback would keep the memory
+                if self.history.interrupted:
+                    break
+                answers = [callback(self) for callback in callbacks]  # all are called, even after a True
+                if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
+                    break
         return self.history
 
     def _run_epoch(
-        self,
-        x: Array,
-        t: Array,
-        last: int,
-        validation: tuple[Array, Array] | None,
-        progress: bool,
-        interrupt: Any,
+        self, run: Callable[..., None], data: Data, validation: Data | None, progress: bool, interrupt: Any
     ) -> None:
-        n = x.shape[0]
-        steps = math.ceil(n / self.batch_size)
-        batches = self._batches(n)
-        if self.position == 0 or self._figures.shape[1] != steps:
-            self.position, self._seconds = 0, 0.0
-            self._figures = self.network.backend.zeros((2, steps), self.network.dtype)
+        n = data[0].shape[0]
+        rows_per_step = self.batch_size * self.accumulate
+        steps = math.ceil(n / rows_per_step)
+        order = self._order(n)
+        batches = [order[piece] for piece in pieces(n, rows_per_step)]
+        weighted = not isinstance(self.network.loss_layer.total(data[1], *given(data[2])), int)
+        shape = (4 if weighted else 2, steps)
+        if self._figures is None or tuple(self._figures.shape) != shape:
+            self.position, self._figures = 0, self.network.backend.zeros(shape, self.network.dtype)
+        if self.position == 0:
+            self._seconds = 0.0
         snapshot, first = self._snapshot(), self.position
         began = time.perf_counter()
-        with Progress(progress, self.epoch + 1, last, n, steps, min(n, first * self.batch_size)) as bar:
+        with Progress(progress, self.epoch + 1, self.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
             while self.position < steps and not interrupt.requested:
-                rows = batches[self.position]
-                self._step(x, t, rows)
+                run(self.position, rows_per_step, order, self._figures, self.state, self.optimizer, *data)
+                bar.advance(batches[self.position].shape[0])
                 self.position += 1
-                bar.advance(rows.shape[0])
                 if bar.wants_figures(self.position):
-                    bar.show(**self._summary(n, snapshot, first, x, t, batches))
-            summary = self._summary(n, snapshot, first, x, t, batches)
+                    bar.show(**self._summary(snapshot, first, data, batches))
+            summary = self._summary(snapshot, first, data, batches)
             if self.position < steps:
                 self.history.interrupted = True
             else:
@@ -115,37 +158,55 @@ class Trainer:
         if self.position == steps:
             self._record(summary, n)
 
-    def _step(self, x: Array, t: Array, rows: Array) -> None:
-        """One batch: gather, forward, backward, update, and note the loss, all on the device."""
-        network = self.network
-        xp = network.backend.xp
-        x, t = xp.take(x, rows, axis=0), xp.take(t, rows, axis=0)
-        loss, y = network.loss_and_output(x, t)
-        network.backward()
-        self.optimizer.step(network.buffer.data, network.buffer.grad, self.state)
-        self._figures[0, self.position] = loss
-        if network.loss_layer.classifies:
-            self._figures[1, self.position] = xp.astype(network.loss_layer.count_correct(y, t), y.dtype)
+    # --- a step -------------------------------------------------------------------------------------------------
 
-    def _batches(self, n: int) -> list[Array]:
-        """The epoch's row numbers, batch by batch, as slices of one shuffled array on the device."""
-        order = host_generator(self.seed, self.epoch).permutation(n)
-        order = self.network.backend.asarray(order, "int64")
-        return [order[piece] for piece in pieces(n, self.batch_size)]
+    def _step(
+        self,
+        rows: Array,
+        figures: Array,
+        state: State,
+        optimizer: Optimizer,
+        x: Array,
+        t: Array,
+        weight: Array | None = None,
+    ) -> None:
+        """One update: gather, forward, backward, update, and note the figures, all on the device."""
+        network, xp = self.network, self.network.backend.xp
+        t = xp.take(t, rows, axis=0)
+        weights = () if weight is None else (xp.take(weight, rows, axis=0),)
+        if rows.shape[0] <= self.batch_size:
+            loss, correct = one_pass(network, xp.take(x, rows, axis=0), t, *weights)
+        else:
+            loss, correct = passes(
+                network, x, rows, t, *weights, batch_size=self.batch_size, gradient_sum=self._gradient_sum
+            )
+        if self.clip_norm is not None:
+            clip_by_norm(network.buffer.grad, self.clip_norm)
+        optimizer.step(network.buffer.data, network.buffer.grad, state)
+        figures[0] = loss
+        if network.loss_layer.classifies:
+            figures[1] = xp.astype(correct, network.backend.dtype(network.dtype))
+        if figures.shape[0] > 2:
+            figures[2] = network.loss_layer.total(t, *weights)
+            figures[3] = xp.sum(*weights) if weights else float(rows.shape[0])
+
+    def _order(self, n: int) -> Array:
+        """The epoch's row numbers, shuffled, on the device."""
+        return self.network.backend.asarray(host_generator(self.seed, self.epoch).permutation(n), "int64")
 
     def _summary(
-        self, n: int, snapshot: dict[str, Any], first: int, x: Array, t: Array, batches: list[Array]
+        self, snapshot: dict[str, Any], first: int, data: Data, batches: list[Array]
     ) -> dict[str, float | None]:
         """Mean loss and accuracy of the epoch so far: the one place where training reads the device."""
-        losses, correct = to_numpy(self._figures)[:, : self.position].astype(np.float64)
+        losses, correct, *divisors = to_numpy(self._figures)[:, : self.position].astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(losses))
         if bad.size or not all_finite(self.network.buffer.data):
-            self._fail(int(bad[0]) if bad.size else self.position, snapshot, first, x, t, batches)
+            self._fail(int(bad[0]) if bad.size else self.position, snapshot, first, data, batches)
         sizes = np.array([rows.shape[0] for rows in batches[: self.position]])
-        rows_done = max(1, int(sizes.sum()))
+        totals, weights = divisors or (sizes, sizes)
         return {
-            "loss": float(losses @ sizes / rows_done),
-            "accuracy": float(correct.sum() / rows_done) if self.network.loss_layer.classifies else None,
+            "loss": float(losses @ totals / (totals.sum() or 1)),
+            "accuracy": float(correct.sum() / (weights.sum() or 1)) if self.network.loss_layer.classifies else None,
         }
 
     def _record(self, summary: dict[str, float | None], n: int) -> None:
@@ -157,11 +218,11 @@ class Trainer:
         history.samples_per_second.append(n / self._seconds)
         self.epoch, self.position = self.epoch + 1, 0
 
-    def _checked(self, x: Any, t: Any, argument: str) -> tuple[Array, Array]:
+    def _checked(self, x: Any, t: Any, argument: str, weight: Any = None) -> Data:
         x, t = self.network.data(x, t)
         if not all_finite(x):
             raise ValueError(f"{argument} contains NaN or infinity")
-        return x, t
+        return x, t, self.network.weights(weight, x.shape[0], argument.replace("x", "sample_weight"))
 
     # --- the way back to the last good values -------------------------------------------------------------------
 
@@ -177,25 +238,40 @@ class Trainer:
         self.network.buffer.restore(snapshot["network"])
         self.state = snapshot["optimizer"]
 
-    def _fail(self, bad: int, snapshot: dict[str, Any], first: int, x: Array, t: Array, batches: list[Array]) -> None:
+    def _fail(self, bad: int, snapshot: dict[str, Any], first: int, data: Data, batches: list[Array]) -> None:
         """Repeat the epoch up to the step that failed, which leaves the last good values, and say what failed.
 
         bad: the first step (from 0) whose loss, or whose starting values, are not finite.
         """
+        x, t, weight = data
         self._restore(snapshot)
         for self.position in range(first, bad):
             snapshot = self._snapshot() if self.position == bad - 1 else snapshot
-            self._step(x, t, batches[self.position])
+            self._step(batches[self.position], self._figures[:, self.position], self.state, self.optimizer, *data)
         if bad > first and not all_finite(self.network.buffer.data):  # the step before had a finite loss only
             self._restore(snapshot)
             bad -= 1
         self.position = bad
-        xp = self.network.backend.xp
-        rows, good = batches[bad], self._snapshot()
-        self.network.buffer.clock += 1  # the masks of that step
-        place = first_not_finite(self.network, xp.take(x, rows, axis=0), xp.take(t, rows, axis=0))
-        self._restore(good)
+        rows, take = batches[bad], self.network.backend.xp.take
+        parts = (rows[piece] for piece in pieces(rows.shape[0], self.batch_size))
+        place = first_not_finite(
+            self.network, (tuple(take(a, part, axis=0) for a in (x, t, *given(weight))) for part in parts)
+        )
         raise NumericalError(
             f"training met a value that is not finite at epoch {self.epoch + 1}, step {bad + 1}: {place}. "
             f"The network holds the values before that step."
         )
+
+    def _too_large(self, error: MemoryError, data: Data) -> MemoryError:
+        """What to say where the memory ends: the cause, and a batch size for which it does not."""
+        size = size_that_fits(self.network, self.batch_size, *data[:2], *given(data[2]))
+        cause = f"a batch of {self.batch_size} rows does not fit the memory: {error}."
+        if size == 0:
+            return MemoryError(f"{cause} Nor does one row: the network or the data is too large.")
+        parts = self.accumulate * math.ceil(self.batch_size / size)
+        return MemoryError(f"{cause} batch_size={size} does; with accumulate={parts} the steps stay as large.")
+
+
+def _positive_integer(argument: str, value: object) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{argument} must be a positive integer, got {value!r}")

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
 import math
+import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from support import Namespace, assert_close, check_projection
 
+import nnbackend as nn
 from nnbackend.backend import to_numpy
 from nnbackend.functions import (
     count_correct,
+    count_correct_multilabel,
     mean_squared_error,
     mean_squared_error_backward,
     softmax_cross_entropy,
@@ -106,3 +112,213 @@ def test_count_correct(on: Namespace) -> None:
     y = on.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], "float32")
     assert int(count_correct(y, on.array([1, 1, 1]))) == 2
     assert int(count_correct(y, on.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))) == 2
+
+
+# --- every loss, with all its settings, as the end of a network ------------------------------------------------------
+
+N, CLASSES = 7, 3
+RNG = np.random.default_rng(5)
+Y = 3 * RNG.standard_normal((N, CLASSES))
+ONE_HOT = np.eye(CLASSES)[LABELS]
+PROBABILITIES = RNG.dirichlet(np.ones(CLASSES), N)
+NUMBERS = Y + np.where(RNG.random((N, CLASSES)) < 0.5, -1, 1) * RNG.uniform(0.1, 3, (N, CLASSES))  # off every kink
+CLASS_WEIGHT = [0.5, 2.0, 1.25]
+WEIGHT = np.array([1.0, 0.0, 2.0, 0.25, 3.0, 1.0, 0.5])
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"class_weight": CLASS_WEIGHT},
+    {"label_smoothing": 0.1},
+    {"class_weight": CLASS_WEIGHT, "label_smoothing": 0.3},
+]
+CASES: list[Any] = [
+    *[
+        pytest.param(lambda s=s: nn.SoftmaxWithLoss(**s), t, id=f"softmax-{name}-{'-'.join(s) or 'plain'}")
+        for s in SETTINGS
+        for name, t in (("labels", LABELS), ("one_hot", ONE_HOT), ("probabilities", PROBABILITIES))
+    ],
+    pytest.param(nn.SigmoidWithLoss, ONE_HOT, id="sigmoid"),
+    pytest.param(nn.SigmoidWithLoss, PROBABILITIES, id="sigmoid-probabilities"),
+    pytest.param(lambda: nn.SigmoidWithLoss(pos_weight=2.5), ONE_HOT, id="sigmoid-pos_weight"),
+    pytest.param(lambda: nn.SigmoidWithLoss(pos_weight=CLASS_WEIGHT), PROBABILITIES, id="sigmoid-pos_weights"),
+    pytest.param(nn.MeanSquaredError, NUMBERS, id="squared"),
+    pytest.param(nn.MeanAbsoluteError, NUMBERS, id="absolute"),
+    pytest.param(nn.Huber, NUMBERS, id="huber"),
+    pytest.param(lambda: nn.Huber(0.4), NUMBERS, id="huber-0.4"),
+]
+
+
+def pytorch_s(loss: nn.Loss, dtype: str) -> Callable[..., Any]:
+    """PyTorch's function of the same meaning, as a function of y, t and `reduction`."""
+    import torch
+    from torch.nn import functional as f
+
+    def tensor(value: Any) -> Any:
+        return None if value is None else torch.tensor(value, dtype=getattr(torch, dtype))
+
+    match loss:
+        case nn.SoftmaxWithLoss():
+            settings = {"weight": tensor(loss.class_weight), "label_smoothing": loss.label_smoothing}
+            return lambda y, t, **kw: f.cross_entropy(y, t, **settings, **kw)
+        case nn.SigmoidWithLoss():
+            p = tensor(loss.pos_weight)
+            return lambda y, t, **kw: f.binary_cross_entropy_with_logits(y, t, pos_weight=p, **kw)
+        case nn.MeanSquaredError():
+            return f.mse_loss
+        case nn.MeanAbsoluteError():
+            return f.l1_loss
+        case _:
+            return lambda y, t, **kw: f.huber_loss(y, t, delta=loss.delta, **kw)
+
+
+@pytest.mark.parametrize(("make", "t"), CASES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_loss_against_pytorch(on: Namespace, make: Callable[[], Any], t: np.ndarray, dtype: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    loss = make()
+    y, target = Y.astype(dtype), t if t.ndim == 1 else t.astype(dtype)
+    theirs = torch.tensor(y, requires_grad=True)
+    function, size = pytorch_s(loss, dtype), float(np.max(np.abs(Y)))
+    expected = function(theirs, torch.tensor(target))
+    expected.backward()
+    placed = loss.target(on.array(target), N, (CLASSES,), on.backend, dtype)
+    actual = loss.forward(on.array(y), placed)
+    assert actual.ndim == 0
+    assert actual.dtype == on.backend.dtype(dtype)
+    assert_close(actual, expected.detach().numpy(), dtype, terms=21, scale=size)
+    dy = loss.backward()
+    assert dy.dtype == on.backend.dtype(dtype)
+    assert_close(dy, theirs.grad.numpy(), dtype, terms=3, scale=1.0)
+    rows = function(theirs, torch.tensor(target), reduction="none").detach().numpy()
+    assert_close(loss.rows(on.array(y), placed), rows.reshape(N, -1).mean(axis=1), dtype, terms=6, scale=size)
+
+
+@pytest.mark.parametrize(("make", "t"), CASES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_every_loss(on: Namespace, make: Callable[[], Any], t: np.ndarray, weighted: bool) -> None:
+    loss = make()
+    target, weight = on.array(t), on.array(WEIGHT) if weighted else None
+    loss.forward(on.array(Y), target, weight)
+    check_projection(on, lambda y: make().forward(y, target, weight), lambda u: [u * loss.backward()], [Y], seed=6)
+
+
+@pytest.mark.parametrize(("make", "t"), CASES)
+def test_weights_count_rows(on: Namespace, make: Callable[[], Any], t: np.ndarray) -> None:
+    """A row of weight 2 counts as two, one of weight 0 is not there; the scale of the weights is of no matter."""
+    loss, counts = make(), np.array([1, 0, 2, 1, 3, 0, 1])
+    weight = on.array(0.125 * counts)
+    rows = np.repeat(np.arange(N), counts)
+    expected = loss.forward(on.array(Y[rows]), on.array(t[rows]))
+    dy = np.zeros_like(Y)
+    np.add.at(dy, rows, to_numpy(loss.backward()))
+    actual = loss.forward(on.array(Y), on.array(t), weight)
+    assert_close(actual, to_numpy(expected), "float64", terms=24)
+    assert_close(loss.backward(), dy, "float64", terms=24)
+    by_row = float(on.xp.sum(weight * loss.rows(on.array(Y), on.array(t)))) / float(loss.total(on.array(t), weight))
+    assert by_row == pytest.approx(float(expected), rel=1e-14)
+
+
+@pytest.mark.parametrize(("make", "t"), CASES)
+def test_a_batch_without_weight_is_no_batch(on: Namespace, make: Callable[[], Any], t: np.ndarray) -> None:
+    loss = make()
+    assert float(loss.forward(on.array(Y), on.array(t), on.array(np.zeros(N)))) == 0.0
+    assert not to_numpy(loss.backward()).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("make", "t"), CASES)
+def test_large_outputs(on: Namespace, make: Callable[[], Any], t: np.ndarray, dtype: str) -> None:
+    """Outputs of 1e4 give what PyTorch gives, without a warning, an infinity or a NaN."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    loss = make()
+    y = (1e4 * np.sign(Y)).astype(dtype)
+    target = t if t.ndim == 1 else t.astype(dtype)
+    theirs = torch.tensor(y, requires_grad=True)
+    expected = pytorch_s(loss, dtype)(theirs, torch.tensor(target))
+    expected.backward()
+    for weight in (None, on.array(np.ones(N), dtype)):
+        actual = loss.forward(on.array(y), on.array(target), weight)
+        assert float(actual) == pytest.approx(expected.item(), rel=1e-5 if dtype == "float32" else 1e-13)
+        assert_close(loss.backward(), theirs.grad.numpy(), dtype, terms=3)
+
+
+def test_sigmoid_of_one_column(on: Namespace) -> None:
+    loss = nn.SigmoidWithLoss()
+    t = loss.target([1, 0, 1], 3, (1,), on.backend, "float64")
+    y = on.array([[2.0], [1.0], [-3.0]])
+    assert_close(loss.output(y), 1 / (1 + np.exp(-np.array([[2.0], [1.0], [-3.0]]))), "float64")
+    assert int(loss.count_correct(y, t)) == 1
+    assert [to_numpy(labels).tolist() for labels in loss.classes(y, t)] == [[1, 1, 0], [1, 0, 1]]
+    assert loss.classes(on.array(Y), on.array(ONE_HOT)) is None
+
+
+def test_a_row_of_several_answers_is_right_as_a_whole(on: Namespace) -> None:
+    y = on.array([[1.0, -1.0], [1.0, 1.0], [-2.0, 3.0]])
+    t = on.array([[1.0, 0.0], [1.0, 0.0], [0.2, 0.9]])
+    assert int(count_correct_multilabel(y, t)) == 2
+    assert float(count_correct_multilabel(y, t, on.array([0.5, 7.0, 0.25]))) == 0.75
+    assert float(count_correct(y, on.array([0, 1, 0]), on.array([0.5, 7.0, 0.25]))) == 0.5
+
+
+def test_the_weights_of_a_setting_are_placed_once(on: Namespace) -> None:
+    for loss in (nn.SoftmaxWithLoss(CLASS_WEIGHT), nn.SigmoidWithLoss(CLASS_WEIGHT)):
+        t = loss.target(on.array(ONE_HOT), N, (CLASSES,), on.backend, "float32")
+        placed = loss._on_device._array
+        assert on.backend.owns(placed)
+        for y in (on.array(Y, "float32"), on.array(-Y, "float32")):
+            loss.forward(y, t)
+            assert loss._on_device._array is placed
+        loss.forward(on.array(Y), on.array(ONE_HOT))
+        assert loss._on_device._array.dtype == on.backend.dtype("float64")
+
+
+@pytest.mark.parametrize(("make", "t"), CASES)
+def test_settings_make_the_loss_again(make: Callable[[], Any], t: np.ndarray) -> None:
+    loss = make()
+    settings = json.loads(json.dumps(loss.config()))
+    assert settings == loss.config()
+    assert type(loss)(**settings).config() == settings
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.SoftmaxWithLoss([1.0, -0.5]), "class_weight must hold numbers of at least 0"),
+        (lambda: nn.SoftmaxWithLoss([0.0, 0.0]), "class_weight must hold numbers of at least 0, one of them above"),
+        (lambda: nn.SoftmaxWithLoss([1.0, math.nan]), "class_weight must hold finite numbers, got [1.0, nan]"),
+        (lambda: nn.SoftmaxWithLoss([1.0, "2"]), "class_weight must hold finite numbers"),
+        (lambda: nn.SoftmaxWithLoss([]), "class_weight must be a list of numbers, got []"),
+        (lambda: nn.SoftmaxWithLoss(0.5), "class_weight must be a list of numbers, got 0.5"),
+        (lambda: nn.SoftmaxWithLoss(label_smoothing=1.0), "label_smoothing must be at least 0 and below 1, got 1.0"),
+        (lambda: nn.SoftmaxWithLoss(label_smoothing=-0.1), "label_smoothing must be"),
+        (lambda: nn.SoftmaxWithLoss(label_smoothing=math.nan), "label_smoothing must be"),
+        (lambda: nn.SigmoidWithLoss(0.0), "pos_weight must be positive, got 0.0"),
+        (lambda: nn.SigmoidWithLoss([1.0, math.inf]), "pos_weight must hold finite numbers"),
+        (lambda: nn.SigmoidWithLoss("2"), "pos_weight must be a list of numbers, got '2'"),
+        (lambda: nn.Huber(0.0), "delta must be positive and finite, got 0.0"),
+        (lambda: nn.Huber(-1), "delta must be positive"),
+        (lambda: nn.Huber(math.nan), "delta must be positive"),
+        (lambda: nn.Huber(math.inf), "delta must be positive"),
+        (lambda: nn.Huber("1"), "delta must be positive"),
+    ],
+)
+def test_bad_settings(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("loss", "t", "message"),
+    [
+        (nn.SoftmaxWithLoss([1.0, 2.0]), [0, 1, 0], "class_weight has 2 numbers for 3 classes"),
+        (nn.SigmoidWithLoss([1.0, 2.0]), np.zeros((3, 3)), "pos_weight has 2 numbers for output rows of shape (3,)"),
+        (nn.SigmoidWithLoss(), np.full((3, 3), 2.0), "takes targets from 0 to 1, got 2.0 to 2.0"),
+        (nn.SigmoidWithLoss(), -np.eye(3), "takes targets from 0 to 1, got -1.0 to"),
+        (nn.SigmoidWithLoss(), [0, 1, 1], "t: expected shape (3, 3)"),
+        (nn.MeanAbsoluteError(), np.full((3, 3), np.nan), "t contains NaN or infinity"),
+        (nn.Huber(), np.zeros((4, 3)), "x has 3 rows, but t has 4"),
+    ],
+)
+def test_targets_that_do_not_fit(on: Namespace, loss: nn.Loss, t: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss.target(t, 3, (3,), on.backend, "float32")

@@ -48,20 +48,39 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(n, 6), draw(6, 5), draw(5)]]
         case "affine_backward":
             return [[draw(n, 5), draw(n, 6), draw(6, 5), draw(6, 5), draw(5), need] for need in (True, False)]
-        case "softmax_cross_entropy" | "count_correct":
-            return [[draw(n, 5), labels], [draw(n, 5), one_hot]]
-        case "softmax_cross_entropy_backward":
-            return [[probabilities, labels], [probabilities, one_hot]]
+        case "softmax_cross_entropy" | "softmax_cross_entropy_backward":
+            first = probabilities if name.endswith("backward") else draw(n, 5)
+            weight, class_weight = np.abs(draw(n)), np.abs(draw(5))
+            settings: list[list[Any]] = [
+                [],
+                [weight],
+                [weight, class_weight, 0.1],
+                [None, class_weight],
+                [None, None, 0.1],
+            ]
+            return [[first, t, *more] for t in (labels, one_hot) for more in settings]
+        case "count_correct":
+            return [[draw(n, 5), t, *more] for t in (labels, one_hot) for more in ([], [np.abs(draw(n))])]
+        case "convolution" | "convolution_backward" | "max_pooling_backward" | "average_pooling_backward":
+            return [image_arguments(name, n, *sizes, draw) for sizes in IMAGES]
         case "dropout_mask":
             return [[draw(n, 5), 0.3, 2**35 + 1, 2, np.array([4])]]
         case "sgd_step":
-            return [[draw(size), draw(size), 0.1] for size in (n, LONG)]
-        case "momentum_step":
-            return [[draw(size), draw(size), draw(size), 0.1, 0.9] for size in (n, LONG)]
-        case "adam_step":
+            return [[draw(size), draw(size), 0.1, *more] for size in (n, LONG) for more in ([], [0.2])]
+        case "momentum_step" | "nesterov_step":
+            return [[*(draw(size) for _ in "pgv"), 0.1, 0.9, *more] for size in (n, LONG) for more in ([], [0.2])]
+        case "adagrad_step" | "rmsprop_step":
+            settings = [0.1, 1e-8] if name == "adagrad_step" else [0.1, 0.9, 1e-8]
             return [
-                [draw(size), draw(size), draw(size), np.abs(draw(size)), t, 1e-3, 0.9, 0.999, 1e-8]
+                [draw(size), draw(size), 1 + np.abs(draw(size)), *settings, *more]
+                for size in (n, LONG)
+                for more in ([], [0.2])
+            ]
+        case "adam_step" | "adamw_step":
+            return [
+                [draw(size), draw(size), draw(size), np.abs(draw(size)), t, 1e-3, 0.9, 0.999, 1e-8, *more]
                 for size, t in ((n, 1), (LONG, 3))
+                for more in ([[]] if name == "adam_step" else []) + [[0.2]]
             ]
         case _:
             parameters = inspect.signature(dispatched()[name]).parameters
@@ -69,14 +88,44 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(n, 5) for _ in required]]
 
 
+# h, w, size, stride, padding
+IMAGES: list[tuple[int, int, tuple[int, int], int | tuple[int, int], int | tuple[int, int]]] = [
+    (6, 5, (3, 3), 1, 1),
+    (7, 8, (2, 2), 2, 0),
+    (8, 6, (3, 2), (1, 3), (1, 0)),
+    (5, 5, (2, 2), 3, 0),
+    (40, 40, (3, 3), 1, 0),  # more than is worked on at a time
+]
+
+
+def image_arguments(name: str, n: int, h: int, w: int, size: Any, stride: Any, padding: Any, draw: Any) -> list[Any]:
+    n = min(n, 7) if h == 40 else n
+    count = functions.convolution.dispatch(object)  # shapes only
+    x, W, b = draw(n, h, w, 3), draw(*size, 3, 4), draw(4)
+    match name:
+        case "convolution":
+            return [x, W, b, stride, padding]
+        case "convolution_backward":
+            dy = draw(*count(x, W, b, stride, padding).shape)
+            return [dy, x, W, draw(*W.shape), draw(4), stride, padding, h != 7]
+        case "max_pooling_backward":
+            x = np.round(x)  # with ties
+            y = functions.max_pooling.dispatch(object)(x, size, stride, padding)
+            return [draw(*y.shape), x, y, size, stride, padding]
+        case _:
+            y = functions.average_pooling.dispatch(object)(x, size, stride, padding)
+            return [draw(*y.shape), x.shape, size, stride, padding]
+
+
 def prepare(value: Any, form: str, move: Callable[[Any], Any]) -> Any:
     """One argument in the form under test: as it is, strided, or (where it is only read) read-only."""
     if not isinstance(value, np.ndarray):
         return value
-    if form == "strided" and value.ndim == 2:
-        wide = np.zeros((value.shape[0] * 2, value.shape[1] * 2), value.dtype)
-        wide[::2, ::2] = value
-        return move(wide)[::2, ::2]
+    if form == "strided" and value.ndim >= 2:
+        every_other = (slice(None, None, 2),) * value.ndim
+        wide = np.zeros([2 * length for length in value.shape], value.dtype)
+        wide[every_other] = value
+        return move(wide)[every_other]
     moved = move(value.copy())
     if form == "readonly":
         moved.flags.writeable = False
@@ -96,7 +145,7 @@ def cases() -> Iterator[Any]:
 
 
 def writes(name: str) -> bool:
-    return name.endswith("_step") or name == "affine_backward"
+    return name.endswith("_step") or name in ("affine_backward", "convolution_backward")
 
 
 @pytest.mark.parametrize(("name", "kind", "form", "n"), list(cases()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,16 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
     ],
     "LayerNormalization": [(lambda: nn.LayerNormalization(4), (4,)), (lambda: nn.LayerNormalization(3), (5, 2, 3))],
     "Dropout": [(lambda: nn.Dropout(0.4), (4,)), (lambda: nn.Dropout(0.0), (2, 3))],
+    "Convolution": [
+        (lambda: nn.Convolution(2, 3, 3, padding=1), (4, 5, 2)),
+        (lambda: nn.Convolution(1, 2, (1, 3), stride=(2, 1)), (5, 4, 1)),
+    ],
+    "MaxPooling": [(lambda: nn.MaxPooling(2), (4, 5, 2)), (lambda: nn.MaxPooling(3, 2, 1), (4, 5, 2))],
+    "AveragePooling": [
+        (lambda: nn.AveragePooling((2, 3)), (5, 6, 2)),
+        (lambda: nn.AveragePooling(3, stride=1, padding=1), (4, 4, 1)),
+    ],
+    "Flatten": [(nn.Flatten, (2, 3, 2)), (nn.Flatten, (4,))],
 }
 CASES = [pytest.param(make, shape, id=f"{name}-{i}") for name in MAKE for i, (make, shape) in enumerate(MAKE[name])]
 
@@ -103,10 +115,81 @@ def test_affine_weights_by_name_number_or_initializer() -> None:
     ],
 )
 def test_bad_input(make: Any, error: type[Exception], message: str) -> None:
-    import re
-
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.zeros(shape, "float32")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Convolution(0, 3, 3), "in_channels must be a positive integer, got 0"),
+        (lambda: nn.Convolution(3, 2.0, 3), "out_channels must be a positive integer, got 2.0"),
+        (lambda: nn.Convolution(1, 2, 0), "kernel_size must be an integer of at least 1, or a pair of them, got 0"),
+        (lambda: nn.Convolution(1, 2, (3, 3, 3)), "kernel_size must be an integer of at least 1"),
+        (lambda: nn.Convolution(1, 2, 3, stride=(1, 0)), "stride must be an integer of at least 1"),
+        (lambda: nn.Convolution(1, 2, 3, padding=-1), "padding must be an integer of at least 0"),
+        (lambda: nn.Convolution(1, 2, 3, padding="same"), "or a pair of them, got 'same'"),
+        (lambda: nn.Convolution(1, 2, 3, weight="hee"), "Did you mean 'he'?"),
+        (lambda: nn.Convolution(1, 2, 3).forward(images(1, 4, 4, 1)), "no parameter values yet"),
+        (lambda: nn.Convolution(1, 2, 3).initialize().forward(images(4, 4, 1)), "(n, h, w, 1), got (4, 4, 1)"),
+        (lambda: nn.Convolution(1, 2, 3).initialize().forward(images(1, 1, 4, 4)), "(n, h, w, 1), got (1, 1, 4, 4)"),
+        (lambda: nn.Convolution(1, 2, 5).initialize().forward(images(1, 4, 4, 1)), "does not fit an image of (4, 4)"),
+        (lambda: nn.Convolution(1, 2, 5).output_shape((4, 4, 1)), "Convolution: a window of (5, 5) does not fit"),
+        (lambda: nn.Convolution(1, 2, 5).output_shape((9, 9, 3)), "takes images of (h, w, 1), but what comes before"),
+        (lambda: nn.Convolution(1, 2, 5).output_shape((81,)), "takes images of (h, w, 1), but what comes before"),
+        (lambda: nn.MaxPooling(0), "MaxPooling: size must be an integer of at least 1"),
+        (lambda: nn.MaxPooling(2, stride=0), "MaxPooling: stride must be"),
+        (lambda: nn.AveragePooling(3, padding=2), "padding must be at most half the size (3, 3), got (2, 2)"),
+        (lambda: nn.MaxPooling(2).forward(images(4, 4)), "MaxPooling: argument x must have shape (n, h, w, c)"),
+        (lambda: nn.MaxPooling(5).output_shape((4, 4, 1)), "MaxPooling: a window of (5, 5) does not fit"),
+        (lambda: nn.AveragePooling(2).output_shape((16,)), "takes images of (h, w, c), but what comes before"),
+    ],
+)
+def test_bad_images(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+def test_settings_of_images_are_numbers_or_pairs() -> None:
+    assert nn.Convolution(1, 2, 3, 2).config() == nn.Convolution(1, 2, [3, 3], (2, 2), [0, 0]).config()
+    assert nn.MaxPooling(2).config() == nn.MaxPooling((2, 2), (2, 2)).config()
+
+
+def test_a_network_of_convolutions(on: Namespace, tmp_path: Path) -> None:
+    network = nn.convolutional_network((9, 8, 1), 3, channels=(2, 4), hidden_size=5)
+    rng = np.random.default_rng(6)
+    x, t = rng.standard_normal((20, 9, 8, 1)).astype("float32"), rng.integers(0, 3, 20)
+    assert list(network.params) == ["W1", "b1", "W2", "b2", "W3", "b3", "W4", "b4"]
+    before = network.loss(x, t)
+    given, target = network.data(x, t)
+    for _ in range(20):
+        network.loss_and_output(given, target)
+        network.backward()
+        network.buffer.data[...] = network.buffer.data - 0.1 * network.buffer.grad
+    assert network.loss(x, t) < before
+    network.save(tmp_path / "m.safetensors")
+    again = nn.load(tmp_path / "m.safetensors")
+    y = network.predict(x)
+    assert_close(again.predict(x), y, "float32")
+    assert_close(network.predict(x[0]), y[0, ...], "float32", terms=40)  # one image gives one row
+    assert_close(again.predict(x[:0]), np.zeros((0, 3), "float32"), "float32")
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, any, any, 1\), got \(20, 9, 8\)"):
+        network.predict(x[..., 0])
+
+
+def test_networks_of_images_meet_or_are_refused() -> None:
+    convolution, flatten = nn.Convolution(1, 2, 3), nn.Flatten()
+    network = nn.Network([convolution, nn.ReLU(), nn.MaxPooling(2), flatten, nn.Affine(8, 3)])
+    assert network.output_shape((6, 6, 1)) == (3,)
+    with pytest.raises(ValueError, match=r"Affine1 takes rows of shape \(8,\)"):
+        network.loss(images(2, 8, 8, 1), [0, 1])
+    assert tuple(nn.Network([nn.Flatten(), nn.Affine(16, 3)]).predict(images(2, 4, 4)).shape) == (2, 3)
+    with pytest.raises(ValueError, match=r"Affine2 takes rows of shape \(4,\)"):
+        nn.Network([nn.Flatten(), nn.Affine(16, 3), nn.Affine(4, 2)])
 
 
 def test_two_libraries_that_meet_in_a_layer_are_both_named() -> None:

@@ -22,20 +22,45 @@ X = RNG.standard_normal((N, 8)).astype("float32")
 T = (X @ RNG.standard_normal((8, 3))).argmax(axis=1)
 
 
+FIT = ("sample_weight", "validation", "callbacks", "progress")
+LEARNING_RATES = {"adam": 0.01, "adamw": 0.01, "rmsprop": 0.01, "adagrad": 0.1}
+WEIGHT = RNG.uniform(0, 2, N)
+
+# everything that a step can have beside the plain pass and update
+FEATURES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "sample_weight": {"sample_weight": WEIGHT},
+    "class_weight": {"loss": nn.SoftmaxWithLoss([1.0, 2.0, 0.5], 0.1)},
+    "accumulate": {"batch_size": 8, "accumulate": 4},
+    "clip_norm": {"clip_norm": 0.2},
+    "schedule": {"optimizer": nn.Momentum(lr=nn.WarmUp(nn.OneCycle(0.3, steps=15), steps=5), weight_decay=1e-3)},
+    "callbacks": {"callbacks": [nn.EarlyStopping("loss", patience=1)]},
+}
+FEATURES["all"] = {name: value for settings in FEATURES.values() for name, value in settings.items()}
+
+
 def make(loss: nn.Loss | None = None, dtype: str = "float32") -> nn.Network:
     return nn.Network([nn.Affine(8, 16), nn.ReLU(), nn.Affine(16, 3)], loss, seed=1, dtype=dtype)
 
 
-def train(epochs: int = 3, optimizer: nn.Optimizer | None = None, **settings: Any) -> nn.Trainer:
-    trainer = nn.Trainer(make(), optimizer or nn.Adam(lr=0.01), batch_size=32, seed=2)
-    trainer.fit(X, T, epochs, **settings)
+def trainer_of(settings: dict[str, Any], net: nn.Network | None = None) -> tuple[nn.Trainer, dict[str, Any]]:
+    """A trainer with `settings`, and those of them that are for its fit."""
+    settings = {"optimizer": nn.Adam(lr=0.01), "batch_size": 32, "seed": 2, **settings}
+    net = make(settings.pop("loss", None)) if net is None else net
+    fit = {name: settings.pop(name) for name in FIT if name in settings}
+    return nn.Trainer(net, settings.pop("optimizer"), **settings), fit
+
+
+def train(epochs: int = 3, **settings: Any) -> nn.Trainer:
+    trainer, fit = trainer_of(settings)
+    trainer.fit(X, T, epochs, **fit)
     return trainer
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_whole_network_trains(on: Namespace, name: str) -> None:
     net = make()
-    trainer = nn.Trainer(net, OPTIMIZERS[name](lr=0.01 if name == "adam" else 0.3), batch_size=32)
+    trainer = nn.Trainer(net, OPTIMIZERS[name](lr=LEARNING_RATES.get(name, 0.3)), batch_size=32)
     history = trainer.fit(on.array(X), on.array(T), epochs=15, validation=(on.array(X), on.array(T)))
     assert len(history) == trainer.epoch == 15
     assert history.loss[-1] < 0.5 * history.loss[0]
@@ -72,9 +97,9 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_of_its_own(monkeypatch: pyt
     seen: list[np.ndarray] = []
     original = nn.Trainer._step
 
-    def step(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+    def step(self: nn.Trainer, rows: Any, *rest: Any) -> None:
         seen.append(to_numpy(rows))
-        original(self, x, t, rows)
+        original(self, rows, *rest)
 
     monkeypatch.setattr(nn.Trainer, "_step", step)
     train(epochs=2)
@@ -113,6 +138,49 @@ def test_one_hot_targets_and_regression(on: Namespace) -> None:
     assert history.accuracy == history.val_accuracy == []
 
 
+# --- clipping and accumulation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["plain", "class_weight"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 3), (10, 3), (6, 6), (36, 1), (5, 100)])
+def test_accumulated_batches_are_one_larger_batch(
+    on: Namespace, loss: str, weighted: bool, batch_size: int, accumulate: int
+) -> None:
+    """Steps of 36 (or 30, or all 230) rows, the last of an epoch shorter, its last batch shorter still."""
+    weight = np.where(np.random.default_rng(4).random(N) < 0.3, 0.0, WEIGHT) if weighted else None
+    runs = []
+    for size, count in ((batch_size * accumulate, 1), (batch_size, accumulate)):
+        net = make(nn.SoftmaxWithLoss([1.0, 2.0, 0.5], 0.1) if loss == "class_weight" else None, dtype="float64")
+        trainer = nn.Trainer(net, nn.Adam(lr=0.01), batch_size=min(size, N), accumulate=count, seed=3, clip_norm=0.5)
+        history = trainer.fit(X, T, 2, sample_weight=weight)
+        runs.append((to_numpy(net.buffer.data), history, trainer.state["t"]))
+    (values, history, steps), (other_values, other, other_steps) = runs
+    assert steps == other_steps == 2 * -(-N // (batch_size * accumulate))
+    assert other.loss == pytest.approx(history.loss, rel=1e-12)
+    assert other.accuracy == pytest.approx(history.accuracy, rel=1e-12)
+    # up to 46 steps of Adam, whose division makes more of the last bits where a gradient is near zero
+    np.testing.assert_allclose(other_values, values, rtol=0, atol=1e-10)
+
+
+def test_accumulation_leaves_the_gradient_of_the_whole_step() -> None:
+    net = make(dtype="float64")
+    nn.Trainer(net, nn.SGD(lr=1e-300), batch_size=7, accumulate=1000).fit(X, T)
+    gradients = {name: values.copy() for name, values in net.grads.items()}
+    for name, expected in net.gradient(X, T).items():
+        np.testing.assert_allclose(gradients[name], expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("limit", [0.05, 100.0])
+def test_clipping_limits_the_gradient(on: Namespace, limit: float) -> None:
+    net = make(dtype="float64")
+    before = to_numpy(net.buffer.data).copy()
+    gradient = np.concatenate([to_numpy(g).ravel() for g in net.gradient(X, T).values()])
+    nn.Trainer(net, nn.SGD(lr=1.0), batch_size=N, clip_norm=limit).fit(X, T)
+    expected = gradient * min(1.0, limit / (np.linalg.norm(gradient) + 1e-6))
+    np.testing.assert_allclose(before - to_numpy(net.buffer.data), expected, rtol=0, atol=1e-13)
+
+
 # --- a step is a device program ------------------------------------------------------------------------------------
 
 
@@ -136,18 +204,21 @@ def host_reads() -> Iterator[Callable[[], int]]:
     patch.undo()
 
 
-def test_no_step_reads_the_device(host_reads: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("features", FEATURES)
+def test_no_step_reads_the_device(
+    host_reads: Callable[[], int], monkeypatch: pytest.MonkeyPatch, features: str
+) -> None:
     inside = []
     original = nn.Trainer._step
 
-    def step(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+    def step(self: nn.Trainer, *batch: Any) -> None:
         before = host_reads()
-        original(self, x, t, rows)
+        original(self, *batch)
         inside.append(host_reads() - before)
 
     monkeypatch.setattr(nn.Trainer, "_step", step)
     with nn.using("array_api_strict:device1"):
-        train(epochs=1)
+        train(epochs=1, **FEATURES[features])
     assert inside == [0] * 8
     assert host_reads() > 0  # the count does count: the loss is read after the epoch
 
@@ -171,26 +242,28 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = nn.Trainer._step
     count = 0
 
-    def interrupted(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+    def interrupted(self: nn.Trainer, *batch: Any) -> None:
         nonlocal count
         count += 1
         if count == step:
             signal.raise_signal(signal.SIGINT)
-        original(self, x, t, rows)
+        original(self, *batch)
 
     monkeypatch.setattr(nn.Trainer, "_step", interrupted)
 
 
-def test_ctrl_c_finishes_the_step_and_a_later_fit_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = train(epochs=3)
+@pytest.mark.parametrize("features", FEATURES)
+def test_ctrl_c_finishes_the_step_and_a_later_fit_goes_on(monkeypatch: pytest.MonkeyPatch, features: str) -> None:
+    settings = FEATURES[features]
+    reference = train(epochs=3, **settings)
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         interrupt_at(11, patch)  # the third of the second epoch's eight steps
-        trainer = train(epochs=3)
+        trainer = train(epochs=3, **settings)
     assert signal.getsignal(signal.SIGINT) is handler
     assert trainer.history.interrupted
     assert (trainer.epoch, trainer.position, len(trainer.history)) == (1, 3, 1)
-    history = trainer.fit(X, T, epochs=2)
+    history = trainer.fit(X, T, epochs=2, **trainer_of(settings)[1])
     assert not history.interrupted
     assert history.loss == reference.history.loss
     assert trainer.network.buffer.data.tobytes() == reference.network.buffer.data.tobytes()
@@ -199,10 +272,10 @@ def test_ctrl_c_finishes_the_step_and_a_later_fit_goes_on(monkeypatch: pytest.Mo
 def test_the_second_ctrl_c_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     original = nn.Trainer._step
 
-    def twice(self: nn.Trainer, x: Any, t: Any, rows: Any) -> None:
+    def twice(self: nn.Trainer, *batch: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        original(self, x, t, rows)
+        original(self, *batch)
 
     monkeypatch.setattr(nn.Trainer, "_step", twice)
     with pytest.raises(KeyboardInterrupt):
@@ -230,8 +303,11 @@ def test_a_diverging_run_stops_with_the_last_good_values(on: Namespace) -> None:
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 5), (2, 3), (2, 8)])
-def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int) -> None:
-    """A layer that gives NaN once, at a step that we choose."""
+@pytest.mark.parametrize("features", FEATURES)
+def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int, features: str) -> None:
+    """A layer that gives NaN once, at a step that we choose; the network is left as it was before."""
+    settings = {"optimizer": nn.SGD(lr=0.1), **FEATURES[features]}
+    loss = settings.pop("loss", None)
 
     class Faulty(nn.Layer):
         calls = 0
@@ -246,21 +322,22 @@ def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int) -> Non
         def values_seen(self) -> bool:
             return trainer.state["t"] == (epoch - 1) * 8 + step - 1
 
-    net = nn.Network([nn.Affine(8, 16), Faulty(), nn.Affine(16, 3)], seed=1)
-    trainer = nn.Trainer(net, nn.SGD(lr=0.1), batch_size=32, seed=2)
+    net = nn.Network([nn.Affine(8, 16), Faulty(), nn.Affine(16, 3)], loss, seed=1)
+    trainer, fit = trainer_of(settings, net)
     with pytest.raises(nn.NumericalError, match=f"epoch {epoch}, step {step}: .*the gradient of Faulty1"):
-        trainer.fit(X, T, 3)
+        trainer.fit(X, T, 3, **fit)
     assert trainer.state["t"] == (epoch - 1) * 8 + step - 1
-    healthy = nn.Network([nn.Affine(8, 16), nn.Affine(16, 3)], seed=1)
-    reference = nn.Trainer(healthy, nn.SGD(lr=0.1), batch_size=32, seed=2)
+    healthy = nn.Network([nn.Affine(8, 16), nn.Affine(16, 3)], loss, seed=1)
+    reference, fit = trainer_of(settings, healthy)
     if epoch == 2:
-        reference.fit(X, T, 1)
-    batches = reference._batches(N)
-    reference._figures = np.zeros((2, 8), "float32")
-    x, t = healthy.data(X, T)
-    for reference.position in range(step - 1):
-        reference._step(x, t, batches[reference.position])
+        reference.fit(X, T, 1, **fit)
+    run, order = reference.network.backend.compile(reference._step, reference.network.buffer), reference._order(N)
+    figures, data = np.zeros((4, 8), "float32"), reference._checked(X, T, "x", settings.get("sample_weight"))
+    rows_per_step = reference.batch_size * reference.accumulate
+    for i in range(step - 1):
+        run(i, rows_per_step, order, figures, reference.state, reference.optimizer, *data)
     assert net.buffer.data.tobytes() == healthy.buffer.data.tobytes()
+    assert int(net.buffer.clock[0]) == int(healthy.buffer.clock[0])
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -271,6 +348,10 @@ def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int) -> Non
     [
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
         ({"batch_size": 1.5}, "batch_size must be a positive integer, got 1.5"),
+        ({"accumulate": 0}, "accumulate must be a positive integer, got 0"),
+        ({"accumulate": 2.0}, "accumulate must be a positive integer, got 2.0"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive and finite, got 0.0"),
+        ({"clip_norm": "1"}, "clip_norm must be a number, got '1'"),
         ({"batch_size": N + 1}, "batch_size is 231, but the data has only 230 rows"),
         ({"seed": -1}, "seed must be an integer"),
         ({"epochs": 0}, "epochs must be a positive integer, got 0"),
@@ -288,11 +369,10 @@ def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int) -> Non
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     net = make()
     before = net.buffer.data.tobytes()
-    arguments = {"x": X, "t": T, "batch_size": 32, "seed": 0, "epochs": 1, "validation": None, **change}
+    arguments = {"x": X, "t": T, "epochs": 1, "validation": None, "batch_size": 32, "seed": 0, **change}
+    fit = {name: arguments.pop(name) for name in ("x", "t", "epochs", "validation")}
     with pytest.raises(ValueError, match=message):
-        nn.Trainer(net, nn.SGD(), batch_size=arguments["batch_size"], seed=arguments["seed"]).fit(
-            arguments["x"], arguments["t"], arguments["epochs"], validation=arguments["validation"]
-        )
+        nn.Trainer(net, nn.SGD(), **arguments).fit(**fit)
     assert net.buffer.data.tobytes() == before
 
 

@@ -1,0 +1,234 @@
+"""How fast does this library train and predict on a CPU, beside its peers, in one run?
+
+    pip install ".[bench]"
+    python ci/bench/cpu.py --json record.json --plot picture.png
+
+All programs train the same networks on the same MNIST images, one epoch each in turn, so that a machine whose speed
+drifts is as slow for one as for the others. Figures are medians over the epochs; the first epoch of each (compiling,
+warming up) is outside the clock. A library that is not installed is left out, by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from programs import PROGRAMS, THREADS, Ours, Products, Task
+
+import nnbackend as nn
+
+NETWORKS = (((784, 50, 10), 100), ((784, 256, 128, 10), 128), ((784, 1024, 1024, 10), 256))
+LIBRARIES = {"nnbackend": "nnbackend", "PyTorch": "torch", "JAX": "jax", "scikit-learn": "sklearn", "thinc": "thinc"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=5, help="epochs on the clock (default: 5)")
+    parser.add_argument("--rows", type=int, default=60_000, help="training rows; the large network takes a quarter")
+    parser.add_argument("--networks", type=int, nargs="*", default=[0, 1, 2], help="which of the three networks")
+    parser.add_argument("--skip", nargs="*", default=[], help="names of programs to leave out")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+
+    data = nn.datasets.mnist()
+    x, t = np.ascontiguousarray(data.x_train), np.ascontiguousarray(data.t_train)
+    record: dict[str, Any] = {"machine": machine(), "data": data.source, "training": [], "missing": {}}
+    print(f"{record['machine']}\ndata: {data.source}, {len(x)} rows")
+    for number in arguments.networks:
+        sizes, batch = NETWORKS[number]
+        rows = arguments.rows // 4 if number == 2 else arguments.rows
+        for optimizer in ("sgd", "adam"):
+            task = Task(sizes, batch, optimizer, x[:rows], t[:rows])
+            record["training"].append(train(task, arguments.epochs, arguments.skip, record["missing"]))
+    record["prediction"] = predict(x, t, arguments.skip)
+    record["import"] = imports()
+    record["size"] = sizes_installed()
+    record["memory"] = peak_memory(arguments.skip)
+    for name, cause in record["missing"].items():
+        print(f"left out: {name} ({cause})")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+    if arguments.plot:
+        draw(record, arguments.plot)
+
+
+def train(task: Task, epochs: int, skip: list[str], missing: dict[str, str]) -> dict[str, Any]:
+    """Every program in turn, `epochs` times; medians in microseconds per step."""
+    programs = []
+    for kind in (*PROGRAMS, Products):
+        if kind.name in skip:
+            continue
+        try:
+            program = kind(task)
+            program.epoch()
+        except Exception as error:
+            missing[kind.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            continue
+        programs.append(program)
+    seconds: dict[str, list[float]] = {program.name: [] for program in programs}
+    losses: dict[str, float] = {}
+    for _ in range(epochs):
+        for program in programs:
+            began = time.perf_counter()
+            losses[program.name] = program.epoch()
+            seconds[program.name].append((time.perf_counter() - began) / task.steps)
+    us = {name: statistics.median(values) * 1e6 for name, values in seconds.items()}
+    print(f"\n{'-'.join(map(str, task.sizes))}, batch {task.batch}, {task.optimizer}")
+    print(f"  {'':24}{'us/step':>9}{'samples/s':>12}{'ours is':>10}{'over products':>15}{'loss':>9}")
+    for name, value in us.items():
+        faster = f"{value / us[Ours.name]:.2f}x"
+        print(
+            f"  {name:24}{value:9.0f}{task.batch / value * 1e6:12,.0f}{faster:>10}"
+            f"{value / us[Products.name]:15.2f}{losses[name]:9.4f}"
+        )
+    spread = {name: [min(values) * 1e6, max(values) * 1e6] for name, values in seconds.items()}
+    return {
+        "network": task.sizes,
+        "batch": task.batch,
+        "optimizer": task.optimizer,
+        "us_per_step": us,
+        "min_max": spread,
+        "loss": losses,
+    }
+
+
+def predict(x: np.ndarray, t: np.ndarray, skip: list[str]) -> dict[str, dict[str, float]]:
+    """One row, and 10,000 rows, of 784-50-10: medians of calls made in turn, in microseconds."""
+    task = Task((784, 50, 10), 100, "sgd", x[:2000], t[:2000])
+    programs = []
+    for kind in PROGRAMS:
+        if kind.name in skip or kind.name in ("PyTorch eager, foreach", "torch.compile", "JAX scan"):
+            continue  # they predict as their siblings do
+        try:
+            program = kind(task)
+            program.epoch()
+            programs.append(program)
+        except Exception:
+            continue
+    result: dict[str, dict[str, float]] = {program.name: {} for program in programs}
+    for rows, rounds, calls in ((1, 15, 200), (10_000, 15, 3)):
+        batch = np.ascontiguousarray(x[:rows])
+        times: dict[str, list[float]] = {program.name: [] for program in programs}
+        for round_ in range(rounds + 1):
+            for program in programs:
+                began = time.perf_counter()
+                for _ in range(calls):
+                    program.predict(batch)
+                if round_:
+                    times[program.name].append((time.perf_counter() - began) / calls * 1e6)
+        for name, values in times.items():
+            result[name][str(rows)] = statistics.median(values)
+    print("\nprediction, 784-50-10: us for one row, us for 10,000 rows")
+    for name, values in result.items():
+        print(f"  {name:24}" + "".join(f"{values[rows]:12.1f}" for rows in ("1", "10000")))
+    return result
+
+
+def imports(rounds: int = 7) -> dict[str, float]:
+    """Seconds of a fresh interpreter that imports each library, less one that imports nothing; in turn, medians."""
+    code = {"nothing": "pass", "NumPy": "import numpy", **{k: f"import {v}" for k, v in LIBRARIES.items()}}
+    code["scikit-learn"] = "from sklearn.neural_network import MLPClassifier"
+    code["JAX"] = "import jax, jax.numpy"
+    code["thinc"] = "import thinc.api"
+    times: dict[str, list[float]] = {name: [] for name in code}
+    for round_ in range(rounds + 1):
+        for name, statement in list(code.items()):
+            began = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", statement], capture_output=True, check=False)
+            if done.returncode:
+                del code[name], times[name]
+            elif round_:
+                times[name].append(time.perf_counter() - began)
+    base = statistics.median(times.pop("nothing"))
+    result = {name: statistics.median(values) - base for name, values in times.items()}
+    print("\nimport, seconds beyond an empty interpreter")
+    for name, value in result.items():
+        print(f"  {name:24}{value:9.3f}{value / result['NumPy']:9.2f} of NumPy's")
+    return result
+
+
+def sizes_installed() -> dict[str, float]:
+    """Megabytes of each library's own files, without what it depends on."""
+    result = {}
+    for name, distribution in {**LIBRARIES, "JAX": "jaxlib", "scikit-learn": "scikit-learn"}.items():
+        try:
+            if name == "nnbackend":  # an editable install lists no files of its own
+                files = [path for path in Path(nn.__file__).parent.rglob("*") if "__pycache__" not in path.parts]
+            else:
+                listed = importlib.metadata.files(distribution) or []
+                files = [Path(str(file.locate())) for file in listed if "__pycache__" not in str(file)]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        result[name] = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+    print("\ninstalled size, MB")
+    for name, value in result.items():
+        print(f"  {name:24}{value:9.1f}")
+    return result
+
+
+def peak_memory(skip: list[str]) -> dict[str, float]:
+    """Peak resident megabytes of a process that trains 784-256-128-10 with Adam for one epoch."""
+    program = (
+        "import resource, sys; sys.path.insert(0, {folder!r}); import numpy as np, nnbackend as nn, programs\n"
+        "d = nn.datasets.mnist(); task = programs.Task((784, 256, 128, 10), 128, 'adam', d.x_train, d.t_train)\n"
+        "programs.{kind}(task).epoch(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    result = {}
+    for kind in PROGRAMS:
+        if kind.name not in skip:
+            code = program.format(folder=str(Path(__file__).parent), kind=kind.__name__)
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                result[kind.name] = float(done.stdout.split()[-1])
+    print("\npeak memory, MB (784-256-128-10, Adam, one epoch)")
+    for name, value in result.items():
+        print(f"  {name:24}{value:9.0f}")
+    return result
+
+
+def machine() -> str:
+    versions = []
+    for name in ("nnbackend", "numpy", "torch", "jax", "scikit-learn", "thinc"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    model = platform.processor() or platform.machine()
+    cpu = Path("/proc/cpuinfo")
+    if cpu.exists():
+        names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {THREADS} threads, Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    runs = record["training"]
+    figure = Figure(figsize=(4 * max(1, len(runs) // 2), 6.4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(2, max(1, len(runs) // 2), squeeze=False).T.reshape(-1))
+    for ax, run in zip(axes, runs, strict=False):
+        us = run["us_per_step"]
+        names = sorted(us, key=us.__getitem__, reverse=True)
+        colours = [
+            "#0072B2" if name == Ours.name else "#999999" if name == Products.name else "#E69F00" for name in names
+        ]
+        ax.barh(names, [us[name] for name in names], color=colours)
+        ax.set_title(f"{'-'.join(map(str, run['network']))}, batch {run['batch']}, {run['optimizer']}", fontsize=10)
+        ax.set_xlabel("µs per step (less is better)")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

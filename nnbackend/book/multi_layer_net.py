@@ -1,0 +1,20 @@
+"""The book's common.multi_layer_net."""
+
+from __future__ import annotations
+
+from nnbackend.book.multi_layer_net_extend import MultiLayerNetExtend
+
+
+class MultiLayerNet(MultiLayerNetExtend):
+    """A fully connected network with weight decay; see MultiLayerNetExtend for the arguments."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size_list: list[int],
+        output_size: int,
+        activation: str = "relu",
+        weight_init_std: str | float = "relu",
+        weight_decay_lambda: float = 0,
+    ):
+        super().__init__(input_size, hidden_size_list, output_size, activation, weight_init_std, weight_decay_lambda)

@@ -1,0 +1,124 @@
+"""Matrix products through a cuBLAS handle of one's own: CuPy's cannot be captured, and knows no choice of precision.
+
+Nothing here imports CuPy: arrays come in, and their addresses go out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+from nnbackend.errors import unknown_name
+from nnbackend.functions.array import Array
+
+# cublasComputeType_t for products of float32 arrays; sums are float32 in all three, and so are the results
+PRECISIONS = {"float32": 68, "tf32": 77, "bfloat16": 75}
+_FLOAT64 = 70
+_TYPES = {"f": 0, "d": 1}  # cudaDataType_t by dtype.char
+_DEFAULT_ALGORITHM = -1
+
+_precision = "float32"
+_captured: ContextVar[Handle | None] = ContextVar("nnbackend_captured_handle", default=None)
+
+
+def set_precision(name: str) -> None:
+    """What products of float32 arrays may round their factors to: "float32" (nothing), "tf32" (10 bits of fraction)
+    or "bfloat16" (7 bits); arrays, and so the master weights, stay float32. Raises ValueError for another name.
+    """
+    global _precision
+    if name not in PRECISIONS:
+        raise ValueError(unknown_name("precision", name, PRECISIONS))
+    _precision = name
+
+
+class Handle:
+    """A cuBLAS handle. stream: the address of the stream that it works on, or None for the one given with each call;
+    workspace: device memory that it may write to, kept alive here (a captured product must not allocate its own).
+    """
+
+    def __init__(self, stream: int | None = None, workspace: Array = None):
+        self._library, self._handle = library(), ctypes.c_void_p()
+        self._bound, self._workspace = stream is not None, workspace
+        self._call("cublasCreate_v2", ctypes.byref(self._handle))
+        weakref.finalize(self, self._library.cublasDestroy_v2, self._handle).atexit = False
+        if stream is not None:
+            self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
+        if workspace is not None:  # after the stream: setting that takes the workspace away
+            address, size = ctypes.c_void_p(workspace.data.ptr), ctypes.c_size_t(workspace.nbytes)
+            self._call("cublasSetWorkspace_v2", self._handle, address, size)
+
+    def matmul(self, a: Array, b: Array, out: Array, stream: int) -> None:
+        """out <- a b. a: (n, k), b: (k, m), out: (n, m), all float32 or all float64, each with an axis of stride 1;
+        out's is the last.
+        """
+        if not self._bound:
+            self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
+        (n, k), m, real = a.shape, b.shape[1], a.dtype.char
+        compute = PRECISIONS[_precision] if real == "f" else _FLOAT64
+        number = ctypes.c_float if real == "f" else ctypes.c_double
+        (transpose_a, lead_a), (transpose_b, lead_b), (_, lead) = layout(a), layout(b), layout(out)  # type: ignore[misc]
+        kind, one, zero = _TYPES[real], number(1), number(0)
+        # cuBLAS numbers columns first: in its eyes these are the transposes, and out^T = b^T a^T
+        factor_b = (ctypes.c_void_p(b.data.ptr), kind, lead_b)
+        factor_a = (ctypes.c_void_p(a.data.ptr), kind, lead_a)
+        product = (ctypes.c_void_p(out.data.ptr), kind, lead)
+        shape = (transpose_b, transpose_a, m, n, k)
+        scales = ctypes.byref(one), ctypes.byref(zero)
+        self._call(
+            "cublasGemmEx",
+            *(self._handle, *shape, scales[0], *factor_b, *factor_a, scales[1], *product),
+            *(compute, _DEFAULT_ALGORITHM),
+        )
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status != 0:
+            raise RuntimeError(f"{name} returned cuBLAS status {status}")
+
+
+def layout(x: Array) -> tuple[int, int] | None:
+    """Is the matrix x stored transposed (1) or not (0), and how far are its rows, or columns, apart? None where
+    neither axis has stride 1.
+    """
+    rows, columns = x.shape
+    row, column = (stride // x.itemsize for stride in x.strides)
+    if (column == 1 or columns == 1) and (row >= columns or rows == 1):
+        return 0, max(row, columns)
+    if (row == 1 or rows == 1) and (column >= rows or columns == 1):
+        return 1, max(column, rows)
+    return None
+
+
+def handle(device: int) -> Handle | None:
+    """What products on a device must go through: the handle of the capture under way, one of our own where a
+    precision is chosen, or (None) CuPy.
+    """
+    return _captured.get() or (None if _precision == "float32" else _shared(device))
+
+
+@contextmanager
+def capturing(own: Handle) -> Iterator[None]:
+    """Within the block every product goes through `own`."""
+    token = _captured.set(own)
+    try:
+        yield
+    finally:
+        _captured.reset(token)
+
+
+@cache
+def _shared(device: int) -> Handle:
+    return Handle()  # on the current device, which is this one
+
+
+@cache
+def library() -> Any:
+    """cuBLAS, from wherever CuPy takes it."""
+    found = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublas")
+    return ctypes.CDLL(found.abs_path)

@@ -1,0 +1,185 @@
+"""Why does it not learn? What a stalled network has in common with others, said in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from nnbackend.functions.array import Array, array_namespace, one_hot
+from nnbackend.network import Network
+
+__all__ = ["Diagnosis", "Finding", "diagnose"]
+
+SOLVED = 0.1  # a loss below this part of the constant answer's: what is stuck inside does no harm
+SAME = 0.05  # answers that spread less than this part of what the targets do are nearly the same
+FLAT = 0.01  # an activation whose slope is below this passes hardly any gradient (sigmoid: |x| > 4.6, tanh: > 3)
+MANY_DEAD, MOSTLY_FLAT = 0.25, 0.6  # the parts of a layer from which on dead units, flat outputs are worth a word
+FADED, GROWN = 1e-3, 1e2  # so much smaller or larger has a gradient vanished or exploded, and a value exploded
+
+_SAME_ADVICE = "a larger learning rate or Adam, another initializer or activation (ReLU with He)"
+_FLAT_ADVICE = "smaller initial weights (Xavier), inputs scaled to about 1, or an activation that is not bounded (ReLU)"
+_DEAD_ADVICE = "a smaller learning rate, the He initializer, or an activation that is flat nowhere (LeakyReLU)"
+_FADED_ADVICE = "ReLU with He, larger initial weights (Xavier), BatchNormalization, Adam, or fewer layers"
+_GROWN_ADVICE = "smaller initial weights (He, Xavier), inputs scaled to about 1, a smaller learning rate"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that hinders learning: in which layer (or "output"), what it is, what to try."""
+
+    layer: str
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.what}. Try {self.advice}."
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found. loss: the mean loss; constant_loss: that of one and the same answer, the mean of the
+    network's outputs, for every input. `str()` says it all in words.
+    """
+
+    loss: float
+    constant_loss: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Was nothing found?"""
+        return not self.findings
+
+    def __str__(self) -> str:
+        head = f"loss {self.loss:.4g}; the same answer for every input would cost {self.constant_loss:.4g}"
+        if self.ok:
+            return f"{head}. Nothing hinders learning."
+        return "\n".join([f"{head}.", *(f"- {finding}" for finding in self.findings)])
+
+
+def diagnose(net: Network, x: Any, t: Any) -> Diagnosis:
+    """Look for what keeps `net` from learning the targets t of the rows x, in inference mode.
+
+    It finds answers that are nearly the same for every input, saturated and dead units, gradients that vanish or
+    explode on their way down, values that explode or are not finite. Layers are judged by what they do to these rows
+    and to a gradient, never by their kind. A network that has learnt its rows (a tenth of the constant answer's loss)
+    has no findings, whatever it looks like inside.
+
+    Ask after some training: a fresh network often answers the same for every input, as small weights will have it.
+
+    x: (n, ...) rows, some hundred are enough; t: n targets, as the network's loss takes them. The network's parameters
+    and gradients stay as they are. Raises ValueError for data that does not fit the network.
+    """
+    x, t = net.data(x, t)
+    xp = net.backend.xp
+    gradient = xp.asarray(net.buffer.grad, copy=True)
+    try:
+        return _diagnose(net, x, t)
+    finally:
+        net.buffer.grad[...] = gradient
+
+
+def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:
+    xp, loss_layer = net.backend.xp, net.loss_layer
+    outputs: dict[str, Array] = {}
+    y = x
+    for name, layer in net.layers.items():
+        y = outputs[name] = layer.forward(y)
+    constant = float(loss_layer.forward(xp.zeros_like(y) + xp.mean(y, axis=0, keepdims=True), t))
+    loss = float(loss_layer.forward(y, t))
+    broken = [name for name, y in outputs.items() if not xp.all(xp.isfinite(y))]
+    if broken or not loss < float("inf"):
+        place, what = (broken[0], "its output is") if broken else ("output", "the loss is")
+        return Diagnosis(loss, constant, (Finding(place, f"{what} not finite", _GROWN_ADVICE),))
+    if loss < SOLVED * constant:
+        return Diagnosis(loss, constant, ())
+    arriving, slopes = _gradients(net, outputs)
+    usual = max(1.0, _size(x), _size(t) if t.dtype == x.dtype else 0.0)  # labels have no size
+    causes = [*_stuck_units(outputs, slopes), *_faded_or_grown(net, arriving), *_large_values(outputs, usual)]
+    advice = "what is advised below" if causes else _SAME_ADVICE
+    return Diagnosis(loss, constant, (*_same_answers(loss_layer.output(y), t, advice), *causes))
+
+
+def _gradients(net: Network, outputs: dict[str, Array]) -> tuple[dict[str, float], dict[str, Array]]:
+    """The size of the gradient that arrives at each layer's output, and the slopes of the elementwise layers."""
+    arriving, slopes = {}, {}
+    dy = net.loss_layer.backward()
+    for name, layer in reversed(net.layers.items()):
+        arriving[name] = _size(dy)
+        if layer.elementwise:  # then a gradient of ones comes back as the slope of every element
+            slopes[name] = layer.backward(net.backend.xp.ones_like(outputs[name]))
+        dy = layer.backward(dy)
+    return arriving, slopes
+
+
+def _same_answers(answers: Array, t: Array, advice: str) -> list[Finding]:
+    if t.shape != answers.shape:
+        if t.ndim != 1 or answers.ndim != 2:
+            return []  # targets of another form than the answers: nothing to compare with
+        t = one_hot(t, answers.shape[1], answers.dtype)
+    wanted, spread = _spread(t), _spread(answers)
+    if spread >= SAME * wanted:
+        return []
+    what = (
+        f"the network answers nearly the same for every input: its answers spread by {spread:.2g}, "
+        f"the targets by {wanted:.2g}"
+    )
+    return [Finding("output", what, advice)]
+
+
+def _stuck_units(outputs: dict[str, Array], slopes: dict[str, Array]) -> list[Finding]:
+    found = []
+    for name, y in outputs.items():
+        if name not in slopes:
+            continue
+        xp = array_namespace(y)
+        rows = tuple(range(y.ndim - 1))  # a unit is one place of the last axis: a neuron, or a channel
+        units, dead = y.shape[-1], _sum(xp.all((y == 0.0) & (slopes[name] == 0.0), axis=rows))
+        flat = _sum((y != 0.0) & (xp.abs(slopes[name]) < FLAT)) / math.prod(y.shape)
+        if dead >= MANY_DEAD * units:
+            what = f"{dead} of {units} units are dead: they answer 0 to every input and pass no gradient"
+            found.append(Finding(name, what, _DEAD_ADVICE))
+        if flat >= MOSTLY_FLAT:
+            what = f"{flat:.0%} of its outputs are saturated: their slope is below {FLAT}, hardly any gradient passes"
+            found.append(Finding(name, what, _FLAT_ADVICE))
+    return found
+
+
+def _faded_or_grown(net: Network, arriving: dict[str, float]) -> list[Finding]:
+    """The first layer with parameters, from the output down, that the gradient reaches much smaller or larger."""
+    sent = next(iter(arriving.values()))
+    for name, size in arriving.items():
+        if sent == 0 or not net.layers[name].parameters():
+            continue
+        if not size < GROWN * sent:
+            what = f"the gradient explodes: it arrives here {size / sent:.2g} times as large as it left the loss"
+            return [Finding(name, what, _GROWN_ADVICE)]
+        if size < FADED * sent:
+            what = f"the gradient vanishes: {size / sent:.2g} of what left the loss arrives here"
+            return [Finding(name, what, _FADED_ADVICE)]
+    return []
+
+
+def _large_values(outputs: dict[str, Array], usual: float) -> list[Finding]:
+    for name, y in outputs.items():
+        if _size(y) >= GROWN * usual:
+            what = f"values explode: {_size(y):.2g} on average, where about {usual:.2g} is usual"
+            return [Finding(name, what, _GROWN_ADVICE)]
+    return []
+
+
+def _size(a: Array) -> float:
+    """The mean magnitude, in host terms."""
+    xp = array_namespace(a)
+    return float(xp.mean(xp.abs(a)))
+
+
+def _spread(a: Array) -> float:
+    """The mean distance of the rows from their mean, per element."""
+    return _size(a - array_namespace(a).mean(a, axis=0, keepdims=True))
+
+
+def _sum(mask: Array) -> int:
+    xp = array_namespace(mask)
+    return int(xp.sum(xp.astype(mask, xp.int64)))

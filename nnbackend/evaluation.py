@@ -1,0 +1,112 @@
+"""How well does a network do? Loss and accuracy, and for a classifier where it goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnbackend.backend import to_numpy
+from nnbackend.functions.array import pieces
+from nnbackend.network import ROWS_AT_ONCE, Network
+
+HostArray = np.ndarray[Any, Any]
+CLASSES_SHOWN = 20  # a larger confusion matrix fits no screen
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found, on the host. `print(evaluation)` shows it as a table.
+
+    loss: the mean, as Network.loss. accuracy: the fraction of rows that are right, None where the loss knows no right
+    and wrong. losses: (n,), the loss of every row. predicted, truth: (n,), the class of every row; they and
+    everything by class are None where a row does not belong to one class (regression, several answers a row).
+    confusion: (classes, classes), how many rows of class i (row) were taken for class j (column).
+    most_wrong: row numbers, largest loss first: of the mistakes, or of all rows where there are no classes.
+    """
+
+    loss: float
+    accuracy: float | None
+    losses: HostArray
+    predicted: HostArray | None = None
+    truth: HostArray | None = None
+    confusion: HostArray | None = None
+
+    @property
+    def most_wrong(self) -> HostArray:
+        order = np.argsort(-self.losses, kind="stable")
+        return order if self.predicted is None else order[(self.predicted != self.truth)[order]]
+
+    @property
+    def precision(self) -> HostArray | None:
+        """(classes,): of the rows taken for a class, the fraction that belongs to it; 0 where there are none."""
+        return None if self.confusion is None else _scores(self.confusion)[0]
+
+    @property
+    def recall(self) -> HostArray | None:
+        """(classes,): of the rows that belong to a class, the fraction taken for it; 0 where there are none."""
+        return None if self.confusion is None else _scores(self.confusion)[1]
+
+    @property
+    def f1(self) -> HostArray | None:
+        """(classes,): the harmonic mean of precision and recall; 0 where both are."""
+        return None if self.confusion is None else _scores(self.confusion)[2]
+
+    def __str__(self) -> str:
+        n = len(self.losses)
+        lines = [f"loss {self.loss:.4f}"]
+        if self.accuracy is not None:
+            lines[0] += f", accuracy {100 * self.accuracy:.2f} % ({round(n * self.accuracy)} of {n} rows)"
+        if self.confusion is not None:
+            columns = _scores(self.confusion).T
+            rows = [
+                *zip(range(n), columns, self.confusion.sum(axis=1), strict=False),
+                ("mean", columns.mean(axis=0), n),
+            ]
+            lines += ["", "class  precision  recall     f1    rows"]
+            lines += [f"{name:>5}  {p:9.3f}  {r:6.3f}  {f:5.3f}  {count:6d}" for name, (p, r, f), count in rows]
+            if len(self.confusion) <= CLASSES_SHOWN:
+                width = max(4, len(str(self.confusion.max())) + 1)
+                header = "".join(f"{j:>{width}}" for j in range(len(self.confusion)))
+                lines += ["", "rows: the truth; columns: what it was taken for", " " * 5 + header]
+                lines += [
+                    f"{i:>5}" + "".join(f"{count or '.':>{width}}" for count in row.tolist())
+                    for i, row in enumerate(self.confusion)
+                ]
+        return "\n".join(lines)
+
+
+def evaluate(network: Network, x: Any, t: Any) -> Evaluation:
+    """Evaluate a network, in inference mode, on rows x, (n, ...), with targets t as its loss takes them.
+
+    The rows go through in pieces; the device is read a few times, whatever their number. Raises ValueError for data
+    that does not fit the network, as Network.loss.
+    """
+    x, t = network.data(x, t)
+    end, xp = network.loss_layer, network.backend.xp
+    losses, classes, correct, width = [], [], 0, 0
+    for piece in pieces(x.shape[0], ROWS_AT_ONCE):
+        y, targets = network.forward(x[piece, ...]), t[piece, ...]
+        losses.append(end.rows(y, targets))
+        labels = end.classes(y, targets)
+        if labels is not None:
+            classes.append(xp.stack(labels))
+            width = max(2, y.shape[1])  # one column tells two classes apart
+        elif end.classifies:
+            correct = correct + end.count_correct(y, targets)
+    on_host = to_numpy(xp.concat(losses)).astype(np.float64)
+    loss = float(on_host.sum() / (float(end.total(t)) or 1.0))
+    if not classes:
+        return Evaluation(loss, float(correct) / len(on_host) if end.classifies else None, on_host)
+    predicted, truth = to_numpy(xp.concat(classes, axis=1))
+    counts = np.bincount(width * truth + predicted, minlength=width * width)
+    return Evaluation(loss, float(np.mean(predicted == truth)), on_host, predicted, truth, counts.reshape(width, width))
+
+
+def _scores(confusion: HostArray) -> HostArray:
+    """Precision, recall and F1 by class: (3, classes)."""
+    right, taken, rows = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
+    parts, wholes = np.stack([right, right, 2 * right]), np.stack([taken, rows, taken + rows])
+    scores: HostArray = np.divide(parts, wholes, out=np.zeros(parts.shape), where=wholes > 0)
+    return scores

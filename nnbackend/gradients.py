@@ -1,0 +1,349 @@
+"""Numerical gradients, and the comparison of backpropagation with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from nnbackend.backend import Backend, describe, resolve, to_numpy
+from nnbackend.functions.array import Array, array_namespace, pieces
+from nnbackend.functions.losses import fraction
+from nnbackend.layers.base import Columns
+from nnbackend.parameters import Parameter
+from nnbackend.random import host_generator
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from nnbackend.network import Network
+
+CHUNK = 2**20  # elements of the widest array that travels: temporaries of 8 MB in float64
+STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
+DIRECTIONS_TRIED = 3
+INPUTS_MOVED = 1000  # by one direction, of a layer's input: each may cross kinks of its own
+NEGLIGIBLE = 1e-4  # of the loss: with smaller derivatives a step of 1e-5 shows little but rounding
+
+# --- by central differences --------------------------------------------------------------------------------------
+
+
+def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float = 1e-4) -> Array:
+    """(f(x + h e_i) - f(x - h e_i)) / (2 h) for every element i of x: an array like x (the book, sections 4.3, 4.4).
+
+    f is called with x itself, changed in place, and returns a number or a 0-d array. So it may also read x from
+    elsewhere: `numerical_gradient(lambda _: net.loss(x, t), net.params["W1"])`. x: any shape, float32 or float64,
+    on any backend; it is restored exactly, also when f raises.
+
+    The error is of order h^2 plus eps |f| / h, with the eps of what f computes in: about 1e-8 in float64, but about
+    1e-3 |f| in float32, where few digits are left. Two calls of f per element: for a whole network see
+    `Network.numerical_gradient`, which is much faster and always computes in float64.
+
+    Raises TypeError where x is no array of real floating numbers or f(x) is no number, ValueError for an x that
+    cannot be written to and for an h that is not positive.
+    """
+    xp, h = _writable(x), _step(h)
+    before = xp.asarray(x, copy=True)
+    gradient = xp.zeros_like(before)
+    for i in product(*map(range, x.shape)):
+        try:
+            x[i] = before[i] + h
+            above = _number(f(x), x)
+            x[i] = before[i] - h
+            gradient[i] = (above - _number(f(x), x)) / (2 * h)
+        finally:
+            x[i] = before[i]
+    return gradient
+
+
+def _writable(x: Any) -> Any:
+    """The namespace of x, after refusing what `numerical_gradient` cannot change step by step."""
+    try:
+        xp = array_namespace(x)
+    except TypeError:
+        raise TypeError(f"x: expected an array of floating numbers, got {describe(x)}") from None
+    if not xp.isdtype(x.dtype, "real floating"):
+        raise TypeError(f"x: expected an array of floating numbers, got dtype {x.dtype}")
+    try:
+        x[...] = x
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"x: cannot be written to ({error}); pass a copy") from error
+    return xp
+
+
+def _step(h: float) -> float:
+    if not (isinstance(h, Real) and math.isfinite(h) and h > 0):
+        raise ValueError(f"h: expected a finite step above 0, got {h!r}")
+    return float(h)
+
+
+def _number(value: Any, x: Array) -> Any:
+    """What f returned, as a number or a 0-d array of x's dtype that no later change of x can reach."""
+    shape = tuple(getattr(value, "shape", ()))
+    if shape:
+        raise TypeError(f"f must return a number or a 0-d array, got shape {shape}")
+    if isinstance(value, type(x)):
+        xp = array_namespace(x)
+        return xp.astype(xp.asarray(value, copy=True), x.dtype, copy=False)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"f must return a number or a 0-d array, got {value!r}") from None
+
+
+def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
+    """See `Network.numerical_gradient`. Many perturbations travel as one batch, and only through the layers that
+    follow the perturbed parameter.
+    """
+    h = _step(h)
+    exact = net.to(net.backend, "float64")
+    x, t = exact.data(*net.data(x, t))
+    xp, loss, layers = exact.backend.xp, exact.loss_layer, list(exact.layers.values())
+    outputs = [x]
+    for layer in layers:
+        outputs.append(layer.forward(outputs[-1]))
+
+    def losses(i: int, parameter: Parameter, elements: range, h: float) -> Array:
+        """The loss of every row with h added to each of `elements`: (n, k)."""
+        y = layers[i].forward_changed(outputs[i], outputs[i + 1], parameter, elements, h)
+        for layer, unchanged in zip(layers[i + 1 :], outputs[i + 2 :], strict=True):
+            y = layer.forward_columns(y, unchanged) if isinstance(y, Columns) else layer.forward(y)
+        rows = loss.rows(y.rows() if isinstance(y, Columns) else y, xp.repeat(t, len(elements), axis=0))
+        return xp.reshape(rows, (-1, len(elements)))
+
+    def gradient(i: int, parameter: Parameter) -> Array:
+        sums = []
+        at_once = max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :]))
+        for piece in pieces(parameter.size, at_once):
+            elements = range(piece.start, piece.stop)
+            # the difference row by row: that of two means would be rounded to the size of the mean
+            sums.append(xp.sum(losses(i, parameter, elements, h) - losses(i, parameter, elements, -h), axis=0))
+        return fraction(xp.reshape(xp.concat(sums), parameter.shape), loss.total(t)) / (2 * h)
+
+    trained = [(i, p) for i, layer in enumerate(layers) for p in layer.parameters().values() if p.trainable]
+    named = zip(net.params, trained, strict=True)
+    return {name: xp.astype(gradient(*place), net.backend.dtype(net.dtype), copy=False) for name, place in named}
+
+
+# --- backpropagation under test ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """One gradient under test: of a parameter, or of a layer's input (name "x").
+
+    projected, sampled: the largest relative error in a random direction, and in one element; against: the largest
+    difference between two backends, relative to the largest element. None where it was not asked for.
+    """
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    projected: float | None
+    sampled: float | None
+    against: float | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """What `check_gradients` found: rows in the order of the layers, the loss last. `str()` is a table."""
+
+    rows: list[GradientRow]
+    tolerance: float
+    against: str | None = None
+    against_tolerance: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Did every row pass?"""
+        return all(row.passed for row in self.rows)
+
+    @property
+    def worst(self) -> GradientRow:
+        """The row that exceeds its tolerance most, or comes nearest to it."""
+        return max(self.rows, key=self._strain)
+
+    @property
+    def at_fault(self) -> str | None:
+        """The layer whose backward is wrong: of those with a row that failed the one nearest to the loss, because an
+        error there spoils every gradient before it. None where all rows passed.
+        """
+        return next((row.layer for row in reversed(self.rows) if not row.passed), None)
+
+    def _strain(self, row: GradientRow) -> float:
+        shares = [error / self.tolerance for error in (row.projected, row.sampled) if error is not None]
+        return max([*shares, 0.0 if row.against is None else row.against / self.against_tolerance])
+
+    def __str__(self) -> str:
+        titles = ["gradient", "layer", "shape", "projected", "sampled", f"against {self.against}", ""]
+        table = [titles]
+        for row in self.rows:
+            errors = ["-" if e is None else f"{e:.1e}" for e in (row.projected, row.sampled, row.against)]
+            table.append([row.name, row.layer, str(row.shape), *errors, "ok" if row.passed else "FAILED"])
+        if self.against is None:
+            table = [[*line[:5], line[6]] for line in table]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+        verdict = "all agree" if self.ok else f"look first at the backward of {self.at_fault}"
+        other = "" if self.against is None else f", {self.against_tolerance:.1g} against {self.against}"
+        return "\n".join([*lines, f"{verdict} (relative tolerance: {self.tolerance:.1g}{other})"])
+
+
+def check_gradients(
+    net: Network,
+    x: Any,
+    t: Any,
+    *,
+    directions: int = 2,
+    samples: int = 4,
+    against: Backend | str | None = None,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+) -> GradientReport:
+    """Compare backpropagation with central differences, layer by layer, for one batch x, t.
+
+    directions, samples: for every parameter, and every layer's input that backpropagation passes, this many random
+    directions (through about 1000 elements of an input) and random elements, two forward passes each, by `seed`.
+    against: another backend, or its name, on which the parameters' gradients are computed as well, for the same
+    values in the network's dtype. They pass when they differ by no more than the square root of its epsilon.
+    tolerance: the largest relative error that passes. Relative means to the derivative, or to what is usual for a
+    random direction where that is larger, or to 1e-4 of the loss.
+
+    It is the training loss that is differentiated, in float64, on a copy: the network stays as it is. Random masks
+    are the same in every pass, batch statistics are part of the function. Kinks (ReLU, max pooling) are no errors.
+    Biases of zero, blank images and what ReLU cut off lie exactly on them: so the values, x, and the input of a
+    layer under test are moved at random by a hundredth of their size. A step may still cross some: shorter ones,
+    1e-5 to 1e-8, and two other directions are tried before a row fails, which would help no gradient that is wrong.
+
+    Raises ValueError for data that does not fit, negative counts, or a tolerance that is not positive; BackendError
+    for a backend that does not work.
+    """
+    for argument, count in (("directions", directions), ("samples", samples)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"{argument}: expected an integer of at least 0, got {count!r}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance: expected a number above 0, got {tolerance!r}")
+    generator = host_generator(seed)
+    x, t = net.data(x, t)
+    other = None if against is None else resolve(against)
+    differences = {} if other is None else _differences(net, other, x, t)
+    allowed = float(net.backend.xp.finfo(net.backend.dtype(net.dtype)).eps) ** 0.5
+
+    trial, rows = _Trial(net, x, t, generator), []
+    for name, layer, gradient, loss in trial.cases():
+        shape, size = tuple(gradient.shape), math.prod(gradient.shape)
+        elements = [int(k) for k in generator.choice(size, min(samples, size), replace=False)]
+        moved = INPUTS_MOVED if name == "x" else size
+        random = [(trial.direction(shape, moved) for _ in range(DIRECTIONS_TRIED)) for _ in range(directions)]
+        projected = [_error(loss, gradient, tries, tolerance) for tries in random]
+        sampled = [_error(loss, gradient, [trial.unit(shape, k)], tolerance) for k in elements]
+        difference = differences.get(name)
+        passed = max([0.0, *projected, *sampled]) <= tolerance and (difference or 0.0) <= allowed
+        errors = max(projected, default=None), max(sampled, default=None)
+        rows.append(GradientRow(name, layer, shape, *errors, difference, passed))
+    return GradientReport(rows, tolerance, None if other is None else other.name, allowed)
+
+
+class _Trial:
+    """A copy of a network in float64, near its values, whose training loss is always computed from the same state."""
+
+    def __init__(self, net: Network, x: Array, t: Array, generator: Generator):
+        self.net, self.generator = net.to(net.backend, "float64"), generator
+        self.layers, self.end, self.buffer = list(self.net.layers.values()), self.net.loss_layer, self.net.buffer
+        x, self.t = self.net.data(x, t)
+        self.x = self._moved(x)
+        for values in self.net.params.values():
+            values[...] = self._moved(values)
+        self.start = self.buffer.snapshot()
+
+    def cases(self) -> Iterator[tuple[str, str, Array, Callable[[Array], float]]]:
+        """For every gradient under test: its name, its layer, what backpropagation says it is, and the loss as a
+        function of what is added to the parameter or the layer's input.
+        """
+        gradients = self.net.gradient(self.x, self.t)
+        self.buffer.restore(self.start)
+        names, x, passed = iter(gradients), self.x, False
+        for i, layer in enumerate(self.layers):
+            if passed:  # by backpropagation, on the way to a parameter
+                yield "x", layer.name, *self._input_case(i, self._moved(x))
+            for parameter in layer.parameters().values():
+                if parameter.trainable:
+                    name, passed = next(names), True
+                    yield name, layer.name, gradients[name], partial(self._loss_with, parameter, i, x)
+            x = self._forward(i, x, i + 1)
+        yield "x", str(self.end), *self._input_case(len(self.layers), x)
+
+    def _input_case(self, i: int, x: Array) -> tuple[Array, Callable[[Array], float]]:
+        self._loss(i, x)
+        dx = self.end.backward()
+        for layer in reversed(self.layers[i:]):
+            dx = layer.backward(dx)
+        return dx, lambda change: self._loss(i, x + change)
+
+    def _loss_with(self, parameter: Parameter, i: int, x: Array, change: Array) -> float:
+        parameter.data[...] = parameter.data + change
+        return self._loss(i, x)
+
+    def _loss(self, i: int, x: Array) -> float:
+        """The training loss with x as the input of layer i."""
+        return float(self.end.forward(self._forward(i, x, len(self.layers)), self.t))
+
+    def _forward(self, i: int, x: Array, stop: int) -> Array:
+        """x through the layers from i to before `stop`, in training; all values are then as at the start."""
+        self.buffer.clock += 1  # as in Network.gradient, so that random masks are the same
+        for layer in self.layers[i:stop]:
+            x = layer.forward(x, training=True)
+        self.buffer.restore(self.start)
+        return x
+
+    def direction(self, shape: tuple[int, ...], moved: int) -> Array:
+        """Gaussian in about `moved` of its elements, zero in the others."""
+        chosen = self.generator.random(shape) * math.prod(shape) < moved
+        return self.net.backend.asarray(self.generator.standard_normal(shape) * chosen, "float64")
+
+    def unit(self, shape: tuple[int, ...], k: int) -> Array:
+        """Zeros with a one as element k."""
+        v = self.net.backend.zeros((math.prod(shape),), "float64")
+        v[k] = 1.0
+        return self.net.backend.xp.reshape(v, shape)
+
+    def _moved(self, values: Array) -> Array:
+        """The values, each moved by about a hundredth of their root mean square (of 1, where all are zero)."""
+        xp = array_namespace(values)
+        size = xp.sqrt(xp.mean(values**2))
+        noise = self.direction(tuple(values.shape), math.prod(values.shape))
+        return values + 0.01 * xp.where(size > 0.0, size, 1.0) * noise
+
+
+def _error(loss: Callable[[Array], float], gradient: Array, directions: Iterable[Array], tolerance: float) -> float:
+    """The relative difference between sum(gradient v) and the derivative of `loss` along v: of the first of the
+    directions v, and of STEPS, with one that is within the tolerance, else the smallest.
+    """
+    xp, best = array_namespace(gradient), math.inf
+    for v in directions:
+        expected = float(xp.sum(gradient * v))
+        usual = math.sqrt(float(xp.sum(gradient**2)) * float(xp.sum(v**2)) / math.prod(v.shape))
+        for h in STEPS:
+            above, below = loss(h * v), loss(-h * v)
+            found = (above - below) / (2 * h)
+            error = abs(found - expected) / max(abs(found), abs(expected), usual, NEGLIGIBLE * abs(above), 1e-300)
+            best = min(best, math.inf if math.isnan(error) else error)
+            if best <= tolerance:
+                return best
+    return best
+
+
+def _differences(net: Network, other: Backend, x: Array, t: Array) -> dict[str, float]:
+    """The largest difference of each parameter's gradient on two backends, relative to its largest element, or to a
+    hundredth of the largest of all where that is more: what should be 0 (a bias before normalisation) is rounding.
+    """
+    here = {name: to_numpy(g) for name, g in net.to(net.backend).gradient(x, t).items()}
+    there = {name: to_numpy(g) for name, g in net.to(other).gradient(to_numpy(x), to_numpy(t)).items()}
+    sizes = {name: float(abs(g).max()) for name, g in here.items()}
+    floor = max([1e-300, *(0.01 * size for size in sizes.values())])
+    differences = {name: float(abs(g - there[name]).max()) / max(sizes[name], floor) for name, g in here.items()}
+    return {name: math.inf if math.isnan(difference) else difference for name, difference in differences.items()}

@@ -1,0 +1,251 @@
+// The kernels of cupy.py. T is float or double: the line "typedef ... T;" is put before this text.
+//
+// Every kernel writes element (or row) i in one thread and shares nothing with its neighbours, so the same text
+// compiles for a CPU, where a loop takes the place of the grid. Its first argument is the number of threads that work.
+
+#define KERNEL(name) extern "C" __global__ void nn_##name
+#define THREAD(i, n)                                                      \
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; \
+    if (i >= n) return
+
+// --- activations -----------------------------------------------------------------------------------------------
+
+__device__ inline T logistic(T x) {
+    const T e = exp(-fabs(x));  // never of a positive number: nothing overflows
+    return (x >= 0 ? (T)1 : e) / (1 + e);
+}
+
+__device__ inline T gelu_tanh(T x) { return tanh((T)0.7978845608028654 * (x + (T)0.044715 * x * x * x)); }
+
+#define FUNCTION(name, result)                                      \
+    KERNEL(name)(long long n, T* out, const T* in, double number) { \
+        THREAD(i, n);                                               \
+        const T x = in[i], alpha = (T)number;                       \
+        (void)alpha;                                                \
+        out[i] = result;                                            \
+    }
+
+// y is what the forward remembered: its output, or its input where the reference says x
+#define BACKWARD(name, result)                                                         \
+    KERNEL(name)(long long n, T* out, const T* gradient, const T* in, double number) { \
+        THREAD(i, n);                                                                  \
+        const T dy = gradient[i], y = in[i], alpha = (T)number;                        \
+        (void)alpha;                                                                   \
+        out[i] = result;                                                               \
+    }
+
+FUNCTION(sigmoid, logistic(x))
+BACKWARD(sigmoid_backward, dy * y * (1 - y))
+FUNCTION(relu, x < 0 ? (T)0 : x)  // so written, a NaN stays one
+BACKWARD(relu_backward, y > 0 ? dy : (T)0)
+FUNCTION(leaky_relu, x > 0 ? x : alpha * x)
+BACKWARD(leaky_relu_backward, y > 0 ? dy : alpha * dy)
+FUNCTION(tanh, tanh(x))
+BACKWARD(tanh_backward, dy * (1 - y * y))
+FUNCTION(elu, x > 0 ? x : alpha * expm1(x))
+BACKWARD(elu_backward, y > 0 ? dy : dy * (y + alpha))
+FUNCTION(silu, x * logistic(x))
+BACKWARD(silu_backward, dy * logistic(y) * (1 + y * (1 - logistic(y))))
+FUNCTION(gelu, (T)0.5 * x * (1 + gelu_tanh(x)))
+
+KERNEL(gelu_backward)(long long n, T* out, const T* dy, const T* in, double) {
+    THREAD(i, n);
+    const T x = in[i], u = gelu_tanh(x);
+    const T slope = (T)0.7978845608028654 * (1 + 3 * (T)0.044715 * x * x);
+    out[i] = dy[i] * ((T)0.5 * (1 + u) + (T)0.5 * x * (1 - u * u) * slope);
+}
+
+KERNEL(add_bias)(long long n, T* y, const T* b, long long columns) {
+    THREAD(i, n);
+    y[i] += b[i % columns];
+}
+
+// --- rows: one thread walks along a row, which suits few columns ----------------------------------------------------
+
+__device__ inline T largest(const T* row, long long columns) {
+    T m = row[0];
+    for (long long j = 1; j < columns; j++)
+        if (row[j] > m) m = row[j];
+    return m;
+}
+
+KERNEL(softmax)(long long n, T* out, const T* in, long long columns) {
+    THREAD(i, n);
+    const T* x = in + i * columns;
+    T* y = out + i * columns;
+    const T m = largest(x, columns);
+    T total = 0;
+    for (long long j = 0; j < columns; j++) total += y[j] = exp(x[j] - m);
+    for (long long j = 0; j < columns; j++) y[j] /= total;
+}
+
+KERNEL(softmax_backward)(long long n, T* out, const T* gradient, const T* in, long long columns) {
+    THREAD(i, n);
+    const T *dy = gradient + i * columns, *y = in + i * columns;
+    T total = 0;
+    for (long long j = 0; j < columns; j++) total += dy[j] * y[j];
+    for (long long j = 0; j < columns; j++) out[i * columns + j] = y[j] * (dy[j] - total);
+}
+
+// What a loss is told of its targets: labels or rows of weights, the other pointer is null; so are absent settings.
+#define TARGETS \
+    const long long *labels, const T *targets, const T *weight, const T *class_weight, double label_smoothing
+
+__device__ inline T target(long long i, long long j, long long columns, TARGETS) {
+    T q = labels ? (T)(labels[i] == j) : targets[i * columns + j];
+    if (label_smoothing != 0) q = (T)(1 - label_smoothing) * q + (T)(label_smoothing / columns);
+    return class_weight ? class_weight[j] * q : q;
+}
+
+// The loss of every row, and (unless `out` is null) the softmax, in one walk.
+KERNEL(softmax_cross_entropy)(long long n, T* loss, T* out, const T* in, long long columns, TARGETS) {
+    THREAD(i, n);
+    const T* x = in + i * columns;
+    const T m = largest(x, columns);
+    T total = 0, sum = 0;
+    for (long long j = 0; j < columns; j++) total += exp(x[j] - m);
+    const T log_total = log(total);
+    for (long long j = 0; j < columns; j++) {
+        const T q = target(i, j, columns, labels, targets, weight, class_weight, label_smoothing);
+        sum += q * (log_total - (x[j] - m));
+        if (out) out[i * columns + j] = exp(x[j] - m) / total;
+    }
+    loss[i] = weight ? weight[i] * sum : sum;
+}
+
+// rows: what the mean divides by; on the device, in `divisor`, where that is not null (0 counts as 1)
+KERNEL(softmax_cross_entropy_backward)(
+    long long n, T* out, const T* in, long long columns, TARGETS, double rows, const T* divisor) {
+    THREAD(i, n);
+    const T* y = in + i * columns;
+    T share = divisor ? (*divisor == 0 ? (T)1 : *divisor) : (T)rows, sum = 1;
+    if (class_weight) {
+        sum = 0;
+        for (long long j = 0; j < columns; j++)
+            sum += target(i, j, columns, labels, targets, weight, class_weight, label_smoothing);
+    }
+    for (long long j = 0; j < columns; j++) {
+        const T q = target(i, j, columns, labels, targets, weight, class_weight, label_smoothing);
+        const T dx = y[j] * sum - q;
+        out[i * columns + j] = (weight ? dx * weight[i] : dx) / share;
+    }
+}
+
+KERNEL(is_correct)(long long n, long long* out, const T* in, long long columns, const long long* t) {
+    THREAD(i, n);
+    const T* y = in + i * columns;
+    long long best = 0;
+    for (long long j = 1; j < columns && y[best] == y[best]; j++)  // as argmax has it, a NaN is the largest
+        if (y[j] > y[best] || y[j] != y[j]) best = j;
+    out[i] = best == t[i];
+}
+
+// --- random bits ------------------------------------------------------------------------------------------------
+
+struct Words {
+    unsigned int w[4];
+};
+
+// Philox4x32-10: see functions/philox.py
+__device__ inline Words philox(Words c, unsigned int k0, unsigned int k1) {
+    for (int i = 0; i < 10; i++) {
+        const unsigned int high0 = __umulhi(0xD2511F53u, c.w[0]), low0 = 0xD2511F53u * c.w[0];
+        const unsigned int high1 = __umulhi(0xCD9E8D57u, c.w[2]), low1 = 0xCD9E8D57u * c.w[2];
+        c = {{high1 ^ c.w[1] ^ k0, low1, high0 ^ c.w[3] ^ k1, low0}};
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return c;
+}
+
+// Thread i draws the four words of block i. bound: of 24 bits; seed, stream: unsigned 64 and 32 bits.
+KERNEL(dropout_mask)(long long n, T* out, long long size, long long bound, double scale,
+                                        long long seed, long long stream, const long long* clock) {
+    THREAD(i, n);
+    const Words counter = {{(unsigned int)i, (unsigned int)*clock, (unsigned int)stream, 0u}};
+    const Words bits = philox(counter, (unsigned int)seed, (unsigned int)((unsigned long long)seed >> 32));
+    for (int j = 0; j < 4 && 4 * i + j < size; j++)
+        out[4 * i + j] = (bits.w[j] >> 8) >= bound ? (T)scale : (T)0;
+}
+
+// --- optimizers: in place, over flat buffers ------------------------------------------------------------------------
+
+// A number, and where it is to be read instead if it lives on the device (else null).
+#define NUMBER(name) double name, const double* device_##name
+#define VALUE(name) (T)(device_##name ? *device_##name : name)
+
+__device__ inline T penalised(T p, T g, double weight_decay) {
+    return weight_decay != 0 ? g + (T)weight_decay * p : g;
+}
+
+KERNEL(sgd_step)(long long n, T* p, const T* gradient, NUMBER(lr), double weight_decay) {
+    THREAD(i, n);
+    p[i] -= VALUE(lr) * penalised(p[i], gradient[i], weight_decay);
+}
+
+KERNEL(momentum_step)(
+    long long n, T* p, const T* gradient, T* v, NUMBER(lr), double momentum, double weight_decay) {
+    THREAD(i, n);
+    v[i] = (T)momentum * v[i] + penalised(p[i], gradient[i], weight_decay);
+    p[i] -= VALUE(lr) * v[i];
+}
+
+KERNEL(nesterov_step)(
+    long long n, T* p, const T* gradient, T* v, NUMBER(lr), double momentum, double weight_decay) {
+    THREAD(i, n);
+    const T g = penalised(p[i], gradient[i], weight_decay);
+    v[i] = (T)momentum * v[i] + g;
+    p[i] -= VALUE(lr) * (g + (T)momentum * v[i]);
+}
+
+KERNEL(adagrad_step)(long long n, T* p, const T* gradient, T* h, NUMBER(lr), double eps, double weight_decay) {
+    THREAD(i, n);
+    const T g = penalised(p[i], gradient[i], weight_decay);
+    h[i] += g * g;
+    p[i] -= VALUE(lr) * g / (sqrt(h[i]) + (T)eps);
+}
+
+KERNEL(rmsprop_step)(
+    long long n, T* p, const T* gradient, T* h, NUMBER(lr), double alpha, double eps, double weight_decay) {
+    THREAD(i, n);
+    const T g = penalised(p[i], gradient[i], weight_decay);
+    h[i] = (T)alpha * h[i] + (T)(1 - alpha) * (g * g);
+    p[i] -= VALUE(lr) * g / (sqrt(h[i]) + (T)eps);
+}
+
+// 1 - beta^t is written -expm1(t log beta): no digits cancel, so float is enough, and no thread needs pow.
+#define ADAM(g)                                               \
+    m[i] = (T)beta1 * m[i] + (T)(1 - beta1) * (g);            \
+    v[i] = (T)beta2 * v[i] + (T)(1 - beta2) * ((g) * (g));    \
+    const T m_hat = m[i] / -expm1((T)(VALUE(t) * log_beta1)); \
+    const T v_hat = v[i] / -expm1((T)(VALUE(t) * log_beta2)); \
+    p[i] -= VALUE(lr) * m_hat / (sqrt(v_hat) + (T)eps)
+#define ADAM_ARGUMENTS                                                                                   \
+    long long n, T *p, const T *gradient, T *m, T *v, NUMBER(t), NUMBER(lr), double beta1, double beta2, \
+        double log_beta1, double log_beta2, double eps, double weight_decay
+
+KERNEL(adam_step)(ADAM_ARGUMENTS) {
+    THREAD(i, n);
+    const T g = penalised(p[i], gradient[i], weight_decay);
+    ADAM(g);
+}
+
+KERNEL(adamw_step)(ADAM_ARGUMENTS) {
+    THREAD(i, n);
+    p[i] *= 1 - VALUE(lr) * (T)weight_decay;
+    const T g = gradient[i];
+    ADAM(g);
+}
+
+// --- the captured step: its row numbers come from, and its figures go to, where a counter on the device points ------
+
+KERNEL(feed)(long long n, long long* rows, const long long* order, const long long* at) {
+    THREAD(i, n);
+    rows[i] = order[*at * n + i];
+}
+
+KERNEL(note)(long long n, T* figures, const T* column, long long rows, long long columns, long long* at) {
+    THREAD(i, n);
+    for (long long j = 0; j < rows; j++) figures[j * columns + *at] = column[j];
+    *at += 1;
+}

@@ -1,0 +1,478 @@
+"""CuPy: one launch where the reference needs several. The kernels are in cupy.cu; each is compiled once per dtype.
+
+What a kernel is not made for (other dtypes, long rows) goes to the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cupy
+
+from nnbackend import cublas
+from nnbackend.capture import feed, note
+from nnbackend.functions import (
+    affine,
+    affine_backward,
+    convolution,
+    convolution_backward,
+    count_correct,
+    dropout_mask,
+    elu,
+    elu_backward,
+    gelu,
+    gelu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    softmax,
+    softmax_backward,
+    softmax_cross_entropy,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_rows,
+    tanh,
+    tanh_backward,
+    total_weight,
+)
+from nnbackend.functions.array import pieces
+from nnbackend.functions.convolution import Pair, Size, output_size, pad, unpadded, windows
+from nnbackend.functions.losses import fraction
+from nnbackend.optimizers import (
+    adagrad_step,
+    adam_step,
+    adamw_step,
+    clip_by_norm,
+    momentum_step,
+    nesterov_step,
+    rmsprop_step,
+    sgd_step,
+)
+
+Array = Any
+THREADS = 128
+COLUMNS = 256  # one thread walks along a row: for longer ones the reference's reductions are the better choice
+PATCHES = 2**24  # elements: how much of a batch of images is laid out for a product at a time
+NULL = 0
+
+
+@cache
+def _kernel(name: str, dtype: str) -> Any:
+    return _module(dtype).get_function(f"nn_{name}")
+
+
+@cache
+def _module(dtype: str) -> Any:
+    real = {"f": "float", "d": "double"}[dtype]
+    source = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+    return cupy.RawModule(code=f"typedef {real} T;\n{source}")
+
+
+def _launch(name: str, dtype: Any, n: int, *arguments: Any) -> None:
+    """Run n threads of a kernel. arguments: contiguous arrays, ints, floats (double there), NULL."""
+    if n:
+        _kernel(name, dtype.char)((-(-n // THREADS),), (THREADS,), (n, *arguments))
+
+
+def _real(*arrays: Array) -> bool:
+    """Are these float32, or float64, and all the same?"""
+    return arrays[0].dtype.char in "fd" and all(a.dtype == arrays[0].dtype for a in arrays)
+
+
+_contiguous = cupy.ascontiguousarray
+
+
+# --- activations ---------------------------------------------------------------------------------------------------
+
+
+def _elementwise(function: Callable[..., Array], arrays: tuple[Array, ...], *numbers: float) -> Array:
+    first = arrays[0]
+    if not _real(*arrays) or any(a.shape != first.shape for a in arrays):
+        return function.dispatch(object)(*arrays, *numbers)  # type: ignore[attr-defined]
+    y = cupy.empty(first.shape, first.dtype)
+    alpha = float(numbers[0]) if numbers else 0.0
+    _launch(function.__name__, y.dtype, y.size, y, *map(_contiguous, arrays), alpha)
+    return y
+
+
+@sigmoid.register(cupy.ndarray)
+def _(x: Array) -> Array:
+    return _elementwise(sigmoid, (x,))
+
+
+@sigmoid_backward.register(cupy.ndarray)
+def _(dy: Array, y: Array) -> Array:
+    return _elementwise(sigmoid_backward, (dy, y))
+
+
+@relu.register(cupy.ndarray)
+def _(x: Array) -> Array:
+    return _elementwise(relu, (x,))
+
+
+@relu_backward.register(cupy.ndarray)
+def _(dy: Array, y: Array) -> Array:
+    return _elementwise(relu_backward, (dy, y))
+
+
+@leaky_relu.register(cupy.ndarray)
+def _(x: Array, alpha: float = 0.01) -> Array:
+    return _elementwise(leaky_relu, (x,), alpha)
+
+
+@leaky_relu_backward.register(cupy.ndarray)
+def _(dy: Array, y: Array, alpha: float = 0.01) -> Array:
+    return _elementwise(leaky_relu_backward, (dy, y), alpha)
+
+
+@tanh.register(cupy.ndarray)
+def _(x: Array) -> Array:
+    return _elementwise(tanh, (x,))
+
+
+@tanh_backward.register(cupy.ndarray)
+def _(dy: Array, y: Array) -> Array:
+    return _elementwise(tanh_backward, (dy, y))
+
+
+@elu.register(cupy.ndarray)
+def _(x: Array, alpha: float = 1.0) -> Array:
+    return _elementwise(elu, (x,), alpha)
+
+
+@elu_backward.register(cupy.ndarray)
+def _(dy: Array, y: Array, alpha: float = 1.0) -> Array:
+    return _elementwise(elu_backward, (dy, y), alpha)
+
+
+@silu.register(cupy.ndarray)
+def _(x: Array) -> Array:
+    return _elementwise(silu, (x,))
+
+
+@silu_backward.register(cupy.ndarray)
+def _(dy: Array, x: Array) -> Array:
+    return _elementwise(silu_backward, (dy, x))
+
+
+@gelu.register(cupy.ndarray)
+def _(x: Array) -> Array:
+    return _elementwise(gelu, (x,))
+
+
+@gelu_backward.register(cupy.ndarray)
+def _(dy: Array, x: Array) -> Array:
+    return _elementwise(gelu_backward, (dy, x))
+
+
+# --- affine --------------------------------------------------------------------------------------------------------
+
+
+def _product(a: Array, b: Array, out: Array = None) -> Array:
+    """a b, written to `out` where given."""
+    handle = cublas.handle(a.device.id)
+    if handle is None or not _real(a, b):
+        return cupy.matmul(a, b, out=out)
+    if out is None:
+        out = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
+    if a.shape[1] == 0:
+        out.fill(0)
+    elif out.size:
+        a, b = (x if cublas.layout(x) else _contiguous(x) for x in (a, b))
+        handle.matmul(a, b, out, cupy.cuda.get_current_stream().ptr)
+    return out
+
+
+@affine.register(cupy.ndarray)
+def _(x: Array, W: Array, b: Array) -> Array:
+    if not _real(x, W, b):
+        return affine.dispatch(object)(x, W, b)
+    y = _product(x, W)
+    _launch("add_bias", y.dtype, y.size, y, _contiguous(b), y.shape[1])
+    return y
+
+
+@affine_backward.register(cupy.ndarray)
+def _(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> Array | None:
+    if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous):
+        return affine_backward.dispatch(object)(dy, x, W, dW, db, need_dx)
+    _product(x.T, dy, dW)
+    cupy.sum(dy, axis=0, out=db)
+    return _product(dy, W.T) if need_dx else None
+
+
+# --- convolution: the patches of an image are laid out as rows, and one product does the rest ----------------------
+
+
+def _batches(x: Array, W: Array, count: Pair) -> list[slice]:
+    """Pieces of a batch of images whose patches are PATCHES elements at most."""
+    patches = count[0] * count[1] * W[..., 0].size
+    return list(pieces(x.shape[0], max(1, PATCHES // max(1, patches))))
+
+
+def _patches(x: Array, W: Array, count: Pair, stride: Size) -> Array:
+    """(n h' w', kh kw c): row by row what every window of the padded images x sees."""
+    (kh, kw, c, _), n = W.shape, x.shape[0]
+    laid_out = cupy.empty((n, *count, kh, kw, c), x.dtype)
+    for i, j, index in windows(count, (kh, kw), stride):
+        laid_out[:, :, :, i, j, :] = x[index]
+    return laid_out.reshape(n * count[0] * count[1], kh * kw * c)
+
+
+@convolution.register(cupy.ndarray)
+def _(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 0) -> Array:
+    if not _real(x, W, b):
+        return convolution.dispatch(object)(x, W, b, stride, padding)
+    kh, kw, c, o = W.shape
+    count = output_size(x.shape[1:3], (kh, kw), stride, padding)
+    x, filters = pad(x, padding), _contiguous(W).reshape(kh * kw * c, o)
+    y = cupy.empty((x.shape[0], *count, o), x.dtype)
+    for piece in _batches(x, W, count):
+        _product(_patches(x[piece], W, count, stride), filters, y[piece].reshape(-1, o))
+    _launch("add_bias", y.dtype, y.size, y, _contiguous(b), o)
+    return y
+
+
+@convolution_backward.register(cupy.ndarray)
+def _(
+    dy: Array,
+    x: Array,
+    W: Array,
+    dW: Array,
+    db: Array,
+    stride: Size = 1,
+    padding: Size = 0,
+    need_dx: bool = True,
+) -> Array | None:
+    if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous):
+        return convolution_backward.dispatch(object)(dy, x, W, dW, db, stride, padding, need_dx)
+    (_, h, w, _), (kh, kw, c, o), count = x.shape, W.shape, dy.shape[1:3]
+    x, dy, filters = pad(x, padding), _contiguous(dy), _contiguous(W).reshape(kh * kw * c, o)
+    cupy.sum(dy.reshape(-1, o), axis=0, out=db)
+    dW.fill(0)
+    dx = cupy.zeros(x.shape, x.dtype) if need_dx else None
+    for piece in _batches(x, W, count):
+        rows = dy[piece].reshape(-1, o)
+        part = _product(_patches(x[piece], W, count, stride).T, rows)
+        dW += part.reshape(dW.shape)
+        if dx is not None:
+            back = _product(rows, filters.T).reshape(-1, *count, kh, kw, c)
+            for i, j, index in windows(count, (kh, kw), stride):
+                dx[piece][index] += back[:, :, :, i, j, :]
+    return None if dx is None else dx[unpadded(h, w, padding)]
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+@softmax.register(cupy.ndarray)
+def _(x: Array) -> Array:
+    if not _real(x) or not 0 < x.shape[-1] <= COLUMNS:
+        return softmax.dispatch(object)(x)
+    y = cupy.empty(x.shape, x.dtype)
+    _launch("softmax", y.dtype, y.size // y.shape[-1], y, _contiguous(x), y.shape[-1])
+    return y
+
+
+@softmax_backward.register(cupy.ndarray)
+def _(dy: Array, y: Array) -> Array:
+    if not _real(dy, y) or dy.shape != y.shape or not 0 < y.shape[-1] <= COLUMNS:
+        return softmax_backward.dispatch(object)(dy, y)
+    dx = cupy.empty(y.shape, y.dtype)
+    rows = dx.size // dx.shape[-1]
+    _launch("softmax_backward", dx.dtype, rows, dx, _contiguous(dy), _contiguous(y), dx.shape[-1])
+    return dx
+
+
+def _targets(x: Array, t: Array, weight: Array, class_weight: Array, label_smoothing: float) -> tuple[Any, ...] | None:
+    """What the loss kernels are told beside x, (n, classes); None where they are not made for it."""
+    settings = [a for a in (weight, class_weight) if a is not None]
+    if x.ndim != 2 or not _real(x, *settings) or not 0 < x.shape[1] <= COLUMNS:
+        return None
+    labels, rows = (_as(t, cupy.int64), NULL) if t.ndim == 1 else (NULL, _as(t, x.dtype))
+    pointers = (NULL if a is None else _contiguous(a) for a in (weight, class_weight))
+    return labels, rows, *pointers, float(label_smoothing)
+
+
+def _as(x: Array, dtype: Any) -> Array:
+    return _contiguous(x if x.dtype == dtype else x.astype(dtype))
+
+
+@softmax_cross_entropy_rows.register(cupy.ndarray)
+def _(x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Array:
+    targets = _targets(x, t, weight, class_weight, label_smoothing)
+    if targets is None:
+        return softmax_cross_entropy_rows.dispatch(object)(x, t, weight, class_weight, label_smoothing)
+    rows = cupy.empty(x.shape[:1], x.dtype)
+    _launch("softmax_cross_entropy", x.dtype, x.shape[0], rows, NULL, _contiguous(x), x.shape[1], *targets)
+    return rows
+
+
+@softmax_cross_entropy.register(cupy.ndarray)
+def _(
+    x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0
+) -> tuple[Array, Array]:
+    targets = _targets(x, t, weight, class_weight, label_smoothing)
+    if targets is None:
+        return softmax_cross_entropy.dispatch(object)(x, t, weight, class_weight, label_smoothing)
+    rows, y = cupy.empty(x.shape[:1], x.dtype), cupy.empty(x.shape, x.dtype)
+    _launch("softmax_cross_entropy", x.dtype, x.shape[0], rows, y, _contiguous(x), x.shape[1], *targets)
+    if weight is None and class_weight is None:
+        return rows.mean(), y
+    return fraction(rows.sum(), total_weight(t, weight, class_weight)), y
+
+
+@softmax_cross_entropy_backward.register(cupy.ndarray)
+def _(y: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Array:
+    targets = _targets(y, t, weight, class_weight, label_smoothing)
+    if targets is None:
+        return softmax_cross_entropy_backward.dispatch(object)(y, t, weight, class_weight, label_smoothing)
+    total = total_weight(t, weight, class_weight)
+    divisor = (float(total), NULL) if isinstance(total, int) else (0.0, total)
+    dx = cupy.empty(y.shape, y.dtype)
+    arguments = (dx, _contiguous(y), y.shape[1], *targets, *divisor)
+    _launch("softmax_cross_entropy_backward", y.dtype, y.shape[0], *arguments)
+    return dx
+
+
+@count_correct.register(cupy.ndarray)
+def _(y: Array, t: Array, weight: Array = None) -> Array:
+    if weight is not None or t.ndim != 1 or y.ndim != 2 or not _real(y) or not 0 < y.shape[1] <= COLUMNS:
+        return count_correct.dispatch(object)(y, t, weight)
+    correct = cupy.empty(t.shape, cupy.int64)
+    _launch("is_correct", y.dtype, t.size, correct, _contiguous(y), y.shape[1], _as(t, cupy.int64))
+    return correct.sum()
+
+
+# --- random bits ---------------------------------------------------------------------------------------------------
+
+
+@dropout_mask.register(cupy.ndarray)
+def _(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Array:
+    if not _real(x):
+        return dropout_mask.dispatch(object)(x, ratio, seed, stream, clock)
+    mask = cupy.empty(x.shape, x.dtype)
+    seed = (seed + 2**63) % 2**64 - 2**63  # the same 64 bits, as the signed integer that travels
+    arguments = (mask, mask.size, round(ratio * 2**24), 1.0 / (1.0 - ratio), seed, stream, clock)
+    _launch("dropout_mask", mask.dtype, -(-mask.size // 4), *arguments)
+    return mask
+
+
+# --- optimizers ----------------------------------------------------------------------------------------------------
+
+
+def _number(value: Any) -> tuple[float, Any]:
+    """A number as a kernel takes it: its value, or its place on the device."""
+    return (0.0, _as(value, cupy.float64)) if isinstance(value, cupy.ndarray) else (float(value), NULL)
+
+
+def _in_place(g: Array, *written: Array) -> bool:
+    """May a kernel write to these buffers?"""
+    return _real(g, *written) and all(a.flags.c_contiguous and a.shape == g.shape for a in written)
+
+
+@clip_by_norm.register(cupy.ndarray)
+def _(g: Array, limit: float) -> None:
+    g *= cupy.minimum(limit / (cupy.sqrt((g * g).sum()) + 1e-6), 1.0)  # a dot product could not be captured
+
+
+def _update(function: Callable[..., None], p: Array, g: Array, slots: tuple[Array, ...], *settings: Any) -> None:
+    """One launch for one step of an optimizer; settings: as its kernel takes them. p and the slots are written."""
+    _launch(function.__name__, p.dtype, p.size, p, _contiguous(g), *slots, *settings)
+
+
+@sgd_step.register(cupy.ndarray)
+def _(p: Array, g: Array, lr: float, weight_decay: float = 0.0) -> None:
+    if not _in_place(g, p):
+        return sgd_step.dispatch(object)(p, g, lr, weight_decay)
+    return _update(sgd_step, p, g, (), *_number(lr), float(weight_decay))
+
+
+@momentum_step.register(cupy.ndarray)
+def _(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+    if not _in_place(g, p, v):
+        return momentum_step.dispatch(object)(p, g, v, lr, momentum, weight_decay)
+    return _update(momentum_step, p, g, (v,), *_number(lr), float(momentum), float(weight_decay))
+
+
+@nesterov_step.register(cupy.ndarray)
+def _(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+    if not _in_place(g, p, v):
+        return nesterov_step.dispatch(object)(p, g, v, lr, momentum, weight_decay)
+    return _update(nesterov_step, p, g, (v,), *_number(lr), float(momentum), float(weight_decay))
+
+
+@adagrad_step.register(cupy.ndarray)
+def _(p: Array, g: Array, h: Array, lr: float, eps: float, weight_decay: float = 0.0) -> None:
+    if not _in_place(g, p, h):
+        return adagrad_step.dispatch(object)(p, g, h, lr, eps, weight_decay)
+    return _update(adagrad_step, p, g, (h,), *_number(lr), float(eps), float(weight_decay))
+
+
+@rmsprop_step.register(cupy.ndarray)
+def _(p: Array, g: Array, h: Array, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> None:
+    if not _in_place(g, p, h):
+        return rmsprop_step.dispatch(object)(p, g, h, lr, alpha, eps, weight_decay)
+    return _update(rmsprop_step, p, g, (h,), *_number(lr), float(alpha), float(eps), float(weight_decay))
+
+
+@adam_step.register(cupy.ndarray)
+def _(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float = 0.0,
+) -> None:
+    if not _in_place(g, p, m, v):
+        return adam_step.dispatch(object)(p, g, m, v, t, lr, beta1, beta2, eps, weight_decay)
+    return _update(adam_step, p, g, (m, v), *_adam_settings(t, lr, beta1, beta2, eps, weight_decay))
+
+
+@adamw_step.register(cupy.ndarray)
+def _(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    if not _in_place(g, p, m, v):
+        return adamw_step.dispatch(object)(p, g, m, v, t, lr, beta1, beta2, eps, weight_decay)
+    return _update(adamw_step, p, g, (m, v), *_adam_settings(t, lr, beta1, beta2, eps, weight_decay))
+
+
+def _adam_settings(t: Any, lr: Any, beta1: float, beta2: float, eps: float, weight_decay: float) -> tuple[Any, ...]:
+    logarithms = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
+    return (*_number(t), *_number(lr), float(beta1), float(beta2), *logarithms, float(eps), float(weight_decay))
+
+
+# --- the captured step ---------------------------------------------------------------------------------------------
+
+
+@feed.register(cupy.ndarray)
+def _(rows: Array, order: Array, at: Array) -> None:
+    _launch("feed", cupy.dtype("float32"), rows.size, rows, order, at)
+
+
+@note.register(cupy.ndarray)
+def _(figures: Array, column: Array, at: Array) -> None:
+    _launch("note", figures.dtype, 1, figures, column, *figures.shape, at)

@@ -1,0 +1,145 @@
+"""The nodes of a computational graph (Deep Learning from Scratch 2, section 1.3): what every layer is made of.
+
+Each node computes `forward`, remembers what its `backward` will read, and turns the gradient of its output into
+those of its inputs. An Affine layer is three of them:
+
+    x (n, i) ──┐
+               MatMul ── (n, o) ──┐
+    W (i, o) ──┘                  Add ── y (n, o)
+    b (1, o) ───── Repeat(n) ─────┘
+
+Arrays may be of any array-API namespace; no node changes one. Each raises ValueError, which names the shapes, for
+arrays that do not meet. Nothing is broadcast: a value that is used several times goes through Branch or Repeat, whose
+backward is the sum that broadcasting would hide.
+"""
+
+from __future__ import annotations
+
+from nnbackend.functions.array import Array, array_namespace
+
+__all__ = ["Add", "Branch", "MatMul", "Multiply", "Repeat", "Sum"]
+
+Shape = tuple[int, ...]
+
+
+class Add:
+    """z = x + y. x, y: the same shape."""
+
+    def forward(self, x: Array, y: Array) -> Array:
+        self._shape = _same("Add", x, y)
+        return x + y
+
+    def backward(self, dz: Array) -> tuple[Array, Array]:
+        """(dx, dy) = (dz, dz)."""
+        _check("Add", "dz", dz, self._shape)
+        return dz, dz
+
+
+class Multiply:
+    """z = x y, elementwise. x, y: the same shape."""
+
+    def forward(self, x: Array, y: Array) -> Array:
+        _same("Multiply", x, y)
+        self._x, self._y = x, y
+        return x * y
+
+    def backward(self, dz: Array) -> tuple[Array, Array]:
+        """(dx, dy) = (dz y, dz x)."""
+        _check("Multiply", "dz", dz, tuple(self._x.shape))
+        return dz * self._y, dz * self._x
+
+
+class Branch:
+    """x, n times (the book's copy node). x: any shape; n: at least 1, 2 by default."""
+
+    def __init__(self, n: int = 2):
+        self.n = _count("Branch", n)
+
+    def forward(self, x: Array) -> tuple[Array, ...]:
+        self._shape = tuple(x.shape)
+        return (x,) * self.n
+
+    def backward(self, *dys: Array) -> Array:
+        """dx = the sum of the n gradients."""
+        if len(dys) != self.n:
+            raise ValueError(f"Branch: expected {self.n} gradients, one for each branch, got {len(dys)}")
+        for dy in dys:
+            _check("Branch", "each gradient", dy, self._shape)
+        dx = dys[0]
+        for dy in dys[1:]:
+            dx = dx + dy
+        return dx
+
+
+class Repeat:
+    """n equal rows from one. x: (1, ...), y: (n, ...); n: at least 1."""
+
+    def __init__(self, n: int):
+        self.n = _count("Repeat", n)
+
+    def forward(self, x: Array) -> Array:
+        self._shape = tuple(x.shape)
+        _check("Repeat", "x", x, (1, *self._shape[1:]))
+        return _repeat(x, self.n)
+
+    def backward(self, dy: Array) -> Array:
+        """dx = the sum of dy over its rows: (1, ...)."""
+        _check("Repeat", "dy", dy, (self.n, *self._shape[1:]))
+        return _sum(dy)
+
+
+class Sum:
+    """One row, the sum of all. x: (n, ...), y: (1, ...). The mirror image of Repeat."""
+
+    def forward(self, x: Array) -> Array:
+        self._shape = tuple(x.shape)
+        if not self._shape:
+            raise ValueError("Sum: x must have shape (n, ...), got ()")
+        return _sum(x)
+
+    def backward(self, dy: Array) -> Array:
+        """dx = dy in every row: (n, ...)."""
+        _check("Sum", "dy", dy, (1, *self._shape[1:]))
+        return _repeat(dy, self._shape[0])
+
+
+class MatMul:
+    """y = x W, the matrix product. x: (n, i), W: (i, o), y: (n, o)."""
+
+    def forward(self, x: Array, W: Array) -> Array:
+        if x.ndim != 2 or W.ndim != 2 or x.shape[1] != W.shape[0]:
+            raise ValueError(
+                f"MatMul: x and W must have shapes (n, i) and (i, o), got {tuple(x.shape)} and {tuple(W.shape)}"
+            )
+        self._x, self._W = x, W
+        return x @ W
+
+    def backward(self, dy: Array) -> tuple[Array, Array]:
+        """(dx, dW) = (dy W^T, x^T dy)."""
+        _check("MatMul", "dy", dy, (self._x.shape[0], self._W.shape[1]))
+        return dy @ self._W.T, self._x.T @ dy
+
+
+def _sum(x: Array) -> Array:
+    return array_namespace(x).sum(x, axis=0, keepdims=True)
+
+
+def _repeat(x: Array, n: int) -> Array:
+    return array_namespace(x).repeat(x, n, axis=0)
+
+
+def _count(node: str, n: int) -> int:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"{node}: n must be a positive integer, got {n!r}")
+    return n
+
+
+def _same(node: str, x: Array, y: Array) -> Shape:
+    if tuple(x.shape) != tuple(y.shape):
+        raise ValueError(f"{node}: x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+    return tuple(x.shape)
+
+
+def _check(node: str, argument: str, x: Array, shape: Shape) -> None:
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{node}: {argument} must have shape {shape}, got {tuple(x.shape)}")

@@ -1,0 +1,70 @@
+"""Callbacks: functions that `Trainer.fit` calls with the trainer after every epoch; one that returns True ends it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nnbackend.errors import unknown_name
+from nnbackend.functions.array import Array
+from nnbackend.schedules import number
+from nnbackend.training.trainer import Trainer
+
+SIGNS = {"loss": 1, "val_loss": 1, "accuracy": -1, "val_accuracy": -1}  # 1: less is better
+
+
+@dataclass
+class EarlyStopping:
+    """Ends the fit when `monitor` has not improved by more than min_delta for `patience` epochs (Prechelt 1998).
+
+    monitor: "val_loss", "val_accuracy", "loss" or "accuracy". restore_best: when the fit is over, stopped or not, the
+    network gets the values and running statistics of the best epoch back; after Ctrl-C it keeps the last ones, so
+    that the next fit can go on. The optimizer's state and the history stay as they are.
+
+    best, best_epoch: the best value so far and the epoch that it was reached in, from 1; None before the first.
+    Raises ValueError for an unknown monitor, a patience that is no positive integer, a negative min_delta; and in
+    use, where the monitor is not recorded.
+    """
+
+    monitor: str = "val_loss"
+    patience: int = 5
+    min_delta: float = 0.0
+    restore_best: bool = True
+    best: float | None = field(default=None, init=False)
+    best_epoch: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.monitor not in SIGNS:
+            raise ValueError(unknown_name("monitor", self.monitor, SIGNS))
+        if not isinstance(self.patience, int) or isinstance(self.patience, bool) or self.patience < 1:
+            raise ValueError(f"patience must be a positive integer, got {self.patience!r}")
+        number("min_delta", self.min_delta)
+        if not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"min_delta must be at least 0 and finite, got {self.min_delta!r}")
+        self._trainer: Trainer | None = None
+        self._waited = 0
+        self._kept: Mapping[str, Array] | None = None
+
+    def __call__(self, trainer: Trainer) -> bool:
+        if trainer is not self._trainer:  # another run: what was best in the last one is of no matter
+            self._trainer, self.best, self.best_epoch = trainer, None, None
+            self._waited, self._kept = 0, None
+        recorded = getattr(trainer.history, self.monitor)
+        if not recorded:
+            raise ValueError(f"EarlyStopping: there is no {self.monitor} to monitor in this fit")
+        if self._improves(recorded[-1]):
+            self.best, self.best_epoch, self._waited = recorded[-1], trainer.epoch, 0
+            self._kept = trainer.network.buffer.snapshot() if self.restore_best else None
+        else:
+            self._waited += 1
+        stop = self._waited >= self.patience
+        if (stop or trainer.epoch == trainer.last_epoch) and self._kept is not None:
+            trainer.network.buffer.restore(self._kept)
+        if stop:
+            self._waited = 0  # a further fit has its patience again
+        return stop
+
+    def _improves(self, value: float) -> bool:
+        sign = SIGNS[self.monitor]
+        return sign * value < (math.inf if self.best is None else sign * self.best - self.min_delta)

@@ -1,0 +1,466 @@
+"""The command line: what it writes, what it says, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnbackend as nn
+from nnbackend.cli import Settings, main, predict_file, train_mnist
+from nnbackend.datasets import mnist_host, write_idx
+
+SIDE = 8
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NNBACKEND_DATA", raising=False)
+    monkeypatch.setenv("NNBACKEND_CACHE", str(tmp_path / "no cache"))
+    monkeypatch.setattr(sys.modules["nnbackend.backend"], "_selected", None)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder as MNIST's, of 8 x 8 pictures: which third of the columns is bright?"""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "bars"
+    folder.mkdir()
+    for name, n in (("train", 120), ("t10k", 30)):
+        labels = rng.integers(0, 3, n).astype(np.uint8)
+        images = rng.integers(0, 60, (n, SIDE, SIDE)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[:, 1 + 2 * label : 3 + 2 * label] = 250
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
+    return folder
+
+
+@pytest.fixture
+def short(data: Path) -> list[str]:
+    """A run of a fraction of a second that learns its data by heart."""
+    return ["train", "mnist", "--data", str(data), "--hidden", "12", "--epochs", "3", "--batch-size", "10", "--lr=0.02"]
+
+
+@pytest.fixture
+def model(short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    path = tmp_path / "bars.safetensors"
+    assert main([*short, "--quiet", "--save", str(path)]) == 0
+    capsys.readouterr()
+    return path
+
+
+def error_of(arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the command leaves on stderr when it fails."""
+    assert main(arguments) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("nnbackend: error: ")
+    return lines[0].removeprefix("nnbackend: error: ")
+
+
+# --- train ------------------------------------------------------------------------------------------------------
+
+
+def test_train_says_writes_and_records(
+    short: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / name for name in ("net.safetensors", "curve.png", "run.json")}
+    options = zip(("--save", "--plot", "--json"), map(str, files.values()), strict=True)
+    assert main([*short, *(word for option in options for word in option)]) == 0
+    out, err = capsys.readouterr()
+
+    assert "backend   numpy\n" in out
+    assert f"data      bars ({data}): 120 images to train on, 30 to test\n" in out
+    assert "network   64-12-3, relu, 819 parameters, float32\n" in out
+    assert "training  adam, learning rate 0.02 falling to 0, batches of 10, 3 epochs, seed 0\n" in out
+    assert len(re.findall(r"^ +[123] +\d\.\d{4} ", out, re.MULTILINE)) == 3
+    assert "test accuracy 100.00%" in out
+    assert all(str(path) in out for path in files.values())
+    assert "sample" not in out
+    assert "epoch 3/3: 100%" in err
+
+    record = json.loads(files["run.json"].read_text(encoding="utf-8"))
+    assert record["settings"] == {
+        "data": str(data),
+        "source": str(data),
+        "model": "mlp",
+        "hidden": [12],
+        "activation": "relu",
+        "optimizer": "adam",
+        "lr": 0.02,
+        "epochs": 3,
+        "batch_size": 10,
+        "seed": 0,
+        "dtype": "float32",
+        "backend": "numpy",
+        "parameters": 819,
+        "version": nn.__version__,
+    }
+    assert {name: len(values) for name, values in record["history"].items() if name != "interrupted"} == dict.fromkeys(
+        ("loss", "accuracy", "val_loss", "val_accuracy", "seconds", "samples_per_second"), 3
+    )
+    assert record["test_accuracy"] == 1.0
+    assert record["test_loss"] == pytest.approx(record["history"]["val_loss"][-1])
+    assert record["seconds"] > 0
+    assert files["curve.png"].read_bytes().startswith(b"\x89PNG")
+    test = nn.datasets.mnist(data)
+    assert nn.load(files["net.safetensors"]).accuracy(test.x_test, test.t_test) == 1.0
+
+
+def test_nothing_is_written_unless_asked(
+    short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert main([*short, "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "epoch " not in out
+    assert "test accuracy 100.00%" in out
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["array_api_strict:device1", "torch"])
+def test_other_backends(
+    name: str, short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(name.partition(":")[0])
+    assert main([*short, "--quiet", "--backend", name, "--json", str(tmp_path / "a.json")]) == 0
+    assert f"backend   {name}\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.json").read_text())["settings"]["backend"] == name
+    assert nn.backend().name == "numpy"  # the option is for the command alone
+
+    monkeypatch.setattr(sys.modules["nnbackend.backend"], "_selected", None)
+    monkeypatch.setenv("NNBACKEND", name)
+    assert main([*short, "--quiet"]) == 0
+    assert f"backend   {name}\n" in capsys.readouterr().out
+
+
+def test_settings_reach_the_run(data: Path) -> None:
+    settings = Settings(
+        data=str(data),
+        hidden=(5, 4),
+        activation="tanh",
+        optimizer="momentum",
+        epochs=1,
+        batch_size=7,
+        seed=3,
+        dtype="float64",
+        backend="numpy",
+    )
+    run = train_mnist(settings)
+    kinds = [type(layer).__name__ for layer in run.network.layers.values()]
+    assert kinds == ["Affine", "Tanh", "Affine", "Tanh", "Affine"]
+    assert (run.network.dtype, run.network.seed) == ("float64", 3)
+    assert run.settings["lr"] == 0.1  # what suits momentum
+    assert train_mnist(settings).test_loss == run.test_loss
+
+
+def test_the_convolutional_network_trains(data: Path) -> None:
+    run = train_mnist(Settings(data=str(data), model="cnn", epochs=3, lr=0.01))
+    assert list(run.network.layers)[:3] == ["Convolution1", "ReLU1", "MaxPooling1"]
+    assert run.test_accuracy > 0.9
+
+
+def test_every_optimizer_and_activation_trains(data: Path) -> None:
+    from nnbackend.layers import ACTIVATIONS
+    from nnbackend.optimizers import OPTIMIZERS
+
+    for optimizer in OPTIMIZERS:
+        assert len(train_mnist(Settings(data=str(data), hidden=(4,), optimizer=optimizer, epochs=1)).history) == 1
+    for activation in ACTIVATIONS:
+        assert len(train_mnist(Settings(data=str(data), hidden=(4,), activation=activation, epochs=1)).history) == 1
+
+
+def test_the_sample_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mnist", "--hidden", "32", "--epochs", "1", "--batch-size", "100", "--quiet"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "data mnist (sample): 10,000 images to train on, 2,000 to test" in out
+    assert "`--data full`" in out
+    accuracy = re.search(r"test accuracy (\d+\.\d+)%", out)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 85
+
+
+@pytest.mark.parametrize("steps", [5, 20])  # within the first epoch of 12 steps, within the second
+def test_interrupted(
+    steps: int, short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = nn.Adam.step
+
+    def interrupted_step(self: nn.Adam, p: np.ndarray, g: np.ndarray, state: dict[str, int]) -> None:
+        step(self, p, g, state)
+        if state["t"] == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(nn.Adam, "step", interrupted_step)
+    files = {name: tmp_path / name for name in ("net.safetensors", "curve.png", "run.json")}
+    options = zip(("--save", "--plot", "--json"), map(str, files.values()), strict=True)
+    assert main([*short, "--quiet", *(word for option in options for word in option)]) == 130
+    completed = steps // 12
+    assert f"interrupted after {completed} of 3 epochs" in capsys.readouterr().out
+    assert len(nn.load(files["net.safetensors"]).params) == 4
+    assert len(json.loads(files["run.json"].read_text())["history"]["loss"]) == completed
+    assert files["curve.png"].exists() == (completed > 0)  # there is no curve of nothing
+
+
+def test_interrupted_outside_of_training(
+    short: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nnbackend.cli.mnist", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+    assert error_of(short, 130, capsys) == "interrupted"
+
+
+# --- train: errors ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "the following arguments are required: COMMAND"),
+        (["trian"], 2, "unknown command 'trian'. Did you mean 'train'? Known: doctor, predict, train."),
+        (["train"], 2, "the following arguments are required: data_set"),
+        (["train", "mnits"], 2, "unknown data set 'mnits'. Did you mean 'mnist'? Known: mnist."),
+        (["train", "mnist", "--activation", "rleu"], 2, "unknown activation 'rleu'. Did you mean 'relu'? Known: "),
+        (["train", "mnist", "--optimizer", "adma"], 2, "unknown optimizer 'adma'. Did you mean 'adam"),
+        (["train", "mnist", "--dtype", "float23"], 2, "unknown dtype 'float23'. Did you mean 'float32'?"),
+        (["train", "mnist", "--epochs", "0"], 2, "argument --epochs: expected an integer of at least 1, got '0'"),
+        (["train", "mnist", "--hidden", "9", "x"], 2, "argument --hidden: expected an integer of at least 1, got 'x'"),
+        (["train", "mnist", "--seed", "-1"], 2, "argument --seed: expected an integer of at least 0, got '-1'"),
+        (["train", "mnist", "--lr", "fast"], 2, "argument --lr: invalid float value: 'fast'"),
+        (["train", "mnist", "--epoch-count", "3"], 2, "unrecognized arguments: --epoch-count 3"),
+        (["train", "mnist", "--lr", "-1"], 1, "lr must be positive and finite, got -1.0"),
+        (["train", "mnist", "--data", "smaple"], 1, "data: unknown data set 'smaple'. Did you mean 'sample'?"),
+        (["train", "mnist", "--backend", "nupy"], 1, "backend: unknown backend 'nupy'. Did you mean 'numpy'?"),
+        (["predict", "nix.safetensors", "a.png"], 1, "nix.safetensors: there is no such file"),
+    ],
+)
+def test_errors(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(arguments, status, capsys).startswith(message)
+
+
+def test_a_backend_from_the_variable_that_does_not_work(
+    short: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NNBACKEND", "cuppy")
+    assert error_of(short, 1, capsys).startswith("NNBACKEND: unknown backend 'cuppy'. Did you mean 'cupy'?")
+
+
+def test_more_rows_in_a_batch_than_there_are(short: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "but the data has only 120 rows" in error_of([*short, "--batch-size", "1000"], 1, capsys)
+
+
+def test_damaged_data(short: list[str], data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = data / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert error_of(short, 1, capsys).startswith(f"{path}: truncated")
+
+
+@pytest.mark.parametrize("option", ["--save", "--plot", "--json"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere/a.png", "there is no folder {folder}/nowhere"),
+        ("", "{folder} is a folder, a file name is needed"),
+        ("bars/t10k-labels-idx1-ubyte/a.png", "there is no folder {folder}/bars/t10k-labels-idx1-ubyte"),
+    ],
+)
+def test_outputs_are_checked_before_training(
+    option: str,
+    name: str,
+    message: str,
+    short: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("nnbackend.cli.train_mnist", lambda *a, **k: pytest.fail("it trained"))
+    expected = f"argument {option}: " + message.format(folder=tmp_path)
+    assert error_of([*short, option, str(tmp_path / name)], 2, capsys) == expected
+
+
+def test_other_outputs_that_cannot_be_written(
+    short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nnbackend.cli.train_mnist", lambda *a, **k: pytest.fail("it trained"))
+    path = tmp_path / "curve.pgn"
+    message = error_of([*short, "--plot", str(path)], 2, capsys)
+    assert message.startswith(f"argument --plot: cannot write {path}: ")
+    assert "Did you mean '.png'?" in message
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda *a: None)
+    assert error_of([*short, "--plot", "a.png"], 2, capsys).endswith('pip install "nnbackend[plot]"')
+
+    there = tmp_path / "there.json"
+    there.write_text("mine")
+    monkeypatch.setattr(os, "access", lambda *a: False)
+    assert "it may not be overwritten" in error_of([*short, "--json", str(there)], 2, capsys)
+    assert there.read_text() == "mine"
+
+    def refused(**how: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    message = error_of([*short, "--save", str(tmp_path / "a")], 2, capsys)
+    assert message == f"argument --save: cannot write {tmp_path / 'a'}: Permission denied"
+
+
+# --- predict ----------------------------------------------------------------------------------------------------
+
+
+def test_predict_idx(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = data / "t10k-images-idx3-ubyte.gz"
+    labels = nn.to_numpy(nn.datasets.mnist(data).t_test)
+    assert main(["predict", str(model), str(images), "--limit", "7", "--top", "2"]) == 0
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert last == f"... 30 images in {images}; --limit 30 shows all"
+    assert len(rows) == 7
+    for i, (row, label) in enumerate(zip(rows, labels, strict=False)):
+        name, first, second = row.split("  ")
+        assert name == f"{images}[{i}]"
+        (best, p), (_, q) = first.split(), second.split()
+        assert int(best) == label
+        assert float(p.rstrip("%")) >= float(q.rstrip("%"))
+
+    assert main(["predict", str(model), str(images), "--limit", "30"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 30
+
+
+def test_predict_pictures(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    paths = []
+    for label in range(3):
+        pixels = np.zeros((SIDE, SIDE), np.uint8)
+        pixels[:, 1 + 2 * label : 3 + 2 * label] = 250
+        paths.append(tmp_path / f"{label}.png")
+        image.fromarray(pixels).save(paths[-1])  # 8 x 8 on dark: taken as it is
+    assert main(["predict", str(model), *map(str, paths)]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    for label, (path, row) in enumerate(zip(paths, rows, strict=True)):
+        assert re.fullmatch(rf"{re.escape(str(path))}  {label} \d+\.\d\d%", row)
+
+
+def test_a_file_that_cannot_be_read_does_not_keep_the_others(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = str(data / "t10k-images-idx3-ubyte.gz")
+    assert main(["predict", str(model), str(tmp_path / "nix.png"), images, "--limit", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{images}[0]  ")
+    assert err == f"nnbackend: error: {tmp_path / 'nix.png'}: there is no such file\n"
+
+
+def test_pictures_that_do_not_fit_the_network(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_idx(tmp_path / "a", mnist_host("sample").x_test[:1])
+    message = error_of(["predict", str(model), str(tmp_path / "a")], 1, capsys)
+    assert message.endswith("got uint8 of shape (1, 28, 28), expected images: uint8 of shape (n, 8, 8)")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda: nn.Network([nn.Affine(10, 3)]), r"takes rows of shape \(10,\), and no square image fits that"),
+        (lambda: nn.Network([nn.ReLU()]), "takes rows of shape None, and no square image fits that"),
+        (lambda: nn.Network([nn.Affine(784, 2)], nn.MeanSquaredError()), "MeanSquaredError.*: it gives no prob"),
+    ],
+)
+def test_networks_that_classify_no_pictures(network: object, message: str, tmp_path: Path) -> None:
+    write_idx(tmp_path / "a", mnist_host("sample").x_test[:1])
+    with pytest.raises(ValueError, match=message):
+        predict_file(network(), tmp_path / "a")  # type: ignore[operator]
+
+
+def test_networks_of_other_kinds(tmp_path: Path) -> None:
+    write_idx(tmp_path / "a", mnist_host("sample").x_test[:4])
+    book = nn.TwoLayerNet(784, 5, 10)
+    convolutional = nn.Network([nn.Convolution(1, 2, 5), nn.Flatten(), nn.Affine(24 * 24 * 2, 10)])
+    for network in (book, convolutional):
+        predictions, total = predict_file(network, tmp_path / "a", top=99, limit=3)
+        assert (len(predictions), total) == (3, 4)
+        for prediction in predictions:
+            assert sorted(label for label, _ in prediction.best) == list(range(10))
+            assert sum(p for _, p in prediction.best) == pytest.approx(1, abs=1e-5)
+
+
+# --- the command itself -----------------------------------------------------------------------------------------
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "NNBACKEND"}
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment | settings)
+
+
+def test_as_a_module() -> None:
+    done = run("-m", "nnbackend", "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"nnbackend {nn.__version__}\n", "")
+    done = run("-m", "nnbackend", "train", "mnits")
+    assert done.returncode == 2
+    assert done.stderr.startswith("nnbackend: error: unknown data set 'mnits'. Did you mean 'mnist'?")
+    done = run("-m", "nnbackend", "train", "mnist", "--epochs=1", NNBACKEND="nupmy")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["doctor", "--help"]])
+def test_help_is_light(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom nnbackend.cli import main\n"
+        f"assert main({arguments!r}) == 0\n"
+        "heavy = {'matplotlib', 'PIL', 'tqdm', 'cupy', 'torch', 'sklearn', 'scipy', 'pooch', 'safetensors'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = run("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: nnbackend")
+
+
+def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "widths of the hidden layers (default: 512 256)" in text
+    assert "update rule (default: adam)" in text
+    assert "None" not in text
+
+
+def test_a_reader_that_goes_away(model: Path, data: Path) -> None:
+    images = str(data / "t10k-images-idx3-ubyte.gz")
+    command = [sys.executable, "-m", "nnbackend", "predict", str(model), *[images] * 200]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "[0]" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+# --- the example that does the same in a script -----------------------------------------------------------------
+
+
+def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    path = Path(__file__).parent.parent / "examples" / "train_mnist.py"
+    spec = spec_from_file_location("example_train_mnist", path)
+    assert spec is not None
+    assert spec.loader is not None
+    example = module_from_spec(spec)
+    spec.loader.exec_module(example)
+    with nn.using("numpy"):
+        example.main(["--data", "sample", "--epochs", "1", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "epoch  1: training loss" in out
+    assert out.count("is taken for a") == 5
+    assert (tmp_path / "train_mnist.png").read_bytes().startswith(b"\x89PNG")
+    assert len(nn.load(tmp_path / "train_mnist.safetensors").params) == 6

@@ -1,0 +1,160 @@
+"""What `nn.diagnose` finds, and that it leaves a healthy network alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Namespace
+
+import nnbackend as nn
+from nnbackend.backend import to_numpy
+
+ROWS = np.random.default_rng(0).standard_normal((60, 5))
+LABELS = np.arange(60) % 3
+
+
+def network(activation: Callable[[], nn.Layer], depth: int, weight: Any = None, bias: Any = "zeros") -> nn.Network:
+    """5-16-...-16-3 with `depth` hidden layers."""
+    layers: list[nn.Layer] = []
+    for i in range(depth):
+        layers += [nn.Affine(16 if i else 5, 16, weight, bias), activation()]
+    return nn.Network([*layers, nn.Affine(16, 3)], dtype="float64")
+
+
+def words(net: nn.Network, x: Any = ROWS, t: Any = LABELS) -> dict[str, str]:
+    """Layer and what is wrong there."""
+    return {finding.layer: finding.what for finding in nn.diagnose(net, x, t).findings}
+
+
+def test_stalled_xor(on: Namespace) -> None:
+    x, t = nn.datasets.xor()
+    widths = [2, 4, 4, 2]
+    layers: list[nn.Layer] = []
+    for i in range(3):
+        layers += [nn.Affine(widths[i], widths[i + 1], nn.Uniform(0.0, 1.0), 1.0), nn.Sigmoid()]
+    net = nn.Network(layers[:-1], seed=0)
+    nn.Trainer(net, nn.SGD(lr=0.01), batch_size=4).fit(x, t, epochs=500)
+    found = nn.diagnose(net, x, t)
+    assert not found.ok
+    assert [finding.layer for finding in found.findings] == ["output"]
+    assert "answers nearly the same for every input" in str(found)
+    assert "Try a larger learning rate or Adam" in str(found)
+    assert found.loss == pytest.approx(net.loss(x, t))
+    assert found.loss == pytest.approx(found.constant_loss, rel=0.01)
+
+
+def test_trained_xor(on: Namespace) -> None:
+    x, t = nn.datasets.xor()
+    net = nn.Network([nn.Affine(2, 8), nn.Tanh(), nn.Affine(8, 2)], seed=0)
+    nn.Trainer(net, nn.Adam(lr=0.1), batch_size=4).fit(x, t, epochs=60)
+    found = nn.diagnose(net, x, t)
+    assert net.accuracy(x, t) == 1.0
+    assert found.ok
+    assert found.findings == ()
+    assert str(found).endswith("Nothing hinders learning.")
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh])
+def test_saturated_units(on: Namespace, activation: Callable[[], nn.Layer]) -> None:
+    found = words(network(activation, 1, weight=30.0))
+    (name,) = (layer for layer in found if layer != "output")
+    assert name == f"{activation.__name__}1"  # type: ignore[attr-defined]
+    assert "of its outputs are saturated" in found[name]
+
+
+@dataclass(eq=False)
+class Step(nn.Layer):
+    """Nearly flat everywhere, and known to the library under no name."""
+
+    elementwise = True
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        return 1e-3 * x + 1.0
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        return 1e-3 * dy
+
+
+def test_layers_are_judged_by_what_they_do() -> None:
+    assert words(network(Step, 1))["Step1"].startswith("100% of its outputs are saturated")
+
+
+def test_dead_units(on: Namespace) -> None:
+    found = nn.diagnose(network(nn.ReLU, 2, bias=nn.Constant(-100.0)), ROWS, LABELS)
+    assert "ReLU1: 16 of 16 units are dead" in str(found)
+    assert "LeakyReLU" in str(found)
+    assert "dead" not in str(nn.diagnose(network(nn.LeakyReLU, 2, bias=nn.Constant(-100.0)), ROWS, LABELS))
+
+
+def test_a_few_dead_units_are_no_news() -> None:
+    net = network(nn.ReLU, 1)
+    net.params["b1"][:3] = -100.0
+    assert nn.diagnose(net, ROWS, LABELS).ok
+    net.params["b1"][:4] = -100.0
+    assert words(net)["ReLU1"].startswith("4 of 16 units are dead")
+
+
+def test_vanishing_gradients(on: Namespace) -> None:
+    found = words(network(nn.Sigmoid, 8))
+    (name,) = (layer for layer in found if layer != "output")
+    assert name.startswith("Affine")
+    assert "the gradient vanishes" in found[name]
+    assert words(network(nn.Sigmoid, 1)).keys() <= {"output"}
+
+
+def test_exploding_values_and_gradients(on: Namespace) -> None:
+    text = str(nn.diagnose(network(nn.ReLU, 4, weight=5.0), ROWS, LABELS))
+    assert "the gradient explodes" in text
+    assert "values explode" in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, on the way to the answer
+def test_values_that_are_not_finite(on: Namespace, value: float) -> None:
+    net = network(nn.Tanh, 2)
+    net.params["W2"][0, 0] = value
+    found = nn.diagnose(net, ROWS, LABELS)
+    assert [(finding.layer, finding.what) for finding in found.findings] == [("Affine2", "its output is not finite")]
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.LeakyReLU])
+def test_a_fresh_network_with_its_own_initializer_is_healthy(activation: Callable[[], nn.Layer]) -> None:
+    assert nn.diagnose(network(activation, 3), ROWS, LABELS).ok
+
+
+def test_one_hot_rows_are_labels_in_another_form(on: Namespace) -> None:
+    net = network(nn.Sigmoid, 3, weight=0.01)
+    labels, rows = nn.diagnose(net, ROWS, LABELS), nn.diagnose(net, ROWS, np.eye(3)[LABELS])
+    assert str(labels) == str(rows)
+    assert not labels.ok
+
+
+def test_regression(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(5, 1, nn.Constant(0.0))], nn.MeanSquaredError(), dtype="float64")
+    t = 1000.0 * (ROWS[:, :1] - 1.0)
+    assert "answers nearly the same" in words(net, ROWS, t)["output"]
+    net.params["W1"][0, 0] = 700.0
+    net.params["b1"][0] = -1000.0
+    assert nn.diagnose(net, ROWS, t).ok  # large values, but so are the targets'
+
+
+def test_targets_that_are_all_the_same_may_be_answered_alike() -> None:
+    assert nn.diagnose(network(nn.Tanh, 1, weight=0.0), ROWS, np.zeros(60, int)).ok
+
+
+def test_diagnosing_changes_nothing(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(5, 8), nn.BatchNormalization(8), nn.ReLU(), nn.Dropout(), nn.Affine(8, 3)])
+    net.gradient(ROWS, LABELS)
+    before = {name: to_numpy(getattr(net.buffer, name)).copy() for name in ("data", "grad", "state", "clock")}
+    nn.diagnose(net, ROWS, LABELS)
+    for name, values in before.items():
+        np.testing.assert_array_equal(to_numpy(getattr(net.buffer, name)), values)
+
+
+def test_data_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, 5\)"):
+        nn.diagnose(network(nn.ReLU, 1), ROWS[:, :4], LABELS)

@@ -1,0 +1,123 @@
+"""Every example runs, on NumPy and on a device that refuses host conversion, and reaches what its docstring says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import nnbackend as nn
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TESTED_ELSEWHERE = {"train_mnist"}
+
+# the arguments that make each short, and the pictures that it draws
+SHORT = {
+    "two_layer_net": (["--input-size=12", "--hidden-size=5", "--batch=20"], "two_layer_net.png"),
+    "spiral": (["--shorten=100"], "spiral.png"),
+    "numerical_training": (["--side=6", "--hidden=4", "--steps=4", "--plain"], "numerical_training.png"),
+    "leaky_relu_adam_mnist": (["--data=sample", "--epochs=1"], "leaky_relu_adam_mnist.png"),
+    "xor": (["--steps=20"], "xor.png"),
+    "xor --stall": (["--steps=20", "--stall"], "xor_stalled.png"),
+}
+
+
+def example(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_example_is_forgotten() -> None:
+    there = {path.stem for path in EXAMPLES.glob("*.py")} - TESTED_ELSEWHERE
+    assert there == {name.partition(" ")[0] for name in SHORT}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "array_api_strict:device1"])
+@pytest.mark.parametrize("name", SHORT)
+def test_runs_and_draws(name: str, backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, picture = SHORT[name]
+    with nn.using(backend):
+        example(name.partition(" ")[0]).main([*arguments, "--out", str(tmp_path)])
+    assert f"drawn: {tmp_path / picture}" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == [picture]
+    pixels = matplotlib.image.imread(tmp_path / picture)[..., :3]
+    assert min(pixels.shape[:2]) > 400
+    assert 0.03 < np.mean(pixels.min(axis=-1) < 0.95) < 0.9  # ink, and paper
+    assert len(np.unique((255 * pixels[::2, ::2]).astype(int).reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_environment_variable_is_all_it_takes(tmp_path: Path) -> None:
+    environment = {**os.environ, "NNBACKEND": "array_api_strict:device1"}
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "xor.py"), "--steps", "3"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "after 3 steps" in done.stdout
+    assert (tmp_path / "xor.png").is_file()
+
+
+def test_xor_ends_at_the_published_parameters() -> None:
+    published = {
+        "W1": [[0.69638447, 5.57807722, 3.73301229, 1.27710358], [-0.02576369, 5.5070093, 3.82151436, 1.32686045]],
+        "b1": [1.46459913, -2.22010371, -5.78779532, 0.7035585],
+        "W2": [
+            [1.43463791, -1.06940843],
+            [-5.00845106, 5.83744973],
+            [5.90110456, -5.1779304],
+            [0.41666394, 0.33468281],
+        ],
+        "b2": [0.30761498, -2.62794276],
+    }
+    net, history = example("xor").train(60_000)
+    for name, value in published.items():  # printed to eight decimals: half a unit of the last, and a little rounding
+        np.testing.assert_allclose(net.params[name], value, rtol=0, atol=0.51e-8)
+    assert history.loss[-1] == pytest.approx(0.0186, abs=1e-4)
+    assert nn.diagnose(net, *nn.datasets.xor()).ok
+
+
+def test_xor_stalls() -> None:
+    net, _ = example("xor").train(3_000, stall=True)
+    x, t = nn.datasets.xor()
+    np.testing.assert_allclose(net.predict_proba(x), 0.5, atol=0.05)
+    assert "answers nearly the same for every input" in str(nn.diagnose(net, x, t))
+
+
+@pytest.mark.parametrize(("classes", "points", "epochs", "loss"), [(3, 100, 300, 0.1), (5, 50, 600, 0.3)])
+def test_spirals_are_learnt(classes: int, points: int, epochs: int, loss: float) -> None:
+    history, _ = example("spiral").learn(classes, points, [epochs])
+    assert np.mean(history.loss[-10:]) == pytest.approx(loss, rel=0.15)  # the last epochs differ by some per cent
+
+
+def test_training_by_differences_alone() -> None:
+    record, _, _ = example("numerical_training").train(15)
+    numerical, exact = record.accuracy["numerical"], record.accuracy["backpropagation"]
+    assert len(numerical) == 16
+    assert numerical[0] == pytest.approx(0.5, abs=0.02)
+    assert numerical[-1] == pytest.approx(0.96, abs=0.01)
+    assert numerical == exact
+    assert record.difference < 1e-8  # eps |loss| / h, and as much again for the h^2 term
+
+
+def test_a_fresh_two_layer_net_knows_nothing() -> None:
+    loss, probabilities, exact, differences = example("two_layer_net").compare(784, 50, 100)
+    assert loss == pytest.approx(np.log(10), rel=0.01)
+    np.testing.assert_allclose(probabilities, 0.1, atol=0.02)
+    for name, value in exact.items():
+        np.testing.assert_allclose(differences[name], value, rtol=0, atol=1e-8)
+
+
+def test_leaky_relu_and_adam_pass_the_published_accuracy() -> None:
+    module = example("leaky_relu_adam_mnist")
+    history = module.train(nn.datasets.mnist("sample"), 10)
+    assert history.val_accuracy[-1] > module.PUBLISHED
