@@ -117,7 +117,7 @@ class _Graph:
         self._rows = cupy.empty((size,), order.dtype)
         self._at, self._t, self._lr = (_Number(cupy, dtype) for dtype in ("int64", "float64", "float64"))
         self._pool, self._stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
-        column = cupy.empty(figures.shape[:1], figures.dtype)
+        column = cupy.zeros(figures.shape[:1], figures.dtype)
         on_device = copy.copy(optimizer)
         object.__setattr__(on_device, "lr", self._lr.place)  # settings are frozen; this copy is nobody else's
         counted = {**state, "t": self._t.place}
@@ -153,8 +153,10 @@ class _Graph:
         with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
             self._handle = cublas.Handle(self._stream.ptr, cupy.empty((WORKSPACE,), "uint8"))
             with cublas.capturing(self._handle):
-                work()  # a rehearsal, in earnest: kernels are compiled and loaded, what is kept is made
-                self._stream.synchronize()
+                try:
+                    work()  # a rehearsal, in earnest: kernels are compiled and loaded, what is kept is made
+                finally:
+                    self._stream.synchronize()
                 with _no_collection():
                     self._stream.begin_capture()
                     try:

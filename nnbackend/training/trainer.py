@@ -91,7 +91,8 @@ class Trainer:
         Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. A loss that is not finite
         raises NumericalError, which names epoch, step and the first layer at fault; the network then holds the last
         values before that step. Raises ValueError for data that is empty, not finite, of unequal lengths, smaller
-        than a batch, or does not fit the network; TypeError for a callback that cannot be called.
+        than a batch, or does not fit the network; TypeError for a callback that cannot be called; MemoryError, with
+        a batch_size that fits, where the memory ends.
         """
         _positive_integer("epochs", epochs)
         for callback in callbacks:
@@ -114,7 +115,7 @@ class Trainer:
                 try:
                     self._run_epoch(run, data, checked, progress, interrupt)
                 except MemoryError as error:
-                    raise self._too_large(error, data) from None  # its traceback would keep the memory
+                    raise self._too_large(error, data) from None
                 if self.history.interrupted:
                     break
                 answers = [callback(self) for callback in callbacks]  # all are called, even after a True
@@ -264,6 +265,7 @@ class Trainer:
 
     def _too_large(self, error: MemoryError, data: Data) -> MemoryError:
         """What to say where the memory ends: the cause, and a batch size for which it does not."""
+        error.__traceback__ = None  # with it goes what the failed step has allocated
         size = size_that_fits(self.network, self.batch_size, *data[:2], *given(data[2]))
         cause = f"a batch of {self.batch_size} rows does not fit the memory: {error}."
         if size == 0:

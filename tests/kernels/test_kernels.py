@@ -63,6 +63,8 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(n, 5), t, *more] for t in (labels, one_hot) for more in ([], [np.abs(draw(n))])]
         case "convolution" | "convolution_backward" | "max_pooling_backward" | "average_pooling_backward":
             return [image_arguments(name, n, *sizes, draw) for sizes in IMAGES]
+        case "clip_by_norm":
+            return [[draw(size), limit] for size in (n, LONG) for limit in (0.1, 1e9)]
         case "dropout_mask":
             return [[draw(n, 5), 0.3, 2**35 + 1, 2, np.array([4])]]
         case "sgd_step":
@@ -145,7 +147,7 @@ def cases() -> Iterator[Any]:
 
 
 def writes(name: str) -> bool:
-    return name.endswith("_step") or name in ("affine_backward", "convolution_backward")
+    return name.endswith("_step") or name in ("affine_backward", "clip_by_norm", "convolution_backward")
 
 
 @pytest.mark.parametrize(("name", "kind", "form", "n"), list(cases()))
