@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +286,55 @@ def test_moving_to_another_backend_and_dtype(on: Namespace) -> None:
     assert other.loss(X, T) == pytest.approx(net.loss(X, T), rel=1e-6)
     other.params["b1"] = np.ones(5)
     assert not to_numpy(net.params["b1"]).any()
+
+
+@dataclass(eq=False)
+class Shift(nn.Layer):
+    """A layer of one's own, which a pickle finds by its name."""
+
+    by: float = 1.0
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        return x + self.by
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        return dy
+
+
+def test_pickles_and_copies_go_on_exactly(on: Namespace) -> None:
+    layers = [nn.Affine(6, 5), nn.BatchNormalization(5), nn.ELU(0.5), nn.Dropout(0.3), Shift(2.0), nn.Affine(5, 3)]
+    net = nn.Network(layers, nn.SoftmaxWithLoss(class_weight=[1, 2, 1], label_smoothing=0.1), dtype="float64", seed=3)
+    nn.Trainer(net, nn.SGD(lr=0.1), batch_size=4).fit(X, T)
+    copies = [pickle.loads(pickle.dumps(net)), copy.deepcopy(net)]
+    for other in copies:
+        assert repr(other) == repr(net)
+        assert other.backend == on.backend
+        assert other.buffer.data is not net.buffer.data
+    nn.Trainer(net, nn.SGD(lr=0.1), batch_size=4).fit(X, T, epochs=2)
+    for other in copies:
+        nn.Trainer(other, nn.SGD(lr=0.1), batch_size=4).fit(X, T, epochs=2)
+        for name in ("data", "state", "clock"):  # values, running statistics, the number of the masks
+            assert to_numpy(getattr(other.buffer, name)).tolist() == to_numpy(getattr(net.buffer, name)).tolist()
+        other.params["W1"][...] = 0.0  # live
+        assert float(on.xp.max(on.xp.abs(other.buffer.data[:30]))) == 0.0
+    book = pickle.loads(pickle.dumps(nn.TwoLayerNet(6, 5, 3)))
+    assert type(book) is nn.TwoLayerNet
+    assert_close(on.xp.sum(book.predict(X), axis=1), np.ones(11), "float32")
+
+
+def test_a_pickle_of_a_backend_that_fails_here_is_read_on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("array_api_strict")
+    net = make(backend="array_api_strict:device1")
+    pickled = pickle.dumps(net)
+
+    def fails(device: str) -> None:
+        raise nn.BackendError("no such device")
+
+    monkeypatch.setitem(sys.modules["nnbackend.backend"]._FAMILIES, "array_api_strict", fails)
+    with pytest.warns(UserWarning, match="pickled on 'array_api_strict:device1', which fails here.* no such device"):
+        other = pickle.loads(pickled)
+    assert other.backend.name == "numpy"
+    assert_close(other.predict(X), to_numpy(net.predict(net.backend.asarray(X))), "float32", 6)
 
 
 @pytest.fixture

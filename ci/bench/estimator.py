@@ -1,7 +1,7 @@
 """How fast does NNClassifier fit, and how well, beside scikit-learn's MLPClassifier, both with their defaults?
 
     pip install ".[bench]"
-    python ci/bench/estimator.py --json record.json          some 20 minutes on two cores
+    python ci/bench/estimator.py --json record.json          some ten minutes on two cores
     python ci/bench/estimator.py --rows 5000 --repeats 1     a minute or two
 
 Three tasks: digits, MNIST (784-100-10), and a table of 50 columns. The programs fit in turn, so that a machine whose
