@@ -21,7 +21,7 @@ fi
 # the commands are the two lines of the README that begin by making an environment
 mapfile -t commands < <(grep '^python3 -m venv ' README.md)
 [ "${#commands[@]}" -eq 2 ]
-for command in "${commands[@]}"; do
-    printf '\n$ %s\n' "$command"
-    bash -euo pipefail -c "$command"
-done
+printf '\n$ %s\n' "${commands[0]}"
+env -u NNBACKEND_DATA bash -euo pipefail -c "${commands[0]}" # a newcomer has the embedded sample
+printf '\n$ %s\n' "${commands[1]}"
+bash -euo pipefail -c "${commands[1]}"

@@ -2,15 +2,12 @@
 
 __version__ = "0.1.0"
 
-from nnbackend import datasets, functions, kernels, nodes
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from nnbackend import functions, kernels
 from nnbackend.backend import Backend, available, backend, to_numpy, use, using
-from nnbackend.diagnosis import Diagnosis, Finding, diagnose
 from nnbackend.errors import BackendError, DataError, ModelFileError, NNBackendError, NumericalError
-from nnbackend.evaluation import (
-    Evaluation,
-    evaluate,
-)
-from nnbackend.gradients import GradientReport, check_gradients, numerical_gradient
 from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, Xavier
 from nnbackend.layers import (
     ELU,
@@ -61,6 +58,40 @@ from nnbackend.training import (
     History,
     Trainer,
 )
+
+if _TYPE_CHECKING:
+    from nnbackend import datasets, nodes
+    from nnbackend.diagnosis import Diagnosis, Finding, diagnose
+    from nnbackend.evaluation import Evaluation, evaluate
+    from nnbackend.gradients import GradientReport, check_gradients, numerical_gradient
+
+# imported at first use: with these `import nnbackend` takes 1.7 times as long as `import numpy`, without them 1.4
+_AT_FIRST_USE = {
+    "Diagnosis": "diagnosis",
+    "Evaluation": "evaluation",
+    "Finding": "diagnosis",
+    "GradientReport": "gradients",
+    "check_gradients": "gradients",
+    "datasets": "datasets",
+    "diagnose": "diagnosis",
+    "evaluate": "evaluation",
+    "nodes": "nodes",
+    "numerical_gradient": "gradients",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module 'nnbackend' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"nnbackend.{_AT_FIRST_USE[name]}")
+    return module if name == _AT_FIRST_USE[name] else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = [
     "ELU",

@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from nnbackend.capture import Captured, Uncaptured
-from nnbackend.cublas import set_precision
 from nnbackend.errors import BackendError, unknown_name
 from nnbackend.functions.array import Array
 
@@ -90,6 +88,8 @@ class Backend:
         optimizer, *data) for the i-th `size` rows of `order`; with CuPy by the launch of a CUDA graph (unless the
         environment says NNBACKEND_CAPTURE=0). buffer: the ParameterBuffer that the step changes.
         """
+        from nnbackend.capture import Captured, Uncaptured
+
         if self.family != "cupy" or os.environ.get("NNBACKEND_CAPTURE") == "0":
             return Uncaptured(step)
         import cupy
@@ -244,6 +244,8 @@ def _numpy(device: str) -> Backend:
 def _cupy(device: str) -> Backend:
     if importlib.util.find_spec("cupy") is None:
         raise BackendError(f"CuPy is not installed. {_mend_cupy()}")
+    from nnbackend.cublas import set_precision
+
     precision = os.environ.get("NNBACKEND_PRECISION") or "float32"
     try:
         set_precision(precision)

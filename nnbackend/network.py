@@ -17,7 +17,6 @@ from nnbackend.backend import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
 from nnbackend.functions.losses import fraction
-from nnbackend.gradients import network_gradient
 from nnbackend.initializers import Constant, Initializer, Xavier
 from nnbackend.layers import (
     LAYERS,
@@ -172,6 +171,8 @@ class Network:
 
         Raises ValueError for data that does not fit, and for an h that is not positive.
         """
+        from nnbackend.gradients import network_gradient
+
         return network_gradient(self, x, t, h)
 
     def activations(self, x: Any) -> dict[str, Array]:
