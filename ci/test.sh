@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 rm -rf .venv
 "${PYTHON:-python3}" -m venv .venv
-.venv/bin/python -m pip install --quiet "${TORCH:-torch==2.13.0}" ruff mypy
+.venv/bin/python -m pip install --quiet "${TORCH:-torch==2.13.0}" ruff mypy pandas polars
 .venv/bin/python -m pip install --quiet ".[all]"
 
 .venv/bin/ruff format --check .

@@ -191,7 +191,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
     random_state: Any = None
     verbose: bool | int = False
     backend: str | Backend | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -213,7 +213,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "backend": [str, Backend, None],
-        "dtype": [StrOptions(set(DTYPES))],
+        "dtype": [StrOptions(set(DTYPES)), None],
     }
 
     # --- the meaning of the targets -------------------------------------------------------------------------------
@@ -243,6 +243,8 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
             on = self.network_.backend
         with using(on):
             x, t, weight = self._data(X, y, sample_weight, classes, first, incremental)
+            if first:
+                self._precision = self.dtype or ("float32" if str(x.dtype).endswith("float32") else "float64")
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             rows, held_out = self._split(t, weight, seed)
             x_train, t_train, w_train = (_take(a, rows) for a in (x, t, weight))
@@ -305,7 +307,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
                 layers.append(Dropout(float(self.dropout)))
             features = size
         layers.append(Affine(features, self.n_outputs_))
-        return Network(layers, self._loss(t), seed=seed, dtype=self.dtype)
+        return Network(layers, self._loss(t), seed=seed, dtype=self._precision)
 
     def _fit_network(self, train: Prepared, validation: Prepared | None, seed: int, first: bool, more: bool) -> None:
         """Run the trainer and note what it recorded. more: for one epoch, after those of earlier calls."""
@@ -386,7 +388,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
         if xp.isdtype(X.dtype, "complex floating"):
             raise ValueError("Complex data not supported.")
         if not xp.isdtype(X.dtype, "real floating"):
-            X = xp.astype(X, getattr(xp, self.dtype))
+            X = xp.astype(X, getattr(xp, self.dtype or "float64"))
         if not xp.all(xp.isfinite(X)):
             raise ValueError("Input X contains NaN or infinity.")
         return X
@@ -527,8 +529,9 @@ class NNClassifier(ClassifierMixin, _NNEstimator):  # type: ignore[misc]
     backend : str or Backend, default=None
         Where a network for host data lives: "numpy", "cupy", "torch:cuda:0", ...; None: where `nnbackend.use` or the
         variable NNBACKEND says. Device arrays are used where they are.
-    dtype : "float32" or "float64", default="float32"
-        Precision of the network, and of the probabilities.
+    dtype : "float32", "float64" or None, default=None
+        Precision of the network, and of the probabilities; None: that of X, float64 where X is of another kind.
+        float32 is the faster.
     loss : "log_loss" or Loss, default="log_loss"
         Cross entropy, or a `nnbackend.Loss` that classifies.
     class_weight : dict, "balanced" or None, default=None
@@ -850,8 +853,9 @@ class NNRegressor(RegressorMixin, _NNEstimator):  # type: ignore[misc]
     backend : str or Backend, default=None
         Where a network for host data lives: "numpy", "cupy", "torch:cuda:0", ...; None: where `nnbackend.use` or the
         variable NNBACKEND says. Device arrays are used where they are.
-    dtype : "float32" or "float64", default="float64"
-        Precision of the network, and of the predictions.
+    dtype : "float32", "float64" or None, default=None
+        Precision of the network, and of the predictions; None: that of X, float64 where X is of another kind.
+        float32 is the faster.
     loss : "squared_error", "absolute_error", "huber" or Loss, default="squared_error"
         What is minimised; "huber" turns linear at one (scaled) unit.
 
@@ -892,7 +896,6 @@ class NNRegressor(RegressorMixin, _NNEstimator):  # type: ignore[misc]
 
     _: KW_ONLY
     loss: str | Loss = "squared_error"
-    dtype: str = "float64"
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_NNEstimator._parameter_constraints,
@@ -1007,11 +1010,12 @@ class NNRegressor(RegressorMixin, _NNEstimator):  # type: ignore[misc]
             return
         moments = _moments(t, weight)
         self._y_moments: _Moments = moments if first else self._y_moments + moments
-        coarse = float(np.max(np.abs(self._y_moments.mean) / self._y_moments.scale)) * np.finfo(self.dtype).eps
+        coarse = float(np.max(np.abs(self._y_moments.mean) / self._y_moments.scale)) * np.finfo(self._precision).eps
         if coarse > 1e-3:
             warnings.warn(
-                f"{self.dtype} tells targets of this size only {coarse:.1g} of their standard deviation apart: "
-                "subtract an offset from y" + (", or train with dtype='float64'" if self.dtype == "float32" else ""),
+                f"{self._precision} tells targets of this size only {coarse:.1g} of their standard deviation apart: "
+                "subtract an offset from y"
+                + (", or train with dtype='float64'" if self._precision == "float32" else ""),
                 stacklevel=2,
             )
 
