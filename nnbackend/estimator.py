@@ -68,8 +68,8 @@ LEARNING_RATES = {
     "rmsprop": 0.005,
     "sgd": 0.05,
 }
-WEIGHT_DECAY = 0.3  # of "adamw"; each step shrinks the values by lr times this
-STEPS, EPOCHS = 1000, (15, 100)  # automatic epochs make that many steps, but keep to these bounds
+WEIGHT_DECAY = 0.3  # of "adamw" for up to STEPS steps, each of which shrinks the values by lr times this; less for more
+STEPS, EPOCHS = 1000, (20, 100)  # automatic epochs make that many steps, but keep to these bounds
 LOSSES: dict[str, type[Loss]] = {
     "squared_error": MeanSquaredError,
     "absolute_error": MeanAbsoluteError,
@@ -368,7 +368,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
         highest = LEARNING_RATES[chosen]
         automatic: dict[str, Any] = {"lr": highest / 5 if steps is None else OneCycle(highest, steps)}
         if chosen == "adamw":
-            automatic["weight_decay"] = WEIGHT_DECAY
+            automatic["weight_decay"] = WEIGHT_DECAY * min(1.0, STEPS / (steps or STEPS))
         return optimizer(chosen, **automatic | settings)
 
     # --- data -----------------------------------------------------------------------------------------------------
@@ -499,7 +499,7 @@ class NNClassifier(ClassifierMixin, _NNEstimator):  # type: ignore[misc]
     batch_size : int or "auto", default="auto"
         Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
     epochs : int, default=None
-        Passes over the data. None: as many as make 1000 steps, but at least 15 and at most 100.
+        Passes over the data. None: as many as make 1000 steps, but at least 20 and at most 100.
     max_iter : int, default=None
         Another name for `epochs`, of which only one may be given.
     dropout : float, default=0.0
@@ -507,7 +507,7 @@ class NNClassifier(ClassifierMixin, _NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3, else that of an L2 penalty, where None is none. An
+        Of the optimizer: decoupled for "adamw", where None is 0.3 (less for more than 1000 steps), else that of an L2 penalty, where None is none. An
         Optimizer keeps its own where this is None.
     standardize : bool, default=True
         Scale every feature to mean 0 and standard deviation 1, by the rows trained on, and clip it at 5 deviations.
@@ -822,7 +822,7 @@ class NNRegressor(RegressorMixin, _NNEstimator):  # type: ignore[misc]
     batch_size : int or "auto", default="auto"
         Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
     epochs : int, default=None
-        Passes over the data. None: as many as make 1000 steps, but at least 15 and at most 100.
+        Passes over the data. None: as many as make 1000 steps, but at least 20 and at most 100.
     max_iter : int, default=None
         Another name for `epochs`, of which only one may be given.
     dropout : float, default=0.0
@@ -830,7 +830,7 @@ class NNRegressor(RegressorMixin, _NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3, else that of an L2 penalty, where None is none. An
+        Of the optimizer: decoupled for "adamw", where None is 0.3 (less for more than 1000 steps), else that of an L2 penalty, where None is none. An
         Optimizer keeps its own where this is None.
     standardize : bool, default=True
         Scale every feature and every target to mean 0 and standard deviation 1, by the rows trained on, and clip
