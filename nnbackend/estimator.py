@@ -68,7 +68,7 @@ LEARNING_RATES = {
     "rmsprop": 0.005,
     "sgd": 0.05,
 }
-WEIGHT_DECAY = 0.3  # of "adamw" for up to STEPS steps, each of which shrinks the values by lr times this; less for more
+WEIGHT_DECAY = 0.3  # of "adamw", for up to STEPS steps; less for more
 STEPS, EPOCHS = 1000, (20, 100)  # automatic epochs make that many steps, but keep to these bounds
 LOSSES: dict[str, type[Loss]] = {
     "squared_error": MeanSquaredError,
@@ -507,7 +507,7 @@ class NNClassifier(ClassifierMixin, _NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3 (less for more than 1000 steps), else that of an L2 penalty, where None is none. An
+        Of the optimizer: decoupled for "adamw", where None is 0.3, else that of an L2 penalty, where None is none. An
         Optimizer keeps its own where this is None.
     standardize : bool, default=True
         Scale every feature to mean 0 and standard deviation 1, by the rows trained on, and clip it at 5 deviations.
@@ -830,7 +830,7 @@ class NNRegressor(RegressorMixin, _NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3 (less for more than 1000 steps), else that of an L2 penalty, where None is none. An
+        Of the optimizer: decoupled for "adamw", where None is 0.3, else that of an L2 penalty, where None is none. An
         Optimizer keeps its own where this is None.
     standardize : bool, default=True
         Scale every feature and every target to mean 0 and standard deviation 1, by the rows trained on, and clip
