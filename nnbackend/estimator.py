@@ -378,7 +378,8 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
         if not reset:
             self._check_home(X, method)
         if not _on_device(X):
-            return validate_data(self, X, reset=reset, accept_sparse="csr", dtype="numeric")
+            # one order of the elements: a data frame then gives the same bits as the array it was made of
+            return validate_data(self, X, reset=reset, accept_sparse="csr", dtype="numeric", order="C")
         if X.ndim != 2:
             raise ValueError(f"Expected 2D array, got an array of shape {tuple(X.shape)} instead.")
         if 0 in X.shape:
