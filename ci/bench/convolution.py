@@ -92,6 +92,8 @@ def main() -> None:
 
 def limit_threads(threads: int) -> None:
     """Before NumPy, PyTorch or JAX are imported. JAX takes as many as there are processors to run on."""
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # NumPy held to an older processor's kernels, and no peer
+        os.environ.pop(name, None)
     for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = str(threads)
     if hasattr(os, "sched_setaffinity"):

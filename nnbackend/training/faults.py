@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, array_namespace, pieces
 from nnbackend.network import Network
+
+AT_ONCE = 2**20  # elements looked at together: one pass over all of MNIST takes NumPy twice as long
 
 
 def all_finite(a: Array) -> bool:
-    """Is every element of `a` finite? One host read."""
+    """Is every element of `a` finite? One host read for every 2^20 elements."""
     xp = array_namespace(a)
-    return bool(xp.all(xp.isfinite(a)))
+    if a.ndim == 0:
+        return bool(xp.isfinite(a))
+    rows = max(1, AT_ONCE // max(1, math.prod(a.shape[1:])))
+    return all(bool(xp.all(xp.isfinite(a[piece, ...]))) for piece in pieces(a.shape[0], rows))
 
 
 def first_not_finite(network: Network, batches: Iterable[tuple[Array, ...]]) -> str:
