@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +18,41 @@ from nnbackend.errors import ModelFileError
 HostArray = np.ndarray[Any, Any]
 Content = tuple[dict[str, HostArray], dict[str, Any]]
 FORMAT = 1
-_KEY = "nnbackend"
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
+_KEY, _DIGEST = "nnbackend", "sha256"
 
 
-def write(path: str | os.PathLike[str], tensors: dict[str, HostArray], description: dict[str, Any]) -> None:
-    """Write `tensors` and the JSON-able `description` to `path`, whole or not at all.
+def write(
+    path: str | os.PathLike[str],
+    tensors: dict[str, HostArray],
+    description: dict[str, Any],
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """Write `tensors` and the JSON-able `description` to `path`, whole or not at all, and durably: on return they are
+    on the disk. before: called when they are safe there and about to take the place of what `path` was.
 
-    Raises OSError when the folder cannot be written to; a file that was there before is then still there.
+    Raises OSError where the folder cannot be written to or is full; a file that was there before is then still there.
     """
     from safetensors.numpy import save
 
-    metadata = {_KEY: json.dumps({"format": FORMAT, **description}, sort_keys=True), "format": "pt"}
-    content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    text = json.dumps({"format": FORMAT, **description}, sort_keys=True)
+    content = save(tensors, {_KEY: text, _DIGEST: _digest(tensors, text), "format": "pt"})
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
+        before()
         Path(temporary).replace(target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
+    _sync_folder(target.parent)
 
 
 def read(path: str | os.PathLike[str]) -> Content:
@@ -65,11 +79,32 @@ def read(path: str | os.PathLike[str]) -> Content:
         version = int(description["format"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelFileError(f"{path}: its description is damaged ({error})") from error
+    if _DIGEST in metadata and metadata[_DIGEST] != _digest(tensors, metadata[_KEY]):
+        raise ModelFileError(f"{path}: damaged: its content does not have the checksum that was written with it")
     if version > FORMAT:
         raise ModelFileError(
             f"{path}: written in format {version}, but this nnbackend reads up to {FORMAT}: install a newer nnbackend"
         )
     return tensors, description
+
+
+def _digest(tensors: dict[str, HostArray], text: str) -> str:
+    """The SHA-256 of everything in a file."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable: it is an entry of the folder. Windows has no such call and needs none."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:
