@@ -7,7 +7,7 @@ from typing import Any as _Any
 
 from nnbackend import functions, kernels
 from nnbackend.backend import Backend, available, backend, to_numpy, use, using
-from nnbackend.errors import BackendError, DataError, ModelFileError, NNBackendError, NumericalError
+from nnbackend.errors import BackendError, CheckpointError, DataError, ModelFileError, NNBackendError, NumericalError
 from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, Xavier
 from nnbackend.layers import (
     ELU,
@@ -54,6 +54,7 @@ from nnbackend.schedules import (
     WarmUp,
 )
 from nnbackend.training import (
+    Checkpoint,
     EarlyStopping,
     History,
     Trainer,
@@ -105,6 +106,8 @@ __all__ = [
     "Backend",
     "BackendError",
     "BatchNormalization",
+    "Checkpoint",
+    "CheckpointError",
     "Constant",
     "Convolution",
     "Cosine",

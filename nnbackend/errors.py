@@ -22,6 +22,10 @@ class ModelFileError(NNBackendError):
     """A saved network cannot be read: damaged, of a newer format, or not one of ours."""
 
 
+class CheckpointError(NNBackendError):
+    """A checkpoint cannot be written, is being written by another process, or is not of the run that asks for it."""
+
+
 class NumericalError(NNBackendError):
     """Training met a value that is not finite."""
 

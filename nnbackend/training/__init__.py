@@ -1,7 +1,8 @@
 """Training: the loop, what it records, and how it reports."""
 
 from nnbackend.training.callbacks import EarlyStopping
+from nnbackend.training.checkpoint import Checkpoint
 from nnbackend.training.history import History
 from nnbackend.training.trainer import Trainer
 
-__all__ = ["EarlyStopping", "History", "Trainer"]
+__all__ = ["Checkpoint", "EarlyStopping", "History", "Trainer"]

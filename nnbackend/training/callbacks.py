@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array
@@ -64,6 +65,18 @@ class EarlyStopping:
         if stop:
             self._waited = 0  # a further fit has its patience again
         return stop
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a checkpoint holds of it: numbers and arrays by name."""
+        kept = {f"kept.{name}": value for name, value in (self._kept or {}).items()}
+        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self._waited, **kept}
+
+    def restore(self, trainer: Trainer, snapshot: Mapping[str, Any]) -> None:
+        """Go on, for `trainer`, where `snapshot` was taken."""
+        self._trainer, self._waited = trainer, snapshot["waited"]
+        self.best, self.best_epoch = snapshot["best"], snapshot["best_epoch"]
+        kept = {name.removeprefix("kept."): value for name, value in snapshot.items() if name.startswith("kept.")}
+        self._kept = kept or None
 
     def _improves(self, value: float) -> bool:
         sign = SIGNS[self.monitor]

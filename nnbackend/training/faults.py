@@ -11,13 +11,16 @@ from nnbackend.network import Network
 AT_ONCE = 2**20  # elements looked at together: one pass over all of MNIST takes NumPy twice as long
 
 
-def all_finite(a: Array) -> bool:
-    """Is every element of `a` finite? One host read for every 2^20 elements."""
-    xp = array_namespace(a)
-    if a.ndim == 0:
-        return bool(xp.isfinite(a))
-    rows = max(1, AT_ONCE // max(1, math.prod(a.shape[1:])))
-    return all(bool(xp.all(xp.isfinite(a[piece, ...]))) for piece in pieces(a.shape[0], rows))
+def all_finite(*arrays: Array) -> bool:
+    """Is every element of them finite? One host read."""
+    finite: Array = True
+    for a in arrays:
+        xp = array_namespace(a)
+        whole = xp.reshape(a, (1,)) if a.ndim == 0 else a
+        rows = max(1, AT_ONCE // max(1, math.prod(whole.shape[1:])))
+        for piece in pieces(whole.shape[0], rows):
+            finite = xp.all(xp.isfinite(whole[piece, ...])) & finite
+    return bool(finite)
 
 
 def first_not_finite(network: Network, batches: Iterable[tuple[Array, ...]]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 @dataclass
 class History:
     """Per epoch: mean training loss and accuracy over its batches as they were trained, the same on the validation
-    data after it, its duration (training and validation) in seconds, and training samples per second.
+    data after it, its duration (training and validation) in seconds, training samples per second, and the steps that
+    were left out (where the trainer's on_fault is "skip").
 
     Accuracies are fractions. Lists that do not apply (no validation, no classes) stay empty. `interrupted` says that
     the last `fit` was stopped before its last epoch.
@@ -22,6 +23,7 @@ class History:
     val_accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     samples_per_second: list[float] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
     interrupted: bool = False
 
     def __len__(self) -> int:

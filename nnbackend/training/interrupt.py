@@ -1,4 +1,4 @@
-"""Ctrl-C that lets the step in hand finish."""
+"""Ctrl-C, and the system's request to end, that let the step in hand finish."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from types import FrameType
 
 
 class Interrupt:
-    """`requested` becomes true at the first Ctrl-C; the second raises KeyboardInterrupt as usual."""
+    """`requested` becomes true at the first signal; a second one raises KeyboardInterrupt."""
 
     requested = False
+    terminated = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.terminated |= number == signal.SIGTERM
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
 
 
 @contextmanager
-def listen() -> Iterator[Interrupt]:
-    """Within the block Ctrl-C is only noted. Outside the main thread signals cannot be taken: nothing changes."""
+def listen(terminate: bool = False) -> Iterator[Interrupt]:
+    """Within the block Ctrl-C is only noted; with `terminate` SIGTERM, too, which takes its usual effect at the end.
+    Outside the main thread signals cannot be taken: nothing changes.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    previous = signal.signal(signal.SIGINT, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if interrupt.terminated:
+        signal.raise_signal(signal.SIGTERM)

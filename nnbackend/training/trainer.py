@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -16,9 +17,20 @@ from nnbackend.network import Network, given
 from nnbackend.optimizers import Optimizer, State, clip_by_norm
 from nnbackend.random import checked_seed, host_generator
 from nnbackend.schedules import positive
+from nnbackend.training.checkpoint import (
+    Checkpoint,
+    Keeper,
+    Resumed,
+    Stamp,
+    fingerprints,
+    keeping,
+    restore,
+    resume_fit,
+    stamp,
+)
 from nnbackend.training.faults import all_finite, first_not_finite
 from nnbackend.training.history import History
-from nnbackend.training.interrupt import listen
+from nnbackend.training.interrupt import Interrupt, listen
 from nnbackend.training.memory import size_that_fits
 from nnbackend.training.progress import Progress
 from nnbackend.training.step import one_pass, passes
@@ -34,10 +46,13 @@ class Trainer:
     clip_norm: a gradient whose Euclidean norm is larger is scaled down to it (Pascanu, Mikolov, Bengio 2013).
     accumulate: batches per step. Their gradients add up to that of one batch of accumulate batch_size rows, in the
     memory of batch_size (what looks at a batch as a whole, such as BatchNormalization, still sees batch_size rows).
+    on_fault: a step after which the loss, a value or the optimizer's state is not finite will "stop" the training, or
+    is undone and left out ("skip", which costs a copy of all values and a look at them in every step).
+    checkpoint: a Checkpoint, or the path of one that is written after every epoch.
 
     `fit` again goes on: with the next epoch, or within the one that an interrupt cut short. `history` covers all
-    fits. Raises ValueError for a batch_size or accumulate that is no positive integer, or a clip_norm that is no
-    positive number.
+    fits. Raises ValueError for a batch_size or accumulate that is no positive integer, a clip_norm that is no positive
+    number, another on_fault.
     """
 
     def __init__(
@@ -49,6 +64,8 @@ class Trainer:
         seed: int = 0,
         clip_norm: float | None = None,
         accumulate: int = 1,
+        on_fault: str = "stop",
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     ):
         _positive_integer("batch_size", batch_size)
         _positive_integer("accumulate", accumulate)
@@ -56,19 +73,54 @@ class Trainer:
             raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
         if clip_norm is not None:
             positive("clip_norm", clip_norm)
+        if on_fault not in ("stop", "skip"):
+            raise ValueError(f'on_fault must be "stop" or "skip", got {on_fault!r}')
         self.network, self.optimizer = network, optimizer
         self.batch_size, self.seed = int(batch_size), checked_seed(seed)
         self.clip_norm = None if clip_norm is None else float(clip_norm)
-        self.accumulate = int(accumulate)
+        self.accumulate, self.on_fault = int(accumulate), on_fault
+        self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         self.state = optimizer.init(network.buffer.data)
         self._gradient_sum = network.backend.xp.zeros_like(network.buffer.grad) if accumulate > 1 else None
         self.history = History()
         self.epoch = 0  # epochs completed
         self.position = 0  # steps done in the epoch that is under way
-        self.last_epoch = 0  # where the present fit ends
-        self._seconds = 0.0  # spent on that epoch so far
+        self.fits = 0  # calls of fit so far
+        self.began, self.last_epoch = 0, 0  # the epochs between which the present fit lies
+        self.seconds = 0.0  # spent on the epoch that is under way
         # of each of its steps, on the device: loss, correct rows; with weights also what both are divided by
-        self._figures: Array = None
+        self.figures: Array = None
+        self.seen: Stamp = None  # what the checkpoint file was when this trainer last read or wrote it
+        self._resumed: Resumed | None = None
+
+    def resume(self, path: str | os.PathLike[str] | None = None) -> bool:
+        """Take up the run whose checkpoint is at `path` (None: where this trainer writes them). Is there one?
+
+        Called before the first `fit`, on a trainer that was made as that run's was, it lets the program be the same
+        for the first run and for those that go on with it: fits that were complete return at once, and the one that
+        was cut short goes on where it was, `epochs` counted from its beginning. On NumPy weights and history become,
+        bit for bit, those of a run that nothing interrupted; another backend may go on, within rounding.
+
+        Raises ModelFileError for a damaged file, and CheckpointError where network or settings are not those of the
+        checkpoint; so does the `fit` that goes on where data or callbacks are not. It names what differs.
+        """
+        if self.fits:
+            raise ValueError("resume comes before the first fit")
+        if path is None and self.checkpoint is None:
+            raise ValueError("resume: there is no path, and the trainer has no checkpoint=")
+        file = Checkpoint(path).file if path is not None else self.checkpoint.file  # type: ignore[union-attr]
+        found = stamp(file)
+        if found is not None:
+            self._resumed = restore(self, file)
+            if self.checkpoint is not None and file == self.checkpoint.file:
+                self.seen = found
+        return found is not None
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the run beside network and data, as JSON knows it."""
+        rule = {"kind": type(self.optimizer).__name__, **self.optimizer.config()}
+        names = ("batch_size", "seed", "clip_norm", "accumulate", "on_fault")
+        return {"optimizer": rule, **{name: getattr(self, name) for name in names}}
 
     def fit(
         self,
@@ -88,11 +140,13 @@ class Trainer:
         epoch. Host data is moved to the network's backend once. callbacks: called with the trainer after every
         epoch; one that returns True ends the fit. progress: show a bar.
 
-        Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. A loss that is not finite
+        Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. With a checkpoint that is written
+        then, and at SIGTERM, too, which ends the process afterwards as it would have at once. A loss that is not finite
         raises NumericalError, which names epoch, step and the first layer at fault; the network then holds the last
         values before that step. Raises ValueError for data that is empty, not finite, of unequal lengths, smaller
         than a batch, or does not fit the network; TypeError for a callback that cannot be called; MemoryError, with
-        a batch_size that fits, where the memory ends.
+        a batch_size that fits, where the memory ends; CheckpointError where checkpoints cannot be written, another
+        process writes them, or the file holds another run's.
         """
         _positive_integer("epochs", epochs)
         for callback in callbacks:
@@ -107,24 +161,57 @@ class Trainer:
                 raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(validation)} items")
             x, t, *weight = validation
             checked = self._checked(x, t, "validation x", *weight)
-        self.last_epoch = self.epoch + int(epochs)
-        self.history.interrupted = False
+        prints: dict[str, str] = {}
+        if self.checkpoint is not None or self._resumed is not None:
+            names = ("x", "t", "sample_weight")
+            prints = fingerprints(**dict(zip(names, data, strict=True)))
+            prints |= fingerprints(**{f"validation {n}": a for n, a in zip(names, checked or (None,) * 3, strict=True)})
+        if not self._has_work(int(epochs), callbacks, prints):
+            return self.history
         run = self.network.backend.compile(self._step, self.network.buffer)
-        with listen() as interrupt:
-            while self.epoch < self.last_epoch:
+        with (
+            listen(terminate=self.checkpoint is not None) as interrupt,
+            keeping(self, self.checkpoint, callbacks, prints) as keeper,
+        ):
+            stopped = False
+            while self.epoch < self.last_epoch and not stopped:
                 try:
-                    self._run_epoch(run, data, checked, progress, interrupt)
+                    self._run_epoch(run, data, checked, progress, interrupt, keeper)
                 except MemoryError as error:
                     raise self._too_large(error, data) from None
                 if self.history.interrupted:
                     break
                 answers = [callback(self) for callback in callbacks]  # all are called, even after a True
-                if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
-                    break
+                stopped = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
+                if keeper is not None and keeper.after("epochs") and self.epoch < self.last_epoch and not stopped:
+                    keeper.write()
+            if keeper is not None:
+                keeper.write(last=True, stopped=stopped)
         return self.history
 
+    def _has_work(self, epochs: int, callbacks: Sequence[Callable[[Trainer], object]], prints: dict[str, str]) -> bool:
+        """Begin a fit, or go on with the one of a checkpoint. False where that was complete already."""
+        self.fits += 1
+        self.history.interrupted = False
+        self.began, stopped, resumed = self.epoch, False, self._resumed
+        if resumed is not None:
+            if self.fits < resumed.fits:
+                return False
+            if self.fits == resumed.fits:
+                resume_fit(resumed, self, callbacks, prints)
+                self.began, stopped = resumed.began, resumed.stopped
+            self._resumed = None
+        self.last_epoch = self.began + epochs
+        return not stopped and self.epoch < self.last_epoch
+
     def _run_epoch(
-        self, run: Callable[..., None], data: Data, validation: Data | None, progress: bool, interrupt: Any
+        self,
+        run: Callable[..., None],
+        data: Data,
+        validation: Data | None,
+        progress: bool,
+        interrupt: Interrupt,
+        keeper: Keeper | None,
     ) -> None:
         n = data[0].shape[0]
         rows_per_step = self.batch_size * self.accumulate
@@ -133,19 +220,23 @@ class Trainer:
         batches = [order[piece] for piece in pieces(n, rows_per_step)]
         weighted = not isinstance(self.network.loss_layer.total(data[1], *given(data[2])), int)
         shape = (4 if weighted else 2, steps)
-        if self._figures is None or tuple(self._figures.shape) != shape:
-            self.position, self._figures = 0, self.network.backend.zeros(shape, self.network.dtype)
+        if self.figures is None or tuple(self.figures.shape) != shape:
+            self.position, self.figures = 0, self.network.backend.zeros(shape, self.network.dtype)
         if self.position == 0:
-            self._seconds = 0.0
+            self.seconds = 0.0
         snapshot, first = self._snapshot(), self.position
         began = time.perf_counter()
         with Progress(progress, self.epoch + 1, self.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
             while self.position < steps and not interrupt.requested:
-                run(self.position, rows_per_step, order, self._figures, self.state, self.optimizer, *data)
+                self._guarded(run, rows_per_step, order, data)
                 bar.advance(batches[self.position].shape[0])
                 self.position += 1
                 if bar.wants_figures(self.position):
                     bar.show(**self._summary(snapshot, first, data, batches))
+                if keeper is not None and keeper.after("steps") and self.position < steps:
+                    self._summary(snapshot, first, data, batches)  # what is not finite is never kept
+                    self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
+                    keeper.write()
             summary = self._summary(snapshot, first, data, batches)
             if self.position < steps:
                 self.history.interrupted = True
@@ -155,9 +246,22 @@ class Trainer:
                     summary["val_loss"] = float(loss)
                     summary["val_accuracy"] = None if accuracy is None else float(accuracy)
                 bar.show(**summary)
-        self._seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - began
         if self.position == steps:
             self._record(summary, n)
+
+    def _guarded(self, run: Callable[..., None], rows_per_step: int, order: Array, data: Data) -> None:
+        """One step; with on_fault="skip" it is undone, and its loss NaN, where it leaves what is not finite."""
+        kept = self._snapshot() if self.on_fault == "skip" else None
+        run(self.position, rows_per_step, order, self.figures, self.state, self.optimizer, *data)
+        if kept is not None and not (all_finite(self.figures[:1, self.position]) and self._sound()):
+            self._restore(kept)
+            self.figures[0, self.position] = math.nan
+
+    def _sound(self) -> bool:
+        """Are all values, and the optimizer's state, finite?"""
+        slots = (value for value in self.state.values() if not isinstance(value, int))
+        return all_finite(self.network.buffer.data, *slots)
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -199,24 +303,28 @@ class Trainer:
         self, snapshot: dict[str, Any], first: int, data: Data, batches: list[Array]
     ) -> dict[str, float | None]:
         """Mean loss and accuracy of the epoch so far: the one place where training reads the device."""
-        losses, correct, *divisors = to_numpy(self._figures)[:, : self.position].astype(np.float64)
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if bad.size or not all_finite(self.network.buffer.data):
-            self._fail(int(bad[0]) if bad.size else self.position, snapshot, first, data, batches)
-        sizes = np.array([rows.shape[0] for rows in batches[: self.position]])
+        figures = to_numpy(self.figures)[:, : self.position].astype(np.float64)
+        good = np.isfinite(figures[0])
+        if self.on_fault == "stop" and not (good.all() and self._sound()):
+            self._fail(self.position if good.all() else int(good.argmin()), snapshot, first, data, batches)
+        if self.position == len(batches) and not good.any():
+            raise NumericalError(f"every step of epoch {self.epoch + 1} was skipped: none left finite values")
+        sizes = np.array([rows.shape[0] for rows in batches[: self.position]])[good]
+        losses, correct, *divisors = figures[:, good]
         totals, weights = divisors or (sizes, sizes)
-        return {
+        summary: dict[str, float | None] = {
             "loss": float(losses @ totals / (totals.sum() or 1)),
             "accuracy": float(correct.sum() / (weights.sum() or 1)) if self.network.loss_layer.classifies else None,
         }
+        return summary | ({"skipped": int((~good).sum())} if self.on_fault == "skip" else {})
 
     def _record(self, summary: dict[str, float | None], n: int) -> None:
         history = self.history
         for name, value in summary.items():
             if value is not None:
                 getattr(history, name).append(value)
-        history.seconds.append(self._seconds)
-        history.samples_per_second.append(n / self._seconds)
+        history.seconds.append(self.seconds)
+        history.samples_per_second.append(n / self.seconds)
         self.epoch, self.position = self.epoch + 1, 0
 
     def _checked(self, x: Any, t: Any, argument: str, weight: Any = None) -> Data:
@@ -247,11 +355,12 @@ class Trainer:
         x, t, weight = data
         self._restore(snapshot)
         for self.position in range(first, bad):
-            snapshot = self._snapshot() if self.position == bad - 1 else snapshot
-            self._step(batches[self.position], self._figures[:, self.position], self.state, self.optimizer, *data)
-        if bad > first and not all_finite(self.network.buffer.data):  # the step before had a finite loss only
-            self._restore(snapshot)
-            bad -= 1
+            kept = self._snapshot()
+            self._step(batches[self.position], self.figures[:, self.position], self.state, self.optimizer, *data)
+            if not self._sound():  # which no loss has shown yet
+                self._restore(kept)
+                bad = self.position
+                break
         self.position = bad
         rows, take = batches[bad], self.network.backend.xp.take
         parts = (rows[piece] for piece in pieces(rows.shape[0], self.batch_size))

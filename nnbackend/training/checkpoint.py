@@ -1,0 +1,371 @@
+"""Checkpoints: a training run in one file, from which it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nnbackend import serialization
+from nnbackend.backend import to_numpy
+from nnbackend.errors import CheckpointError, ModelFileError
+from nnbackend.functions.array import Array, pieces
+from nnbackend.training.history import History
+
+if TYPE_CHECKING:
+    from nnbackend.training.trainer import Trainer
+
+Callbacks: TypeAlias = Sequence[Callable[..., object]]
+Content: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # arrays by name; all else, as JSON knows it
+Stamp: TypeAlias = tuple[int, ...] | None  # tells one content of a file from another; None where there is no file
+
+FILE_NAME = "checkpoint.safetensors"  # in a folder
+UNITS = {"s": "seconds", "step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs"}
+ROWS_AT_ONCE = 4096  # of data that is read for its fingerprint
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a Trainer writes checkpoints, and when: every so often, at an interrupt, and at the end of a fit.
+
+    path: a file, or a folder that is there, for `checkpoint.safetensors` in it.
+    every: "30s", "500steps" or "2epochs".
+    keep: how many are kept: the newest at `path`, those before it at `path`.1, `path`.2, ...
+    on_error: where one of every so often cannot be written (a full disk), "warn" and go on, or "stop" with a
+    CheckpointError. The one before stays in either case. At an interrupt and at the end it is always an error.
+
+    Raises ValueError for an `every` that is not of this form, a keep that is no positive integer, another on_error.
+    """
+
+    path: str | os.PathLike[str]
+    every: str = "1epochs"
+    keep: int = 1
+    on_error: str = "warn"
+
+    def __post_init__(self) -> None:
+        path = Path(self.path)
+        object.__setattr__(self, "path", path / FILE_NAME if path.is_dir() else path)
+        period(self.every)
+        if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
+            raise ValueError(f"keep must be a positive integer, got {self.keep!r}")
+        if self.on_error not in ("warn", "stop"):
+            raise ValueError(f'on_error must be "warn" or "stop", got {self.on_error!r}')
+
+    @property
+    def file(self) -> Path:
+        """The newest checkpoint."""
+        return Path(self.path)
+
+
+def period(text: str) -> tuple[int, str]:
+    """ "30s" -> 30, "seconds"; likewise "500steps" and "2epochs". ValueError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,9}) ?([a-z]*)", text) if isinstance(text, str) else None
+    if match is None or int(match[1]) == 0 or match[2] not in UNITS:
+        raise ValueError(
+            f'every: expected a positive integer with its unit, as in "30s", "500steps" or "2epochs", got {text!r}'
+        )
+    return int(match[1]), UNITS[match[2]]
+
+
+class Keeper:
+    """Writes the checkpoints of one fit. While it does, no other process can (`keeping`)."""
+
+    def __init__(self, trainer: Trainer, checkpoint: Checkpoint, callbacks: Callbacks, prints: Mapping[str, str]):
+        self._trainer, self._checkpoint, self._callbacks, self._prints = trainer, checkpoint, callbacks, prints
+        self._every, self._unit = period(checkpoint.every)
+        self._count, self._time = 0, time.monotonic()
+
+    def after(self, unit: str) -> bool:
+        """Told that one of "steps" or "epochs" is done; is it time for a checkpoint?"""
+        if self._unit == "seconds":
+            return time.monotonic() - self._time >= self._every
+        self._count += unit == self._unit
+        return self._count >= self._every
+
+    def write(self, *, last: bool = False, stopped: bool = False) -> None:
+        """Write one. last: this fit ends here. stopped: a callback has ended it."""
+        checkpoint = self._checkpoint
+        try:
+            tensors, description = content(self._trainer, self._callbacks, self._prints, stopped)
+            serialization.write(checkpoint.file, tensors, description, before=self._age)
+        except OSError as error:
+            problem = f"cannot write the checkpoint {checkpoint.file}: {error}; the one before is still there"
+            if last or checkpoint.on_error == "stop":
+                raise CheckpointError(problem) from error
+            warnings.warn(f"{problem}, training goes on", stacklevel=2)
+        else:
+            self._trainer.seen = stamp(checkpoint.file)
+        self._count, self._time = 0, time.monotonic()
+
+    def _age(self) -> None:
+        """The newest becomes path.1, and so on. At no moment is there none at `path`."""
+        newest, keep = self._checkpoint.file, self._checkpoint.keep
+        if keep == 1 or not newest.exists():
+            return
+        for age in range(keep - 1, 1, -1):
+            if aged(newest, age - 1).exists():
+                aged(newest, age - 1).replace(aged(newest, age))
+        aged(newest, 1).unlink(missing_ok=True)
+        try:
+            os.link(newest, aged(newest, 1))
+        except OSError:  # a file system without links
+            shutil.copy2(newest, aged(newest, 1))
+
+
+def aged(path: Path, age: int) -> Path:
+    """Where the checkpoint lies that is `age` older than the newest."""
+    return path.with_name(f"{path.name}.{age}")
+
+
+@contextmanager
+def keeping(
+    trainer: Trainer, checkpoint: Checkpoint | None, callbacks: Callbacks, prints: Mapping[str, str]
+) -> Iterator[Keeper | None]:
+    """A Keeper that has the file to itself for the length of the block; None without a checkpoint.
+
+    CheckpointError where another process writes it, or it holds what this trainer neither wrote nor resumed.
+    """
+    if checkpoint is None:
+        yield None
+        return
+    with _locked(checkpoint.file):
+        if stamp(checkpoint.file) != trainer.seen:
+            raise CheckpointError(
+                f"{checkpoint.file} holds the checkpoint of another run, which is not overwritten: go on with it "
+                f"(Trainer.resume, --resume), or remove it"
+            )
+        for rest in checkpoint.file.parent.glob(f"{checkpoint.file.name}.*{serialization.TEMPORARY}"):
+            rest.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        yield Keeper(trainer, checkpoint, callbacks, prints)
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes whenever the file is written."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold `path`.lock, which the system lets go of however the process ends."""
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        while True:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(handle)
+                if os.fstat(handle).st_ino == lock.stat().st_ino:  # else its holder has removed it in between
+                    break
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                owner = os.read(handle, 32).decode(errors="replace") or "unknown"
+                os.close(handle)
+                raise CheckpointError(f"{path} is being written by another process (number {owner})") from None
+            os.close(handle)
+        os.truncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+    except OSError as error:
+        raise CheckpointError(f"cannot write checkpoints to {path.parent}: {error}") from error
+    try:
+        yield
+    finally:
+        if os.name != "nt":  # there an open file cannot be removed
+            with suppress(OSError):
+                lock.unlink()
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """BlockingIOError where another process holds it."""
+    if os.name == "nt":
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError as error:
+            raise BlockingIOError from error
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# --- what is in a checkpoint ------------------------------------------------------------------------------------
+
+
+def content(trainer: Trainer, callbacks: Callbacks, prints: Mapping[str, str], stopped: bool) -> Content:
+    """Everything that decides how the run goes on."""
+    from nnbackend import __version__
+
+    network = trainer.network
+    tensors = {**network.params, **network.statistics, "training.clock": network.buffer.clock}
+    if trainer.position:
+        tensors["training.figures"] = trainer.figures
+    numbers, arrays = _parted(trainer.state)
+    tensors |= {f"optimizer.{name}": value for name, value in arrays.items()}
+    kept = []
+    for i, callback in enumerate(callbacks):
+        of_callback, arrays = _parted(callback.snapshot()) if hasattr(callback, "snapshot") else ({}, {})
+        kept.append({"kind": _kind(callback), "state": of_callback})
+        tensors |= {f"callback{i}.{name}": value for name, value in arrays.items()}
+    description = {
+        "version": __version__,
+        "network": network.config(),
+        "settings": trainer.settings(),
+        "training": {
+            **{name: getattr(trainer, name) for name in _COUNTERS},
+            "seconds": trainer.seconds,
+            "stopped": stopped,
+            "optimizer": numbers,
+            "history": trainer.history.as_dict(),
+            "data": dict(prints),
+            "callbacks": kept,
+        },
+    }
+    return {name: to_numpy(value) for name, value in tensors.items()}, description
+
+
+_COUNTERS = ("fits", "began", "last_epoch", "epoch", "position")
+
+
+@dataclass
+class Resumed:
+    """What a checkpoint says of the fit in which it was written, until that fit is called again."""
+
+    fits: int
+    began: int
+    stopped: bool
+    data: dict[str, str]
+    callbacks: list[tuple[str, dict[str, Any]]]  # kind and state
+
+
+def restore(trainer: Trainer, path: Path) -> Resumed:
+    """Give a trainer the state that the file holds; all of it, or none where that is impossible.
+
+    Raises ModelFileError for a damaged file, CheckpointError for one of another network or with other settings.
+    """
+    tensors, description = serialization.read(path)
+    network, on = trainer.network, trainer.network.backend
+    try:
+        if "training" not in description:
+            raise CheckpointError(f"{path}: a saved network, but no checkpoint: nothing in it says how to go on")
+        changes = [
+            *differences("network", description["network"], network.config()),
+            *differences("", description["settings"], trainer.settings()),
+        ]
+        if changes:
+            raise CheckpointError(f"{path} is of another run: {'; '.join(changes)}")
+        training = description["training"]
+        counters = {name: _count(training[name], name) for name in _COUNTERS}
+        arrays = {**network.params, **network.statistics, "training.clock": network.buffer.clock}
+        numbers, slots = _parted(trainer.state)
+        state = {name: _count(training["optimizer"][name], name) for name in numbers}
+        expected = arrays | {f"optimizer.{name}": value for name, value in slots.items()}
+        for name, value in expected.items():
+            if tensors[name].shape != tuple(value.shape) or tensors[name].dtype.name != _dtype(value):
+                raise ValueError(f"{name} is {tensors[name].dtype.name} of shape {tensors[name].shape}")
+        history = _history(training["history"], counters["epoch"])
+        if not isinstance(training["data"], dict):
+            raise ValueError("its fingerprints of the data are missing")
+        callbacks = [
+            (
+                entry["kind"],
+                entry["state"]
+                | {
+                    name.removeprefix(f"callback{i}."): on.asarray(value)
+                    for name, value in tensors.items()
+                    if name.startswith(f"callback{i}.")
+                },
+            )
+            for i, entry in enumerate(training["callbacks"])
+        ]
+        figures = on.asarray(tensors["training.figures"], network.dtype) if counters["position"] else None
+        seconds = float(training["seconds"])
+        resumed = Resumed(counters["fits"], counters["began"], training["stopped"] is True, training["data"], callbacks)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError(f"{path}: its content makes no checkpoint: {error!r}") from error
+    for name, value in arrays.items():
+        value[...] = on.asarray(tensors[name])
+    trainer.state = state | {name: on.asarray(tensors[f"optimizer.{name}"]) for name in slots}
+    trainer.history, trainer.figures, trainer.seconds = history, figures, seconds
+    for name in ("last_epoch", "epoch", "position"):
+        setattr(trainer, name, counters[name])
+    return resumed
+
+
+def resume_fit(resumed: Resumed, trainer: Trainer, callbacks: Callbacks, prints: Mapping[str, str]) -> None:
+    """The fit goes on that `resumed` speaks of: the same data, the same callbacks, which get their state back."""
+    changed = differences("data", resumed.data, dict(prints))
+    if changed:
+        names = sorted({change.split(":")[0] for change in changed})
+        raise CheckpointError(f"the checkpoint is of a run with other data: {', '.join(names)} changed")
+    kinds, now = [kind for kind, _ in resumed.callbacks], [_kind(callback) for callback in callbacks]
+    if kinds != now:
+        raise CheckpointError(f"the checkpoint is of a run with the callbacks {kinds}, not {now}")
+    for callback, (_, state) in zip(callbacks, resumed.callbacks, strict=True):
+        if hasattr(callback, "restore"):
+            callback.restore(trainer, state)
+
+
+def fingerprints(**arrays: Array | None) -> dict[str, str]:
+    """The SHA-256 of dtype, shape and elements of each array, the same on every backend; None is left out."""
+    prints = {}
+    for name, array in arrays.items():
+        if array is not None:
+            digest = hashlib.sha256(f"{_dtype(array)} {tuple(array.shape)}".encode())
+            for piece in pieces(array.shape[0], ROWS_AT_ONCE):
+                digest.update(to_numpy(array[piece, ...]).tobytes())
+            prints[name] = digest.hexdigest()
+    return prints
+
+
+def differences(name: str, then: Any, now: Any) -> list[str]:
+    """In words, where two JSON-able values differ."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = sorted({*then, *now}, key=str)
+        return [d for key in keys for d in differences(f"{name} {key}".strip(), then.get(key), now.get(key))]
+    if isinstance(then, list | tuple) and isinstance(now, list | tuple) and len(then) == len(now):
+        return [d for i, (a, b) in enumerate(zip(then, now, strict=True)) for d in differences(f"{name}[{i}]", a, b)]
+    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
+
+
+def _parted(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What JSON knows, and the arrays."""
+    plain = {name: value for name, value in state.items() if value is None or isinstance(value, int | float)}
+    return plain, {name: value for name, value in state.items() if name not in plain}
+
+
+def _kind(callback: object) -> str:
+    return getattr(callback, "__name__", type(callback).__name__)
+
+
+def _history(record: dict[str, Any], epochs: int) -> History:
+    history = History(**record)
+    for name, values in vars(history).items():
+        if name != "interrupted" and not (
+            isinstance(values, list) and len(values) <= epochs and all(isinstance(v, int | float) for v in values)
+        ):
+            raise ValueError(f"its history of {name} is {values!r:.50}")
+    return history
+
+
+def _count(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _dtype(array: Array) -> str:
+    return str(array.dtype).rpartition(".")[2]  # "torch.float32", "array_api_strict.float32"

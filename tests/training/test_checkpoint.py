@@ -1,0 +1,712 @@
+"""Checkpoints: what was cut short goes on as if nothing had happened, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Namespace
+
+import nnbackend as nn
+from nnbackend import serialization
+from nnbackend.backend import to_numpy, why_not
+from nnbackend.training.checkpoint import aged, differences, fingerprints, period
+
+ROOT = Path(__file__).parents[2]
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((60, 6)).astype("float32")
+T = (X @ RNG.standard_normal((6, 3))).argmax(axis=1)
+WEIGHT = RNG.uniform(0.5, 2.0, 60).astype("float32")
+STEPS = 5  # an epoch of 40 rows in batches of 8
+
+RULES: dict[str, Callable[[], nn.Optimizer]] = {
+    "momentum": lambda: nn.Momentum(nn.Cosine(0.1, steps=6 * STEPS)),
+    "nesterov": lambda: nn.Nesterov(nn.WarmUp(nn.StepDecay(0.1, every=7), steps=4), weight_decay=1e-3),
+    "adam": lambda: nn.Adam(nn.OneCycle(0.05, steps=6 * STEPS)),
+    "adamw": lambda: nn.AdamW(0.01),
+    "rmsprop": lambda: nn.RMSprop(nn.Exponential(0.01, 0.99)),
+    "sgd": lambda: nn.SGD(0.1),
+}
+
+
+def make(rule: str = "momentum", file: Any = None, backend: str = "numpy", **settings: Any) -> nn.Trainer:
+    layers = [nn.Affine(6, 16), nn.BatchNormalization(16), nn.ReLU(), nn.Dropout(0.3), nn.Affine(16, 3)]
+    network = nn.Network(layers, seed=1, backend=backend)
+    return nn.Trainer(network, RULES[rule](), **{"batch_size": 8, "seed": 2, "checkpoint": file, **settings})
+
+
+def fit(trainer: nn.Trainer, epochs: int = 6, callbacks: Any = None, weight: Any = None) -> nn.Trainer:
+    stopping = [nn.EarlyStopping("val_loss", patience=6)] if callbacks is None else callbacks
+    weight = None if weight is None else weight[:40]
+    trainer.fit(X[:40], T[:40], epochs, sample_weight=weight, validation=(X[40:], T[40:]), callbacks=stopping)
+    return trainer
+
+
+def outcome(trainer: nn.Trainer) -> dict[str, Any]:
+    """Everything that a run leaves, but for how long it took."""
+    arrays = {name: to_numpy(a).tobytes() for name, a in trainer.network.buffer.snapshot().items()}
+    state = {name: a if isinstance(a, int) else to_numpy(a).tobytes() for name, a in trainer.state.items()}
+    history = trainer.history.as_dict()
+    return (
+        arrays | state | {name: history[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy", "skipped")}
+    )
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C within the step of that number, counted from 1 and over all trainers."""
+    count = 0
+    original = nn.Trainer._step
+
+    def counted(self: nn.Trainer, *arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == step:
+            signal.raise_signal(signal.SIGINT)
+        original(self, *arguments)
+
+    monkeypatch.setattr(nn.Trainer, "_step", counted)
+
+
+# --- the same end -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("step", [1, 7, STEPS, 12, 29])
+def test_a_resumed_run_ends_with_the_same_bits(
+    rule: str, step: int, on: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on.readonly or (on.backend.name != "numpy" and (rule, step) not in (("momentum", 7), ("adam", 12))):
+        pytest.skip("one optimizer and one step are enough on other backends")
+    reference = fit(make(rule, backend=on.backend.name))
+    interrupt_at(monkeypatch, step)
+    cut_short = fit(make(rule, tmp_path / "run", on.backend.name))
+    assert cut_short.history.interrupted
+    assert (cut_short.epoch, cut_short.position) == divmod(step, STEPS)
+    trainer = make(rule, tmp_path / "run", on.backend.name)
+    assert trainer.resume()
+    assert outcome(fit(trainer)) == outcome(reference)
+    assert not trainer.history.interrupted
+
+
+@pytest.mark.parametrize(
+    "settings", [{"clip_norm": 0.5}, {"accumulate": 2}, {"on_fault": "skip"}, {"batch_size": 7}], ids=str
+)
+def test_with_other_settings_too(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = fit(make(**settings), weight=WEIGHT)
+    interrupt_at(monkeypatch, 8)
+    fit(make(file=tmp_path / "run", **settings), weight=WEIGHT)
+    trainer = make(file=tmp_path / "run", **settings)
+    assert trainer.resume()
+    assert outcome(fit(trainer, weight=WEIGHT)) == outcome(reference)
+
+
+def test_a_run_may_be_cut_short_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = fit(make("adam"))
+    for step in (3, 1, 9, 2):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            trainer = make("adam", tmp_path / "run")
+            trainer.resume()
+            fit(trainer)
+    trainer = make("adam", tmp_path / "run")
+    assert trainer.resume()
+    assert (trainer.epoch, trainer.position) == (3, 0)
+    assert outcome(fit(trainer)) == outcome(reference)
+
+
+def test_early_stopping_goes_on_and_restores_the_best_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(trainer: nn.Trainer) -> nn.EarlyStopping:
+        stopping = nn.EarlyStopping("val_loss", patience=3, min_delta=10.0)  # the first epoch is the best for good
+        fit(trainer, 20, [stopping])
+        return stopping
+
+    reference = make()
+    best = run(reference)
+    interrupt_at(monkeypatch, 12)
+    run(make(file=tmp_path / "run"))
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    stopping = run(trainer)
+    assert trainer.epoch == reference.epoch == 4
+    assert (stopping.best, stopping.best_epoch) == (best.best, best.best_epoch)
+    assert outcome(trainer) == outcome(reference)
+
+
+@pytest.mark.parametrize(("first", "second"), [("numpy", "torch"), ("torch", "numpy"), ("numpy", "array_api_strict")])
+def test_another_backend_goes_on(first: str, second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (first, second):
+        if why_not(name):
+            pytest.skip(f"{name}: not installed")
+    reference = fit(make(), callbacks=[])
+    interrupt_at(monkeypatch, 12)
+    fit(make(file=tmp_path / "run", backend=first), callbacks=[])
+    trainer = make(file=tmp_path / "run", backend=second)
+    assert trainer.resume()
+    fit(trainer, callbacks=[])
+    # float32, and 30 steps that each add some roundings. (Adam would blow up the gradient of the bias in front of the
+    # normalisation, which is nothing but rounding.)
+    for name in ("data", "state"):
+        expected, values = getattr(reference.network.buffer, name), getattr(trainer.network.buffer, name)
+        np.testing.assert_allclose(to_numpy(values), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(trainer.history.loss, reference.history.loss, rtol=1e-4)
+
+
+def test_a_script_of_two_fits_is_the_same_script_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(file: Path | None) -> nn.Trainer:
+        trainer = make(file=file)
+        if file is not None:
+            trainer.resume()
+        fit(trainer, 2, [])
+        return fit(trainer, 3, []) if not trainer.history.interrupted else trainer
+
+    reference = script(None)
+    for step in (7, 4, 8):  # in the first fit, at its end's beginning, in the second
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            script(tmp_path / "run")
+    done = script(tmp_path / "run")
+    assert outcome(done) == outcome(reference)
+    assert outcome(script(tmp_path / "run")) == outcome(reference)  # complete: nothing is trained any more
+
+
+def test_a_complete_run_returns_at_once_and_more_epochs_go_on(tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 2, [])
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    fit(trainer, 2, [])
+    assert (trainer.epoch, len(trainer.history)) == (2, 2)
+    fit(trainer, 1, [])
+    assert outcome(trainer) == outcome(fit(make(), 3, []))
+    longer = make(file=tmp_path / "run")
+    longer.resume()
+    longer.fit(X[:40], T[:40], 5, validation=(X[40:], T[40:]))  # counted from where the second fit began
+    assert longer.epoch == 3, "the first fit of the script has long been done"
+
+
+def test_a_fit_that_a_callback_has_ended_stays_ended(tmp_path: Path) -> None:
+    stop = nn.EarlyStopping("val_loss", patience=1, min_delta=10.0)
+    first = fit(make(file=tmp_path / "run"), 9, [stop])
+    assert first.epoch == 2
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    assert outcome(fit(trainer, 9, [nn.EarlyStopping("val_loss", patience=1, min_delta=10.0)])) == outcome(first)
+
+
+def test_a_shorter_run_is_made_longer(tmp_path: Path) -> None:
+    fit(make("adamw", tmp_path / "run"), 2, [])
+    trainer = make("adamw", tmp_path / "run")
+    assert trainer.resume()
+    assert outcome(fit(trainer, 5, [])) == outcome(fit(make("adamw"), 5, []))
+
+
+def test_nothing_there_yet_the_run_simply_begins(tmp_path: Path) -> None:
+    trainer = make(file=tmp_path / "run")
+    assert not trainer.resume()
+    assert outcome(fit(trainer)) == outcome(fit(make()))
+    assert (tmp_path / "run").exists()
+
+
+def test_a_run_is_taken_up_from_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 8)
+    fit(make(file=tmp_path / "old"))
+    before = (tmp_path / "old").read_bytes()
+    trainer = make(file=tmp_path / "new")
+    assert trainer.resume(tmp_path / "old")
+    assert outcome(fit(trainer)) == outcome(fit(make()))
+    assert (tmp_path / "new").exists()
+    assert (tmp_path / "old").read_bytes() == before
+
+
+# --- when, and how many -----------------------------------------------------------------------------------------
+
+
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Epoch and position of every checkpoint that is written from now on."""
+    places: list[tuple[int, int]] = []
+    original = serialization.write
+
+    def noted(path: Any, tensors: Any, description: Any, **how: Any) -> None:
+        places.append((description["training"]["epoch"], description["training"]["position"]))
+        original(path, tensors, description, **how)
+
+    monkeypatch.setattr(serialization, "write", noted)
+    return places
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        ("1epochs", [(1, 0), (2, 0), (3, 0)]),
+        ("2epochs", [(2, 0), (3, 0)]),
+        ("3steps", [(0, 3), (1, 1), (1, 4), (2, 2), (3, 0)]),
+        ("5 steps", [(1, 0), (2, 0), (3, 0)]),
+        ("1step", [(e, p) for e in range(3) for p in range(5) if e or p] + [(3, 0)]),
+        ("1000s", [(3, 0)]),
+    ],
+)
+def test_checkpoints_are_written_every_so_often(
+    every: str, expected: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = written(monkeypatch)
+    fit(make(file=nn.Checkpoint(tmp_path / "run", every=every)), 3, [])
+    assert places == expected
+
+
+def test_seconds_count_from_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnbackend.training import checkpoint
+
+    now = iter(range(0, 10000, 2))  # two seconds pass between any two looks at the clock
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: float(next(now)))
+    places = written(monkeypatch)
+    fit(make(file=nn.Checkpoint(tmp_path / "run", every="5s")), 2, [])
+    assert places == [(0, 3), (1, 0), (1, 3), (2, 0)]
+
+
+def test_the_last_k_are_kept(tmp_path: Path) -> None:
+    fit(make(file=nn.Checkpoint(tmp_path, keep=3)), 5, [])
+    newest = tmp_path / "checkpoint.safetensors"
+    files = [newest, aged(newest, 1), aged(newest, 2)]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert [serialization.read(file)[1]["training"]["epoch"] for file in files] == [5, 4, 3]
+
+
+def test_without_links_the_last_are_kept_as_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    fit(make(file=nn.Checkpoint(tmp_path / "run", keep=2)), 2, [])
+    assert [serialization.read(tmp_path / name)[1]["training"]["epoch"] for name in ("run", "run.1")] == [2, 1]
+
+
+# --- nothing is lost --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """From the n-th write on, the disk is full."""
+
+    def fills(after: int) -> None:
+        count = 0
+        original = os.fsync
+
+        def fsync(handle: int) -> None:
+            nonlocal count
+            if not stat.S_ISDIR(os.fstat(handle).st_mode):
+                count += 1
+                if count > after:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            original(handle)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    return fills
+
+
+def test_a_full_disk_leaves_the_one_before_and_training_goes_on(
+    tmp_path: Path, full_disk: Callable[[int], None]
+) -> None:
+    full_disk(2)
+    trainer = make(file=nn.Checkpoint(tmp_path / "run", keep=3))
+    with (
+        pytest.warns(UserWarning, match="No space left on device; the one before is still there, training goes on"),
+        pytest.raises(nn.CheckpointError, match="No space left"),  # the last one is not optional
+    ):
+        fit(trainer, 5, [])
+    assert trainer.epoch == 5
+    assert outcome(trainer) == outcome(fit(make(), 5, []))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1"]
+    assert serialization.read(tmp_path / "run")[1]["training"]["epoch"] == 2
+
+
+def test_a_full_disk_stops_the_training_if_asked(tmp_path: Path, full_disk: Callable[[int], None]) -> None:
+    full_disk(1)
+    trainer = make(file=nn.Checkpoint(tmp_path / "run", on_error="stop"))
+    with pytest.raises(nn.CheckpointError, match="No space left"):
+        fit(trainer, 5, [])
+    assert trainer.epoch == 2
+    again = make(file=tmp_path / "run")
+    assert again.resume()
+    assert again.epoch == 1
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_path: Path) -> None:
+    for place in (tmp_path / "none" / "run", Path(__file__) / "run"):
+        trainer = make(file=place)
+        with pytest.raises(nn.CheckpointError, match="cannot write checkpoints to"):
+            fit(trainer)
+        assert trainer.state["t"] == 0
+
+
+def test_the_checkpoint_of_another_run_is_not_overwritten(tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 1, [])
+    before = (tmp_path / "run").read_bytes()
+    with pytest.raises(nn.CheckpointError, match="holds the checkpoint of another run"):
+        fit(make(file=tmp_path / "run"))
+    late = make(file=tmp_path / "run")
+    late.resume()
+    other = make(file=tmp_path / "run")
+    other.resume()
+    fit(other, 2, [])
+    assert (tmp_path / "run").read_bytes() != before
+    with pytest.raises(nn.CheckpointError, match="another run"):  # it has gone on since `late` read it
+        fit(late, 2, [])
+
+
+def test_two_processes_notice_each_other(tmp_path: Path) -> None:
+    def second(trainer: nn.Trainer) -> None:
+        code = f"""
+            import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.path.insert(0, {str(ROOT / "tests")!r})
+            import nnbackend as nn, test_checkpoint as tests
+            trainer = tests.make(file={str(tmp_path / "run")!r})
+            try:
+                tests.fit(trainer)
+            except nn.CheckpointError as error:
+                print(error)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        said.append(done.stdout.strip())
+
+    said: list[str] = []
+    fit(make(file=tmp_path / "run"), 1, [second])
+    assert said == [f"{tmp_path / 'run'} is being written by another process (number {os.getpid()})"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "run.abc.tmp").write_bytes(b"half a checkpoint")
+    (tmp_path / "run.lock").write_text("1")
+    (tmp_path / "other.abc.tmp").write_bytes(b"not ours")
+    fit(make(file=tmp_path / "run"), 1, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.abc.tmp", "run"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL: this system has none")
+def test_killed_at_random_moments_it_ends_with_the_same_bits() -> None:
+    command = [sys.executable, str(ROOT / "ci" / "faults.py"), "--kills", "6", "--epochs", "40"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("6 kills, ")
+    assert done.stdout.endswith(" 0 ended differently\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM: Windows ends a process without asking it")
+@pytest.mark.parametrize("kept", [True, False])
+def test_sigterm_finishes_the_step_writes_and_ends_the_process(kept: bool, tmp_path: Path) -> None:
+    code = f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.path.insert(0, {str(ROOT / "tests")!r})
+        import nnbackend as nn, test_checkpoint as tests
+        step = nn.Trainer._step
+        def stepped(self, *arguments):
+            if self.state["t"] == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            step(self, *arguments)
+        nn.Trainer._step = stepped
+        tests.fit(tests.make(file={str(tmp_path / "run")!r} if {kept} else None))
+        print("not reached")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
+    assert (tmp_path / "run").exists() == kept
+    if kept:
+        trainer = make(file=tmp_path / "run")
+        assert trainer.resume()
+        assert (trainer.epoch, trainer.position) == (1, 3)
+        assert outcome(fit(trainer)) == outcome(fit(make()))
+
+
+# --- what has changed is named ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 10}, "batch_size: 8 then, 10 now"),
+        ({"seed": 3}, "seed: 2 then, 3 now"),
+        ({"clip_norm": 1.0}, "clip_norm: None then, 1.0 now"),
+        ({"accumulate": 2}, "accumulate: 1 then, 2 now"),
+        ({"on_fault": "skip"}, "on_fault: 'stop' then, 'skip' now"),
+        ({"rule": "adam"}, "optimizer kind: 'Momentum' then, 'Adam' now"),
+    ],
+)
+def test_a_changed_setting_is_named(settings: Any, message: str, tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 1, [])
+    trainer = make(file=tmp_path / "run", **settings)
+    before = outcome(trainer)
+    with pytest.raises(nn.CheckpointError, match=message):
+        trainer.resume()
+    assert outcome(trainer) == before
+
+
+@pytest.mark.parametrize(
+    ("layers", "dtype", "message"),
+    [
+        ([nn.Affine(6, 16), nn.Affine(16, 3)], "float32", r"network layers: \["),
+        (None, "float64", "network dtype: 'float32' then, 'float64' now"),
+    ],
+)
+def test_a_changed_network_is_named(layers: Any, dtype: str, message: str, tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 1, [])
+    if layers is None:
+        layers = [nn.Affine(6, 16), nn.BatchNormalization(16), nn.ReLU(), nn.Dropout(0.3), nn.Affine(16, 3)]
+    trainer = nn.Trainer(
+        nn.Network(layers, seed=1, dtype=dtype, backend="numpy"), RULES["momentum"](), batch_size=8, seed=2
+    )
+    with pytest.raises(nn.CheckpointError, match=message):
+        trainer.resume(tmp_path / "run")
+
+
+def test_changed_data_is_named_and_changed_callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 7)
+    fit(make(file=tmp_path / "run"))
+
+    def resumed() -> nn.Trainer:
+        trainer = make()
+        assert trainer.resume(tmp_path / "run")
+        return trainer
+
+    stopping = [nn.EarlyStopping("val_loss", patience=2)]
+    x, t, validation = X[:40], T[:40], (X[40:], T[40:])
+    changed = X[:40].copy()
+    changed[13, 2] += 1e-6
+    for arguments, named in (
+        ({"x": changed, "t": t, "validation": validation}, "x changed"),
+        ({"x": x, "t": t[::-1].copy(), "validation": validation}, "t changed"),
+        ({"x": x, "t": t, "validation": validation, "sample_weight": WEIGHT[:40]}, "sample_weight changed"),
+        ({"x": x, "t": t, "validation": (X[40:], 1 - T[40:].clip(0, 1))}, "validation t changed"),
+        ({"x": x, "t": t}, "validation t, data validation x changed"),
+    ):
+        with pytest.raises(nn.CheckpointError, match=f"other data: data {named}"):
+            resumed().fit(epochs=6, callbacks=stopping, **arguments)
+    with pytest.raises(nn.CheckpointError, match=r"with the callbacks \['EarlyStopping'\], not \[\]"):
+        resumed().fit(x, t, 6, validation=validation)
+
+
+def test_bad_settings_and_files_are_refused(tmp_path: Path) -> None:
+    for every in ("", "0s", "5", "s", "1.5s", "-1s", "3hours", "9999999999s", 3, None):
+        with pytest.raises(ValueError, match="every: expected a positive integer with its unit"):
+            nn.Checkpoint(tmp_path, every=every)  # type: ignore[arg-type]
+    for keep in (0, True, 1.5):
+        with pytest.raises(ValueError, match="keep must be a positive integer"):
+            nn.Checkpoint(tmp_path, keep=keep)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="on_error must be"):
+        nn.Checkpoint(tmp_path, on_error="retry")
+    with pytest.raises(ValueError, match="no path"):
+        make().resume()
+    with pytest.raises(ValueError, match="before the first fit"):
+        fit(make(), 1, []).resume(tmp_path / "run")
+    network = make().network
+    network.save(tmp_path / "saved")
+    with pytest.raises(nn.CheckpointError, match="a saved network, but no checkpoint"):
+        make().resume(tmp_path / "saved")
+
+
+def tampered(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
+    """Rewrite a checkpoint, checksum and all."""
+    tensors, description = serialization.read(path)
+    change(tensors, description)
+    serialization.write(path, tensors, description)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, d: tensors.pop("W1"),
+        lambda tensors, d: tensors.pop("optimizer.v"),
+        lambda tensors, d: tensors.pop("training.clock"),
+        lambda tensors, d: tensors.pop("training.figures"),
+        lambda tensors, d: tensors.update(W1=tensors["W1"].T.copy()),
+        lambda tensors, d: tensors.update({"optimizer.v": tensors["optimizer.v"].astype("float64")}),
+        lambda tensors, d: d["training"].update(epoch=-1),
+        lambda tensors, d: d["training"].update(position="3"),
+        lambda tensors, d: d["training"].update(history={"loss": 3}),
+        lambda tensors, d: d["training"].update(history={"loss": [1.0] * 99}),
+        lambda tensors, d: d["training"].update(history={"loss": ["x"]}),
+        lambda tensors, d: d["training"].update(history={"nonsense": []}),
+        lambda tensors, d: d["training"].update(optimizer={}),
+        lambda tensors, d: d["training"].update(callbacks=[{}]),
+        lambda tensors, d: d["training"].update(callbacks=3),
+        lambda tensors, d: d["training"].update(seconds="long"),
+        lambda tensors, d: d["training"].update(data=[]),
+        lambda tensors, d: d.update(training=[]),
+        lambda tensors, d: d.pop("network"),
+        lambda tensors, d: d.pop("settings"),
+    ],
+)
+def test_a_checkpoint_that_makes_no_sense_changes_nothing(
+    change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, 7)
+    fit(make(file=tmp_path / "run"))
+    tampered(tmp_path / "run", change)
+    trainer = make(file=tmp_path / "run")
+    before = outcome(trainer)
+    with pytest.raises((nn.ModelFileError, nn.CheckpointError)):
+        trainer.resume()
+    assert outcome(trainer) == before
+    assert (trainer.epoch, trainer.position, trainer.fits) == (0, 0, 0)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 1, [])
+    content = bytearray((tmp_path / "run").read_bytes())
+    content[-100] ^= 4
+    (tmp_path / "run").write_bytes(content)
+    with pytest.raises(nn.ModelFileError, match="checksum"):
+        make(file=tmp_path / "run").resume()
+
+
+def test_a_checkpoint_is_a_saved_network(tmp_path: Path) -> None:
+    trainer = fit(make(file=tmp_path / "run"), 2, [])
+    network = nn.load(tmp_path / "run", backend="numpy")
+    np.testing.assert_array_equal(network.predict(X), trainer.network.predict(X))
+
+
+# --- the parts --------------------------------------------------------------------------------------------------
+
+
+def test_period() -> None:
+    assert period("30s") == (30, "seconds")
+    assert period("500 steps") == (500, "steps")
+    assert period("1epoch") == (1, "epochs")
+
+
+def test_fingerprints_are_those_of_the_values(on: Namespace) -> None:
+    values = RNG.standard_normal((5000, 3)).astype("float32")
+    here = fingerprints(x=on.array(values, "float32"), nothing=None)
+    assert here == fingerprints(x=values, nothing=None)
+    assert set(here) == {"x"}
+    for other in (values[:-1], values.reshape(3, 5000), values.astype("float64"), -values):
+        assert fingerprints(x=other) != here
+    assert fingerprints(x=values.copy(order="F")) == here
+
+
+def test_differences_are_named() -> None:
+    then = {"a": 1, "b": {"c": [1, 2, {"d": 3}]}, "e": None}
+    assert differences("", then, json.loads(json.dumps(then))) == []
+    now = {"a": 1, "b": {"c": [1, 5, {"d": 4}]}, "f": 0}
+    assert differences("", then, now) == ["b c[1]: 2 then, 5 now", "b c[2] d: 3 then, 4 now", "f: None then, 0 now"]
+
+
+# --- faults -----------------------------------------------------------------------------------------------------
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, at: tuple[int, ...], value: float) -> None:
+    """Give the gradient of those updates, counted from 0, another value."""
+    count = -1
+    original = nn.Momentum.step
+
+    def step(self: nn.Momentum, p: Any, g: Any, state: dict[str, Any]) -> None:
+        nonlocal count
+        count += 1
+        if count in at:
+            g[...] = value
+        original(self, p, g, state)
+
+    monkeypatch.setattr(nn.Momentum, "step", step)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_step_that_leaves_what_is_not_finite_is_skipped_if_asked(
+    value: float, on: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, count = (0, 3, 4, 11), -1
+    with monkeypatch.context() as patch:
+        original = nn.Trainer._step
+
+        def step(self: nn.Trainer, *arguments: Any) -> None:
+            nonlocal count
+            count += 1
+            if count not in at:
+                original(self, *arguments)
+
+        patch.setattr(nn.Trainer, "_step", step)
+        reference = fit(make(backend=on.backend.name), 3, [])
+    poison(monkeypatch, at, value)
+    trainer = fit(make(backend=on.backend.name, on_fault="skip"), 3, [])
+    assert trainer.history.skipped == [3, 0, 1]
+    for name in ("data", "state", "clock", "v", "t"):
+        assert outcome(trainer)[name] == outcome(reference)[name], name
+    assert all(math.isfinite(loss) and loss > 0.1 for loss in trainer.history.loss)
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_counts_for_nothing() -> None:
+    x = X[:40].copy()
+    x[5] = 3e38  # finite, but no sum over it is
+    layers = [nn.Affine(6, 8), nn.ReLU(), nn.Affine(8, 3)]
+    trainer = nn.Trainer(nn.Network(layers, backend="numpy"), nn.SGD(0.1), batch_size=8, on_fault="skip")
+    trainer.network.params["W1"][...] *= 10.0
+    with np.errstate(all="ignore"):
+        history = trainer.fit(x, T[:40], 3)
+    assert history.skipped == [1, 1, 1]
+    assert all(0 < loss < 100 for loss in history.loss)
+    assert all(0 <= accuracy <= 1 for accuracy in history.accuracy)
+
+
+def test_an_epoch_of_faults_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, tuple(range(5, 10)), math.nan)
+    trainer = make(on_fault="skip")
+    with pytest.raises(nn.NumericalError, match="every step of epoch 2 was skipped"):
+        fit(trainer, 4, [])
+    assert np.isfinite(trainer.network.buffer.data).all()
+    assert len(trainer.history) == 1
+
+
+def test_a_fault_never_reaches_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = nn.Momentum.step
+
+    def step(self: nn.Momentum, p: Any, g: Any, state: dict[str, Any]) -> None:
+        if state["t"] == 7:
+            g[...] = math.nan
+        original(self, p, g, state)
+
+    monkeypatch.setattr(nn.Momentum, "step", step)
+    with pytest.raises(nn.NumericalError, match="epoch 2, step 3"):
+        fit(make(file=nn.Checkpoint(tmp_path / "run", every="1steps")), 4, [])
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    assert (trainer.epoch, trainer.position) == (1, 2)
+    assert np.isfinite(trainer.network.buffer.data).all()
+
+
+def test_a_diverging_optimizer_state_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make("rmsprop")
+    original = nn.RMSprop.step
+
+    def step(self: nn.RMSprop, p: Any, g: Any, state: dict[str, Any]) -> None:
+        if state["t"] == 6:
+            g[...] = 1e30  # its square overflows: the update is 0, for ever
+        original(self, p, g, state)
+
+    monkeypatch.setattr(nn.RMSprop, "step", step)
+    with pytest.raises(nn.NumericalError, match="epoch 2, step 2"), np.errstate(over="ignore"):
+        fit(trainer, 4, [])
+    assert np.isfinite(trainer.state["h"]).all()
+
+
+def test_on_fault_is_checked() -> None:
+    with pytest.raises(ValueError, match='on_fault must be "stop" or "skip"'):
+        make(on_fault="ignore")
