@@ -6,11 +6,15 @@ import argparse
 import json
 import math
 import os
+import shlex
+import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +31,11 @@ from nnbackend.network import DTYPES, Network, convolutional_network, load
 from nnbackend.optimizers import OPTIMIZERS, optimizer
 from nnbackend.plotting import check_picture, plot_history
 from nnbackend.schedules import Cosine, rate
-from nnbackend.training import History, Trainer
+from nnbackend.training import Checkpoint, History, Trainer
 
 __all__ = ["Prediction", "Run", "Settings", "main", "predict_file", "train_mnist"]
 
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+INTERRUPTED, TERMINATED = 130, 143  # what a shell reports for a program that Ctrl-C, or SIGTERM, ended
 MNIST_SIDE = 28  # for a network that takes images of any size
 # the first learning rate, measured on MNIST; other optimizers have their own
 LEARNING_RATES = {"adam": 0.004, "adamw": 0.004, "momentum": 0.1, "nesterov": 0.1, "sgd": 0.5}
@@ -85,14 +89,21 @@ class Run:
 
 
 def train_mnist(
-    settings: Settings | None = None, *, say: Callable[[str], None] = lambda line: None, progress: bool = False
+    settings: Settings | None = None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+    checkpoint: Checkpoint | None = None,
+    resume: bool = False,
 ) -> Run:
     """Train a fully connected network on MNIST, or a data set of its form, and test it.
 
     say: called with lines about backend, data and network before the training. progress: show a bar per epoch.
+    checkpoint: where and when the run is kept; resume: go on with the one that is there, if there is one.
     Ctrl-C ends the training after the step in hand; `history.interrupted` then says so.
     Raises ValueError for settings that make no sense, DataError for data that cannot be had, BackendError for a
-    backend that does not work, NumericalError for a training that diverges.
+    backend that does not work, NumericalError for a training that diverges, CheckpointError for a checkpoint that
+    cannot be written or is of a run with other settings, ModelFileError for one that is damaged.
     """
     settings = Settings() if settings is None else settings
     lr = _first_rate(settings)
@@ -114,7 +125,9 @@ def train_mnist(
         )
         falling = Cosine(lr, steps=settings.epochs * math.ceil(rows / settings.batch_size))
         rule = optimizer(settings.optimizer, lr=falling)
-        trainer = Trainer(network, rule, batch_size=settings.batch_size, seed=settings.seed)
+        trainer = Trainer(network, rule, batch_size=settings.batch_size, seed=settings.seed, checkpoint=checkpoint)
+        if resume and trainer.resume():
+            say(f"resumed   after {trainer.epoch} epochs and {trainer.position} steps")
         began = time.perf_counter()
         history = trainer.fit(*train, settings.epochs, validation=test, progress=progress)
         seconds = time.perf_counter() - began
@@ -160,6 +173,7 @@ MODELS = {"cnn": _convolutional, "mlp": _fully_connected}
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    checkpoint = _checkpoint(arguments)
     files = {name: getattr(arguments, name) for name in ("save", "plot", "json")}
     for name, path in files.items():
         if path is not None:
@@ -167,13 +181,22 @@ def _train(arguments: argparse.Namespace) -> int:
     names = [name for name in Settings.__dataclass_fields__ if name != "hidden"]
     settings = Settings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
 
-    run = train_mnist(settings, say=_say, progress=not arguments.quiet)
+    how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
+    try:
+        with _termination():
+            run = train_mnist(
+                settings, say=_say, progress=not arguments.quiet, checkpoint=checkpoint, resume=arguments.resume
+            )
+    except _Terminated:
+        return _complain(f"terminated; {how_to_go_on}" if how_to_go_on else "terminated", TERMINATED)
     history = run.history
     if not arguments.quiet:
         for line in _table(history):
             _say(line)
     if history.interrupted:
         _say(f"interrupted after {len(history)} of {settings.epochs} epochs")
+        if how_to_go_on:
+            _say(how_to_go_on)
     _say(f"test accuracy {run.test_accuracy:.2%}, test loss {run.test_loss:.4f}, trained in {run.seconds:.1f} s")
     if arguments.save is not None:
         run.network.save(arguments.save)
@@ -187,6 +210,55 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.json.write_text(json.dumps(run.record(), indent=2) + "\n", encoding="utf-8")
         _say(f"wrote the record to {arguments.json}")
     return INTERRUPTED if history.interrupted else 0
+
+
+def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
+    """What --checkpoint, --every and --keep stand for."""
+    if arguments.checkpoint is None:
+        for option in ("every", "keep", "resume"):
+            if getattr(arguments, option):
+                raise _UsageError(f"argument --{option}: it needs --checkpoint PATH")
+        return None
+    chosen = {name: value for name in ("every", "keep") if (value := getattr(arguments, name)) is not None}
+    try:
+        if isinstance(chosen.get("every"), str) and chosen["every"].isdecimal():
+            chosen["every"] += "epochs"
+        checkpoint = Checkpoint(arguments.checkpoint, **chosen)
+    except ValueError as error:
+        raise _UsageError(f"argument --every: {error}") from error
+    _check_output("--checkpoint", checkpoint.file)
+    if checkpoint.file.exists() and not arguments.resume:
+        raise _UsageError(
+            f"argument --checkpoint: {checkpoint.file} is there already: --resume goes on with it; remove it to begin "
+            f"anew"
+        )
+    return checkpoint
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that goes on with this one."""
+    return shlex.join(["nnbackend", *arguments.argv, *([] if arguments.resume else ["--resume"])])
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Within the block SIGTERM raises _Terminated: what is written at the end of a block is still written."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _table(history: History) -> Iterator[str]:
@@ -282,10 +354,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (None: those of the process) and return its exit status.
 
-    0: done. 1: it failed, and one line on stderr says why. 2: the arguments make no sense. 130: Ctrl-C.
+    0: done. 1: it failed, and one line on stderr says why. 2: the arguments make no sense. 130: Ctrl-C. 143: SIGTERM.
     """
     try:
         arguments = _parser().parse_args(argv)
+        arguments.argv = sys.argv[1:] if argv is None else list(argv)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except _UsageError as error:
@@ -343,6 +416,19 @@ def _parser() -> argparse.ArgumentParser:
         ("--json", "write settings, history and result there"),
     ):
         train.add_argument(name, type=Path, metavar="FILE", help=text)
+    train.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="keep the run in this file (or in this folder), so that --resume can go on with it",
+    )
+    train.add_argument(
+        "--every", metavar="N", help="write a checkpoint every N epochs, or Nsteps, or Ns (seconds) (default: 1)"
+    )
+    train.add_argument("--keep", type=_positive, metavar="K", help="keep the last K checkpoints (default: 1)")
+    train.add_argument(
+        "--resume", action="store_true", help="go on with the checkpoint; where there is none yet, begin"
+    )
     train.add_argument("--quiet", action="store_true", help="no progress bar and no table, only the result")
     train.set_defaults(run=_train)
 

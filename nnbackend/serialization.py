@@ -36,8 +36,10 @@ def write(
     from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    text = json.dumps({"format": FORMAT, **description}, sort_keys=True)
-    content = save(tensors, {_KEY: text, _DIGEST: _digest(tensors, text), "format": "pt"})
+    description = {"format": FORMAT, **description}
+    description[_DIGEST] = _digest(tensors, description)
+    # one key: safetensors writes several in an order that is another each time, and equal content makes equal files
+    content = save(tensors, {_KEY: json.dumps(description, sort_keys=True)})
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=TEMPORARY)
     try:
@@ -79,18 +81,19 @@ def read(path: str | os.PathLike[str]) -> Content:
         version = int(description["format"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelFileError(f"{path}: its description is damaged ({error})") from error
-    if _DIGEST in metadata and metadata[_DIGEST] != _digest(tensors, metadata[_KEY]):
-        raise ModelFileError(f"{path}: damaged: its content does not have the checksum that was written with it")
     if version > FORMAT:
         raise ModelFileError(
             f"{path}: written in format {version}, but this nnbackend reads up to {FORMAT}: install a newer nnbackend"
         )
+    checksum = description.pop(_DIGEST, None)
+    if checksum is not None and checksum != _digest(tensors, description):
+        raise ModelFileError(f"{path}: damaged: its content does not have the checksum that was written with it")
     return tensors, description
 
 
-def _digest(tensors: dict[str, HostArray], text: str) -> str:
+def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
     """The SHA-256 of everything in a file."""
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -105,7 +106,10 @@ def test_train_says_writes_and_records(
         "parameters": 819,
         "version": nn.__version__,
     }
-    assert {name: len(values) for name, values in record["history"].items() if name != "interrupted"} == dict.fromkeys(
+    recorded = {
+        name: len(values) for name, values in record["history"].items() if name not in ("interrupted", "skipped")
+    }
+    assert recorded == dict.fromkeys(
         ("loss", "accuracy", "val_loss", "val_accuracy", "seconds", "samples_per_second"), 3
     )
     assert record["test_accuracy"] == 1.0
@@ -212,6 +216,71 @@ def test_interrupted(
     assert len(nn.load(files["net.safetensors"]).params) == 4
     assert len(json.loads(files["run.json"].read_text())["history"]["loss"]) == completed
     assert files["curve.png"].exists() == (completed > 0)  # there is no curve of nothing
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    number: str, short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = nn.Adam.step
+
+    def interrupted_step(self: nn.Adam, p: np.ndarray, g: np.ndarray, state: dict[str, int]) -> None:
+        step(self, p, g, state)
+        if state["t"] == 17:
+            signal.raise_signal(signal.Signals[number])
+
+    assert main([*short, "--quiet", "--save", str(tmp_path / "whole")]) == 0
+    kept = ["--checkpoint", str(tmp_path / "a run"), "--every", "5steps", "--keep", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Adam, "step", interrupted_step)
+        capsys.readouterr()
+        status = main([*short, "--quiet", *kept, "--save", str(tmp_path / "net")])
+    out, err = capsys.readouterr()
+    assert status == {"SIGINT": 130, "SIGTERM": 143}[number]
+    (said,) = re.findall("go on with: nnbackend (.*)", out + err)
+    assert said.endswith(" --resume")
+    assert sorted(path.name for path in tmp_path.glob("a run*")) == ["a run", "a run.1"]
+    assert main(shlex.split(said)) == 0
+    assert "resumed   after 1 epochs and 5 steps\n" in capsys.readouterr().out
+    assert (tmp_path / "net").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert main(shlex.split(said)) == 0  # complete already
+    assert (tmp_path / "net").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_resume_begins_where_there_is_nothing_yet(
+    short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*short, "--quiet", "--checkpoint", str(tmp_path), "--every", "2", "--resume"]) == 0
+    assert "resumed" not in capsys.readouterr().out
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_resume_names_what_has_changed(short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = ["--checkpoint", str(tmp_path / "run")]
+    assert main([*short, "--quiet", *kept]) == 0
+    assert "is there already: --resume goes on with it" in error_of([*short, *kept], 2, capsys)
+    for option, value, named in (
+        ("--optimizer", "sgd", "optimizer kind: 'Adam' then, 'SGD' now"),
+        ("--epochs", "9", "optimizer lr steps: 36 then, 108 now"),
+        ("--hidden", "5", "output_size: 12 then, 5 now"),
+        ("--dtype", "float64", "network dtype: 'float32' then, 'float64' now"),
+        ("--seed", "3", "seed: 0 then, 3 now"),
+    ):
+        assert named in error_of([*short, *kept, "--resume", option, value], 1, capsys)
+    (tmp_path / "run").write_bytes(b"damaged")
+    assert "damaged" in error_of([*short, *kept, "--resume"], 1, capsys)
+
+
+def test_options_of_checkpoints_are_checked(
+    short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in (["--resume"], ["--every", "3"], ["--keep", "2"]):
+        assert error_of([*short, *option], 2, capsys) == f"argument {option[0]}: it needs --checkpoint PATH"
+    for every in ("0", "3x", "-1s", "s"):
+        message = error_of([*short, "--checkpoint", str(tmp_path), f"--every={every}"], 2, capsys)
+        assert message.startswith("argument --every: every: expected a positive integer")
+    message = error_of([*short, "--checkpoint", str(tmp_path / "none" / "run")], 2, capsys)
+    assert message == f"argument --checkpoint: there is no folder {tmp_path / 'none'}"
 
 
 def test_interrupted_outside_of_training(
