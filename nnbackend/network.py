@@ -368,13 +368,14 @@ def load(
     layers: Iterable[type[Layer]] = (),
     losses: Iterable[type[Loss]] = (),
 ) -> Network:
-    """The network that `Network.save` wrote, on the current backend or the one given.
+    """The network that `Network.save` wrote, or that is in a checkpoint; on the current backend or the one given.
 
     layers, losses: classes of your own that the file names. Raises ModelFileError for a file that is missing,
     damaged, of a newer format, or whose values do not fit its architecture.
     """
     file = os.fspath(path)
     tensors, description = serialization.read(path)
+    tensors = {name: value for name, value in tensors.items() if "." not in name}  # the rest is a checkpoint's
     try:
         config = description["network"]
         stack = [_part(settings, [*LAYERS.values(), *layers]) for settings in config["layers"]]
