@@ -24,6 +24,7 @@ SHORT = {
     "spiral": (["--shorten=100"], "spiral.png"),
     "numerical_training": (["--side=6", "--hidden=4", "--steps=4", "--plain"], "numerical_training.png"),
     "leaky_relu_adam_mnist": (["--data=sample", "--epochs=1"], "leaky_relu_adam_mnist.png"),
+    "resume": (["--epochs=2", "--rows=4000"], "resume.png"),
     "xor": (["--steps=20"], "xor.png"),
     "xor --stall": (["--steps=20", "--stall"], "xor_stalled.png"),
 }

@@ -292,6 +292,10 @@ def restore(trainer: Trainer, path: Path) -> Resumed:
             for i, entry in enumerate(training["callbacks"])
         ]
         figures = on.asarray(tensors["training.figures"], network.dtype) if counters["position"] else None
+        if counters["began"] > counters["epoch"] or (
+            figures is not None and not (figures.ndim == 2 and counters["position"] < figures.shape[1])
+        ):
+            raise ValueError("its counters contradict each other")
         seconds = float(training["seconds"])
         resumed = Resumed(counters["fits"], counters["began"], training["stopped"] is True, training["data"], callbacks)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -319,7 +323,7 @@ def resume_fit(resumed: Resumed, trainer: Trainer, callbacks: Callbacks, prints:
             callback.restore(trainer, state)
 
 
-def fingerprints(**arrays: Array | None) -> dict[str, str]:
+def fingerprints(arrays: Mapping[str, Array | None]) -> dict[str, str]:
     """The SHA-256 of dtype, shape and elements of each array, the same on every backend; None is left out."""
     prints = {}
     for name, array in arrays.items():

@@ -161,11 +161,7 @@ class Trainer:
                 raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(validation)} items")
             x, t, *weight = validation
             checked = self._checked(x, t, "validation x", *weight)
-        prints: dict[str, str] = {}
-        if self.checkpoint is not None or self._resumed is not None:
-            names = ("x", "t", "sample_weight")
-            prints = fingerprints(**dict(zip(names, data, strict=True)))
-            prints |= fingerprints(**{f"validation {n}": a for n, a in zip(names, checked or (None,) * 3, strict=True)})
+        prints = self._fingerprints(data, checked)
         if not self._has_work(int(epochs), callbacks, prints):
             return self.history
         run = self.network.backend.compile(self._step, self.network.buffer)
@@ -188,6 +184,13 @@ class Trainer:
             if keeper is not None:
                 keeper.write(last=True, stopped=stopped)
         return self.history
+
+    def _fingerprints(self, data: Data, validation: Data | None) -> dict[str, str]:
+        """Of all data, by name; none where no checkpoint is concerned."""
+        if self.checkpoint is None and self._resumed is None:
+            return {}
+        names = ("x", "t", "sample_weight", "validation x", "validation t", "validation sample_weight")
+        return fingerprints(dict(zip(names, (*data, *(validation or (None,) * 3)), strict=True)))
 
     def _has_work(self, epochs: int, callbacks: Sequence[Callable[[Trainer], object]], prints: dict[str, str]) -> bool:
         """Begin a fit, or go on with the one of a checkpoint. False where that was complete already."""

@@ -541,6 +541,9 @@ def tampered(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], obje
         lambda tensors, d: tensors.update(W1=tensors["W1"].T.copy()),
         lambda tensors, d: tensors.update({"optimizer.v": tensors["optimizer.v"].astype("float64")}),
         lambda tensors, d: d["training"].update(epoch=-1),
+        lambda tensors, d: d["training"].update(position=10**9),
+        lambda tensors, d: d["training"].update(began=10**9),
+        lambda tensors, d: tensors.update({"training.figures": np.zeros(3, "float32")}),
         lambda tensors, d: d["training"].update(position="3"),
         lambda tensors, d: d["training"].update(history={"loss": 3}),
         lambda tensors, d: d["training"].update(history={"loss": [1.0] * 99}),
@@ -596,12 +599,12 @@ def test_period() -> None:
 
 def test_fingerprints_are_those_of_the_values(on: Namespace) -> None:
     values = RNG.standard_normal((5000, 3)).astype("float32")
-    here = fingerprints(x=on.array(values, "float32"), nothing=None)
-    assert here == fingerprints(x=values, nothing=None)
+    here = fingerprints({"x": on.array(values, "float32"), "nothing": None})
+    assert here == fingerprints({"x": values})
     assert set(here) == {"x"}
     for other in (values[:-1], values.reshape(3, 5000), values.astype("float64"), -values):
-        assert fingerprints(x=other) != here
-    assert fingerprints(x=values.copy(order="F")) == here
+        assert fingerprints({"x": other}) != here
+    assert fingerprints({"x": values.copy(order="F")}) == here
 
 
 def test_differences_are_named() -> None:
