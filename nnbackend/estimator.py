@@ -508,8 +508,8 @@ class NNClassifier(ClassifierMixin, _NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3, else that of an L2 penalty, where None is none. An
-        Optimizer keeps its own where this is None.
+        Of the optimizer: decoupled for "adamw", where None is 0.3 (300 / steps, where a fit has more than 1000 steps),
+        else that of an L2 penalty, where None is none. An Optimizer keeps its own where this is None.
     standardize : bool, default=True
         Scale every feature to mean 0 and standard deviation 1, by the rows trained on, and clip it at 5 deviations.
     early_stopping : bool, default=False
@@ -831,8 +831,8 @@ class NNRegressor(RegressorMixin, _NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3, else that of an L2 penalty, where None is none. An
-        Optimizer keeps its own where this is None.
+        Of the optimizer: decoupled for "adamw", where None is 0.3 (300 / steps, where a fit has more than 1000 steps),
+        else that of an L2 penalty, where None is none. An Optimizer keeps its own where this is None.
     standardize : bool, default=True
         Scale every feature and every target to mean 0 and standard deviation 1, by the rows trained on, and clip
         features at 5 deviations. The losses, and `tol`, are those of the scaled targets.
