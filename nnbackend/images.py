@@ -17,6 +17,7 @@ __all__ = ["read_digit", "read_images"]
 
 Pixels = npt.NDArray[np.float32]
 
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PostScript, say, would be run, not read
 _LONGEST = 1000  # pixels: a longer side is averaged down first, a digit needs no more
 _FAINT = 0.1  # of the way from black to white: a picture with less contrast is blank
 _SHADE = 0.25  # what is weaker than this part of the strongest ink is shaded paper
@@ -47,9 +48,9 @@ def read_digit(path: str | os.PathLike[str], side: int = 28) -> Pixels:
     is cut out, its longer side scaled to 20 of 28 pixels, and its centre of mass put into the middle. A picture of
     side x side pixels with a dark edge is such an image already and is taken as it is.
 
-    path: any file that Pillow opens; of several frames the first. Raises DataError, naming the file, for one that
-    is missing, broken, no picture, blank, or so large that it may be a decompression bomb; ImportError with the pip
-    line where Pillow is missing.
+    path: a PNG, JPEG, GIF, BMP, TIFF, WebP or PPM file; of several frames the first. Raises DataError, naming the
+    file, for one that is missing, broken, no such picture, blank, or so large that it may be a decompression bomb;
+    ImportError with the pip line where Pillow is missing.
     """
     path = Path(path)
     grey = _grey(path)
@@ -96,7 +97,7 @@ def _grey(path: Path) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 image: Any = ImageOps.exif_transpose(opened)
                 if image.mode.startswith(("I", "F")):  # 16 bits and more: no fixed white
                     return _stretched(np.asarray(image, dtype=np.float32))

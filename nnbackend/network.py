@@ -391,6 +391,8 @@ def load(
         if set(tensors) != expected_names:
             raise ValueError(f"it holds {sorted(tensors)}, but its layers have {sorted(expected_names)}")
         for name, value in tensors.items():
+            if value.dtype.name != network.dtype:
+                raise ValueError(f"{name} is {value.dtype.name} in a network of {network.dtype}")
             (network.params if name in network.params else network.statistics)[name] = value
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{file}: its content does not make a network: {error}") from error

@@ -276,6 +276,9 @@ def restore(trainer: Trainer, path: Path) -> Resumed:
         for name, value in expected.items():
             if tensors[name].shape != tuple(value.shape) or tensors[name].dtype.name != _dtype(value):
                 raise ValueError(f"{name} is {tensors[name].dtype.name} of shape {tensors[name].shape}")
+        others = {name for name in tensors if not name.startswith("callback")} - {*expected, "training.figures"}
+        if others:
+            raise ValueError(f"it also holds {sorted(others)}")
         history = _history(training["history"], counters["epoch"])
         if not isinstance(training["data"], dict):
             raise ValueError("its fingerprints of the data are missing")

@@ -1,0 +1,175 @@
+"""Damage files in every way and read them: each is refused with an error of the library's own, or read.
+
+    python ci/fuzz.py                  some 30,000 files, about half a minute
+    python ci/fuzz.py --random 20000   more of those that are damaged at random
+
+Every reader gets a small file cut off at every length, with every bit of it flipped, and with random damage (bytes
+overwritten, inserted, removed, lengths made absurd). What has a checksum (networks, checkpoints) may only be read where
+what comes out is what was written. Exit status 1 for any other outcome, for a read that takes seconds, and where memory
+grows by more than the files could justify.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import random
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import nnbackend as nn
+from nnbackend.datasets.idx import read_idx, write_idx
+from nnbackend.images import read_images
+
+SECONDS, MEGABYTES = 5.0, 256.0  # more than this, for one read, and for all of them, is an error
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads files of one kind. read: gives something to compare; exact: a checksum stands for the content."""
+
+    name: str
+    content: bytes = field(repr=False)
+    read: Callable[[Path], Any]
+    errors: tuple[type[Exception], ...]
+    exact: bool
+
+    def outcome(self, path: Path, expected: Any) -> str:
+        """ "read", "refused", or what went wrong."""
+        try:
+            result = self.read(path)
+        except self.errors:
+            return "refused"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return "read" if not self.exact or result == expected else "read, but it is not what was written"
+
+
+def readers(folder: Path) -> list[Reader]:
+    """One for every kind of file, with a small sound file."""
+    layers = [nn.Affine(3, 4), nn.BatchNormalization(4), nn.ReLU(), nn.Affine(4, 2)]
+    x, t = np.arange(12, dtype="float32").reshape(4, 3) / 10, np.array([0, 1, 1, 0])
+
+    def trainer(file: Path | None = None) -> nn.Trainer:
+        fresh = [type(layer)(**layer.config()) for layer in layers]
+        network = nn.Network(fresh, seed=0, backend="numpy")
+        return nn.Trainer(network, nn.Momentum(0.1), batch_size=2, checkpoint=file)
+
+    def values(network: nn.Network) -> dict[str, bytes]:
+        return {name: a.tobytes() for name, a in [*network.params.items(), *network.statistics.items()]}
+
+    def resumed(path: Path) -> Any:
+        going_on = trainer()
+        going_on.resume(path)
+        return values(going_on.network), going_on.state["t"], going_on.epoch, going_on.history.loss
+
+    trained = trainer(folder / "checkpoint")
+    trained.fit(x, t, 2)
+    trained.network.save(folder / "network")
+    write_idx(folder / "idx", np.arange(2 * 28 * 28, dtype="u1").reshape(2, 28, 28)[:, :6, :6])
+    digit = Image.fromarray((np.hypot(*np.mgrid[-6:6, -6:6]) < 4).astype("u1") * 255)
+    pictures = {}
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF"):
+        stream = io.BytesIO()
+        digit.save(stream, kind)
+        pictures[kind] = stream.getvalue()
+
+    def file(name: str) -> bytes:
+        return (folder / name).read_bytes()
+
+    data = (nn.DataError,)
+    return [
+        Reader("network", file("network"), lambda p: values(nn.load(p, backend="numpy")), (nn.ModelFileError,), True),
+        Reader("checkpoint", file("checkpoint"), resumed, (nn.ModelFileError, nn.CheckpointError), True),
+        Reader("IDX", file("idx"), read_idx, data, False),
+        Reader("IDX, gzip", gzip.compress(file("idx"), mtime=0), lambda p: read_images(p, 6), data, False),
+        *(Reader(kind, content, lambda p: read_images(p, 12), data, False) for kind, content in pictures.items()),
+    ]
+
+
+def cut(content: bytes) -> Iterator[bytes]:
+    """Every beginning."""
+    return (content[:length] for length in range(len(content)))
+
+
+def flipped(content: bytes, bits: range = range(8)) -> Iterator[bytes]:
+    """Every byte with one bit flipped."""
+    for at in range(len(content)):
+        for bit in bits:
+            yield content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Random damage in one to six places."""
+    broken = bytearray(content)
+    for _ in range(chance.randint(1, 6)):
+        at, size = chance.randrange(len(broken) + 1), chance.choice([1, 2, 4, 8, 64])
+        match chance.randrange(5):
+            case 0:
+                broken[at : at + size] = chance.randbytes(size)
+            case 1:
+                broken[at:at] = chance.randbytes(size)
+            case 2:
+                del broken[at : at + size]
+            case 3:  # a length that lies
+                broken[at : at + size] = chance.choice([b"\xff", b"\x00", b"\x7f", b"9"]) * size
+            case 4:
+                other = chance.randrange(len(broken) + 1)
+                broken[at : at + size] = broken[other : other + size]
+    return bytes(broken)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--random", type=int, default=500, help="randomly damaged files for every reader")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    bad, total, chance = 0, 0, random.Random(arguments.seed)
+    print(f"{'reader':14}{'bytes':>7}{'files':>8}{'read':>7}{'refused':>9}{'else':>6}{'slowest, ms':>13}")
+    with tempfile.TemporaryDirectory() as name:
+        everything, path = readers(Path(name)), Path(name) / "damaged"
+        for reader in everything:
+            path.write_bytes(reader.content)
+            expected = reader.read(path)
+            outcomes: Counter[str] = Counter()
+            slowest, before = 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            random_ones = (damaged(reader.content, chance) for _ in range(arguments.random))
+            for files in (cut(reader.content), flipped(reader.content), random_ones):
+                for content in files:
+                    path.write_bytes(content)
+                    began = time.perf_counter()
+                    outcomes[reader.outcome(path, expected)] += 1
+                    slowest = max(slowest, time.perf_counter() - began)
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+            read, refused, files_tried = outcomes.pop("read", 0), outcomes.pop("refused", 0), sum(outcomes.values())
+            count = read + refused + files_tried
+            print(
+                f"{reader.name:14}{len(reader.content):7}{count:8}{read:7}{refused:9}{files_tried:6}"
+                f"{slowest * 1e3:13.1f}"
+            )
+            for outcome, times in outcomes.most_common(5):
+                print(f"    {times} times: {outcome}")
+            if grown > MEGABYTES:
+                print(f"    memory grew by {grown:.0f} MB")
+            bad += files_tried + (slowest > SECONDS) + (grown > MEGABYTES)
+            total += count
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{total} files; peak memory of the process {peak:.0f} MB")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
