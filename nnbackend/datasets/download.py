@@ -26,6 +26,8 @@ MIRRORS = (
     "https://systemds.apache.org/assets/datasets/mnist/",
 )
 
+_LARGEST = 2**26  # bytes, of any answer: the largest file has 47 million, not even packed
+
 # Of the decompressed files: the mirrors do not all serve the same gzip bytes.
 _SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -107,7 +109,7 @@ def _download(part: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{part.name}"
         try:
-            pooch.HTTPDownloader(timeout=timeout, chunk_size=1 << 16)(url, str(part), None)
+            pooch.HTTPDownloader(timeout=timeout, chunk_size=1 << 16, progressbar=_Limit())(url, str(part), None)
             return _verified(part)
         except DataError as error:
             head = part.read_bytes()[:1024].lstrip().lower()
@@ -121,6 +123,23 @@ def _download(part: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
         f"To place the files by hand, put {', '.join(f'{name}.gz' for name in FILES)} into "
         f"{part.parent.parent}, or into any folder and set NNBACKEND_DATA to it."
     )
+
+
+class _Limit:
+    """A progress bar, to pooch, that ends a download which does not: a mirror may send for ever."""
+
+    total, _count = 0, 0
+
+    def update(self, count: int) -> None:
+        self._count += count
+        if self._count > _LARGEST:
+            raise ValueError(f"it sends more than {_LARGEST} bytes")
+
+    def reset(self) -> None:
+        self._count = 0
+
+    def close(self) -> None:
+        pass
 
 
 def _verified(path: Path) -> HostArray:

@@ -4,6 +4,8 @@ import gzip
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,9 +46,14 @@ def mirrors(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirrors]:
             served.asked.append(self.path)
             status, body, length = served.answers.get(self.path, (404, b"nothing here", 12))
             self.send_response(status)
-            self.send_header("Content-Length", str(length))
+            if status == 302:
+                self.send_header("Location", body.decode())
+            if length >= 0:  # else the connection ends the answer
+                self.send_header("Content-Length", str(length))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):
+                for _ in range(1 if length >= 0 else 10_000):
+                    self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -151,6 +158,40 @@ def test_a_silent_mirror_does_not_hold_the_rest(mirrors: Mirrors, good: dict[str
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         check_complete(cache, fetch_mnist(mirrors=[address, mirrors.url("b")], timeout=0.1))
+
+
+def test_redirects_are_followed_and_loops_are_not(mirrors: Mirrors, good: dict[str, bytes], cache: Path) -> None:
+    serve_all(mirrors, "b", good)
+    for name in FILES:
+        mirrors.serve("loop", name, f"/loop/{name}.gz".encode(), status=302)
+        mirrors.serve("page", name, b"/login", status=302)  # as a hotel's network does
+        mirrors.serve("a", name, f"/b/{name}.gz".encode(), status=302)
+    mirrors.answers["/login"] = (200, HTML, len(HTML))
+    with pytest.raises(DataError, match=r"(?s)TooManyRedirects.*answered with an HTML page"):
+        fetch_mnist(mirrors=[mirrors.url("loop"), mirrors.url("page")])
+    assert list(cache.iterdir()) == []
+    check_complete(cache, fetch_mnist(mirrors=[mirrors.url("loop"), mirrors.url("a")]))
+
+
+def test_a_mirror_that_sends_for_ever_does_not_fill_the_disk(
+    mirrors: Mirrors, good: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_LARGEST", 2**20)
+    mirrors.serve("endless", FILES[0], bytes(2**16), length=-1)
+    with pytest.raises(DataError, match="it sends more than 1048576 bytes"):
+        fetch_mnist(mirrors=[mirrors.url("endless")])
+    assert list(cache.iterdir()) == []
+    serve_all(mirrors, "b", good)
+    check_complete(cache, fetch_mnist(mirrors=[mirrors.url("endless"), mirrors.url("b")]))
+
+
+def test_many_at_once_fill_one_cache(mirrors: Mirrors, good: dict[str, bytes], cache: Path) -> None:
+    serve_all(mirrors, "a", good)
+    mirrors.serve("cut", FILES[0], good[FILES[0]][:-4])
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(fetch_mnist, mirrors=[mirrors.url("cut"), mirrors.url("a")]) for _ in range(24)]
+    for call in calls:
+        check_complete(cache, call.result())
 
 
 def test_an_interrupted_call_is_resumed(mirrors: Mirrors, good: dict[str, bytes], cache: Path) -> None:
