@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,14 @@ def test_the_face_offers_what_it_lists() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (ROOT / "py.typed").is_file()
+
+
+def test_what_is_promised_is_tested() -> None:
+    tests = Path(__file__).parent
+    table = (tests / "PROMISES.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)::(test_[a-z_]+)`", table)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (tests / file).read_text(encoding="utf-8"), f"{file}::{test}"
+    for row in table.splitlines()[4:]:
+        assert "::test_" in row, row
