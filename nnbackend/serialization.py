@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -39,7 +38,7 @@ def write(
     description = {"format": FORMAT, **description}
     description[_DIGEST] = _digest(tensors, description)
     # one key: safetensors writes several in an order that is another each time, and equal content makes equal files
-    content = save(tensors, {_KEY: json.dumps(description, sort_keys=True)})
+    content = save(tensors, {_KEY: _json(description)})
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=TEMPORARY)
     try:
@@ -91,9 +90,22 @@ def read(path: str | os.PathLike[str]) -> Content:
     return tensors, description
 
 
+def _json(description: dict[str, Any]) -> str:
+    """The same text for the same values; NumPy's numbers are numbers."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(f"settings are to be what JSON knows, got {value!r}")
+
+    return json.dumps(description, sort_keys=True, default=plain)
+
+
 def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
     """The SHA-256 of everything in a file."""
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    import hashlib
+
+    digest = hashlib.sha256(_json(description).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,6 +115,8 @@ class Keeper:
         try:
             os.link(newest, aged(newest, 1))
         except OSError:  # a file system without links
+            import shutil
+
             shutil.copy2(newest, aged(newest, 1))
 
 
@@ -170,7 +170,9 @@ def _locked(path: Path) -> Iterator[None]:
             except FileNotFoundError:
                 pass
             except BlockingIOError:
-                owner = os.read(handle, 32).decode(errors="replace") or "unknown"
+                owner = "unknown"
+                with suppress(OSError):  # on Windows what is locked cannot be read either
+                    owner = os.read(handle, 32).decode(errors="replace") or owner
                 os.close(handle)
                 raise CheckpointError(f"{path} is being written by another process (number {owner})") from None
             os.close(handle)
@@ -328,6 +330,8 @@ def resume_fit(resumed: Resumed, trainer: Trainer, callbacks: Callbacks, prints:
 
 def fingerprints(arrays: Mapping[str, Array | None]) -> dict[str, str]:
     """The SHA-256 of dtype, shape and elements of each array, the same on every backend; None is left out."""
+    import hashlib
+
     prints = {}
     for name, array in arrays.items():
         if array is not None:

@@ -505,6 +505,16 @@ def test_changed_data_is_named_and_changed_callbacks(tmp_path: Path, monkeypatch
         resumed().fit(x, t, 6, validation=validation)
 
 
+def test_numbers_of_numpy_are_settings_like_others(tmp_path: Path) -> None:
+    def numpys() -> nn.Trainer:
+        trainer = make(batch_size=np.int64(8), clip_norm=np.float32(0.3), file=tmp_path / "run")
+        trainer.optimizer = nn.SGD(np.float32(0.1))  # type: ignore[arg-type]
+        return trainer
+
+    fit(numpys(), 1, [])
+    assert numpys().resume()
+
+
 def test_bad_settings_and_files_are_refused(tmp_path: Path) -> None:
     for every in ("", "0s", "5", "s", "1.5s", "-1s", "3hours", "9999999999s", 3, None):
         with pytest.raises(ValueError, match="every: expected a positive integer with its unit"):
