@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 
 from nnbackend.functions.array import Array, array_namespace
@@ -35,9 +36,7 @@ def batch_normalization_backward(
     over = tuple(range(dy.ndim - 1))
     dgamma[...] = xp.sum(dy * x_hat, axis=over)
     dbeta[...] = xp.sum(dy, axis=over)
-    rows = 1
-    for length in dy.shape[:-1]:
-        rows *= length
+    rows = math.prod(dy.shape[:-1])
     return (gamma * scale) * (dy - dbeta / rows - x_hat * (dgamma / rows))
 
 

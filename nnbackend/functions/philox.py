@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 
 from nnbackend.functions.array import Array, array_namespace, device
@@ -44,9 +45,7 @@ def dropout_mask(x: Array, ratio: float, seed: int, stream: int, clock: Array) -
     is word e mod 4 for the counter (e div 4, clock, stream, 0), of which 24 bits are compared with the ratio.
     """
     xp = array_namespace(x)
-    size = 1
-    for length in x.shape:
-        size *= length
+    size = math.prod(x.shape)
     block = xp.arange(-(-size // 4), dtype=xp.int64, device=device(x))
     zero = xp.zeros_like(block)
     words = philox((block, zero + (clock & _LOW32), zero + stream, zero), (seed & _LOW32, (seed >> 32) & _LOW32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nnbackend.functions import (
@@ -66,9 +67,7 @@ class BatchNormalization(Normalization):
             self._x_hat = (x - mean) * self._scale
             return gamma * self._x_hat + beta
         y, self._x_hat, self._scale, batch_mean, batch_var = batch_normalization(x, gamma, beta, self.eps)
-        rows = 1
-        for length in x.shape[:-1]:
-            rows *= length
+        rows = math.prod(x.shape[:-1])
         fresh = 1.0 - self.momentum
         mean[...] = self.momentum * mean + fresh * batch_mean
         var[...] = self.momentum * var + (fresh * rows / max(1, rows - 1)) * batch_var
