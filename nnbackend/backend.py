@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from nnbackend.errors import BackendError, unknown_name
+from nnbackend import crossover
+from nnbackend.errors import BackendError, DataError, unknown_name
 from nnbackend.functions.array import Array
 
 __all__ = ["Backend", "available", "backend", "describe", "home", "resolve", "to_numpy", "use", "using", "why_not"]
@@ -228,9 +229,39 @@ def resolve(name: str | Backend, source: str = "backend") -> Backend:
 
 def _auto() -> Backend:
     error = why_not("cupy")
-    chosen = resolve("cupy" if error is None else "numpy")
-    print(f"nnbackend: auto chose {chosen.name}" + (f" ({error})" if error else ""), file=sys.stderr)
-    return chosen
+    if error is None:
+        name, reason = _measured(resolve("cupy"))
+    else:
+        name, reason = "numpy", str(error)
+    print(f"nnbackend: auto chose {name}" + (f" ({reason})" if reason else ""), file=sys.stderr)
+    return resolve(name)
+
+
+def _measured(gpu: Backend) -> tuple[str, str]:
+    """Of NumPy and a GPU that works the one to choose, and why: the GPU, unless a measurement speaks against it."""
+    try:
+        found = crossover.read(gpu.name)
+    except DataError as error:
+        return gpu.name, f"without a measurement: {error}"
+    if found is None or not found.concerns(device_name(gpu), versions(gpu)):
+        return gpu.name, ""
+    cpu_us, gpu_us = found.at(crossover.BATCH)
+    chosen = "numpy" if cpu_us < gpu_us else gpu.name
+    return chosen, f"measured: {cpu_us:.0f} us per step of {crossover.BATCH} rows on the CPU, {gpu_us:.0f} on the GPU"
+
+
+def device_name(on: Backend) -> str:
+    """What the maker calls the device."""
+    if on.family == "cupy":
+        import cupy
+
+        return os.fsdecode(cupy.cuda.runtime.getDeviceProperties(on.device.id)["name"])
+    return str(on.device)
+
+
+def versions(on: Backend) -> dict[str, str]:
+    """Of nnbackend, NumPy and the backend's library: what a measurement depends on."""
+    return {name: sys.modules[name].__version__ for name in ("nnbackend", "numpy", on.family)}
 
 
 def _numpy(device: str) -> Backend:
@@ -259,13 +290,16 @@ def _cupy(device: str) -> Backend:
     except Exception as error:  # a broken wheel fails in many ways, and each must reach the user
         raise BackendError(f"CuPy is installed but cannot be imported: {error}. {_mend_cupy()}") from error
     runtime = cupy.cuda.runtime
-    built, driver = runtime.runtimeGetVersion() // 1000, runtime.driverGetVersion() // 1000
+    try:
+        built, driver = runtime.runtimeGetVersion() // 1000, runtime.driverGetVersion() // 1000
+    except Exception as error:
+        raise BackendError(f"CuPy's CUDA runtime does not answer: {error}. {_mend_cupy()}") from error
     if driver == 0:
         raise BackendError(f"CuPy {cupy.__version__} is installed, but there is no NVIDIA driver. {_mend_cupy()}")
     if built > driver:
+        mend = f"pip uninstall -y cupy-cuda{built}x && {_pip_line(driver)}" if driver >= _OLDEST_CUDA else _mend_cupy()
         raise BackendError(
-            f"this CuPy wheel is built for CUDA {built}, but the driver supports CUDA {driver} at most. "
-            f"pip uninstall -y cupy-cuda{built}x && {_pip_line(driver)}"
+            f"this CuPy wheel is built for CUDA {built}, but the driver supports CUDA {driver} at most. {mend}"
         )
     try:
         count = runtime.getDeviceCount()
@@ -279,10 +313,13 @@ def _cupy(device: str) -> Backend:
             ones = cupy.ones((2, 2), dtype="float32")
             works = float((ones @ ones).sum()) == 8.0
     except Exception as error:
-        raise BackendError(f"a product on CUDA device {index} failed: {error}. {_mend_cupy()}") from error
+        raise BackendError(f"a product on CUDA device {index} failed: {error}. {mend_kernels(error)}") from error
     if not works:
         raise BackendError(f"a product on CUDA device {index} came out wrong: the device or its driver is faulty")
-    importlib.import_module("nnbackend.kernels.cupy")  # registers itself
+    try:
+        importlib.import_module("nnbackend.kernels.cupy")  # registers itself
+    except Exception as error:
+        raise BackendError(f"the kernels for CuPy cannot be made: {error}. {mend_kernels(error)}") from error
     return Backend(f"cupy:{index}" if device else "cupy", xp, cupy.cuda.Device(index))
 
 
@@ -361,6 +398,7 @@ def _device_index(device: str, count: int) -> int:
     return int(device)
 
 
+_OLDEST_CUDA, _NEWEST_CUDA = 12, 13  # for which there are wheels of CuPy 14
 _NO_DEVICE = "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or use NNBACKEND=numpy."
 
 
@@ -377,7 +415,17 @@ def driver_cuda_version() -> tuple[int, int] | None:
 
 
 def _pip_line(cuda_major: int) -> str:
-    return f"pip install cupy-cuda{min(cuda_major, 13)}x"
+    return f"pip install cupy-cuda{min(cuda_major, _NEWEST_CUDA)}x"
+
+
+def mend_kernels(error: Exception) -> str:
+    """What mends a kernel that fails: the headers of the compiler, where they are what is missing."""
+    text = f"{type(error).__name__} {error}".lower()
+    if any(sign in text for sign in ("compile", "nvrtc", "cannot open source file", "headers")):
+        version = driver_cuda_version() or (13, 0)
+        wheel = f"cupy-cuda{min(max(version[0], _OLDEST_CUDA), _NEWEST_CUDA)}x"
+        return f'The CUDA compiler or its headers are missing: pip install "{wheel}[ctk]"'
+    return _mend_cupy()
 
 
 def _mend_cupy() -> str:
@@ -388,6 +436,6 @@ def _mend_cupy() -> str:
             "No NVIDIA driver was found either: install one for your GPU, then pip install cupy-cuda13x "
             "(cupy-cuda12x for a driver older than 580). Without a GPU use NNBACKEND=numpy."
         )
-    if version[0] < 12:
+    if version[0] < _OLDEST_CUDA:
         return f"The driver supports CUDA {version[0]}.{version[1]}: update it, then {_pip_line(13)}"
     return _pip_line(version[0])

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnbackend import __version__, doctor
+from nnbackend import __version__, crossover, doctor
 from nnbackend.backend import backend as current_backend
 from nnbackend.backend import to_numpy, using
 from nnbackend.datasets import SAMPLE_NOTE, mnist
@@ -343,9 +343,25 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    if arguments.measure:
+        return _measure(arguments)
     checks = doctor.examine()
     _say(json.dumps([asdict(check) for check in checks], indent=2) if arguments.json else doctor.text(checks))
     return 0 if doctor.healthy(checks) else 1
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    found = doctor.measure(arguments.against, hidden=arguments.hidden)
+    _say(json.dumps(asdict(found), indent=2) if arguments.json else doctor.table(found))
+    if found.first != "numpy" or found.hidden != crossover.HIDDEN:
+        return 0
+    try:
+        kept = crossover.write(found)
+    except OSError as error:
+        return _complain(f"the measurement could not be kept: {error}")
+    if not arguments.json:
+        _say(f"kept in {kept}")
+    return 0
 
 
 # --- the command ------------------------------------------------------------------------------------------------
@@ -451,7 +467,21 @@ def _parser() -> argparse.ArgumentParser:
         help="say which backends work here, and what would mend the others",
         description="Examine this installation. Exit status 0 if the backend that NNBACKEND selects works, else 1.",
     )
-    examine.add_argument("--json", action="store_true", help="print the checks as JSON")
+    examine.add_argument("--json", action="store_true", help="print the result as JSON")
+    examine.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure from which batch size on a GPU is faster; NNBACKEND=auto heeds the result",
+    )
+    examine.add_argument("--against", default="cupy", metavar="NAME", help="the backend to measure (default: cupy)")
+    examine.add_argument(
+        "--hidden",
+        type=_positive,
+        nargs="+",
+        default=crossover.HIDDEN,
+        metavar="N",
+        help=f"widths of the hidden layers (default: {' '.join(map(str, crossover.HIDDEN))})",
+    )
     examine.set_defaults(run=_doctor)
     return parser
 

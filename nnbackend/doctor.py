@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
+
 from nnbackend import __version__
-from nnbackend.backend import Backend, driver_cuda_version, resolve
+from nnbackend.backend import Backend, device_name, driver_cuda_version, mend_kernels, resolve, using, versions
+from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.errors import BackendError
+from nnbackend.layers import Affine, Layer, ReLU
+from nnbackend.network import Network
+from nnbackend.optimizers import Adam
+from nnbackend.training import Trainer
 
-__all__ = ["Check", "examine", "healthy", "text"]
+__all__ = ["Check", "examine", "healthy", "measure", "table", "text"]
 
+BATCHES = (32, 128, 512, 2048, 8192)
 _FAMILIES = ("numpy", "cupy", "torch", "array_api_strict")
 _EXTRAS = {"matplotlib": "plot", "pillow": "plot", "scikit-learn": "sklearn"}
 
@@ -25,11 +36,12 @@ _EXTRAS = {"matplotlib": "plot", "pillow": "plot", "scikit-learn": "sklearn"}
 class Check:
     """One thing that was examined.
 
-    kind: "version" of what is always there, "backend" for each family, "extra" for what is optional, "selected" for
-    the backend that NNBACKEND selects. detail: a version, or, where it does not work, the cause and what mends it.
+    kind: "version" of what is always there, "backend" for each family, "step" for a training step on a GPU that works,
+    "extra" for what is optional, "selected" for the backend that NNBACKEND selects. detail: a version, or, where it
+    does not work, the cause and what mends it.
     """
 
-    kind: Literal["version", "backend", "extra", "selected"]
+    kind: Literal["version", "backend", "step", "extra", "selected"]
     name: str
     works: bool
     detail: str
@@ -42,6 +54,7 @@ def examine() -> list[Check]:
     found = [Check("version", "python", True, python), Check("version", "nnbackend", True, __version__)]
     found += [_installed("version", name, f"pip install {name}") for name in ("numpy", "array-api-compat")]
     found += [_backend(family) for family in _FAMILIES]
+    found += [_step(check.name) for check in found if check.name == "cupy" and check.works]
     found += [_installed("extra", name, f'pip install "nnbackend[{extra}]"') for name, extra in _EXTRAS.items()]
     return [*found, _selected()]
 
@@ -53,11 +66,18 @@ def healthy(checks: Sequence[Check]) -> bool:
 
 def text(checks: Sequence[Check]) -> str:
     """The checks, for a terminal, in 100 columns."""
-    titles = {"version": "versions", "backend": "backends", "extra": "optional", "selected": "selected now"}
+    titles = {
+        "version": "versions",
+        "backend": "backends",
+        "step": "a training step",
+        "extra": "optional",
+        "selected": "selected now",
+    }
     lines: list[str] = []
     for kind, title in titles.items():
-        lines += [*([""] if lines else []), title]
-        for check in (f for f in checks if f.kind == kind):
+        of_kind = [check for check in checks if check.kind == kind]
+        lines += [*([""] if lines and of_kind else []), *([title] if of_kind else [])]
+        for check in of_kind:
             head = f"  {'ok' if check.works else '--'}  {check.name:<18}"
             for part in (check.detail, *check.devices):
                 wrapped = textwrap.wrap(part, 100 - len(head), break_long_words=False, break_on_hyphens=False)
@@ -65,6 +85,67 @@ def text(checks: Sequence[Check]) -> str:
                     lines.append(f"{head}{line}".rstrip())
                     head = " " * len(head)
     return "\n".join(lines)
+
+
+# --- when does a GPU pay? ---------------------------------------------------------------------------------------
+
+
+def measure(
+    second: str = "cupy",
+    first: str = "numpy",
+    *,
+    hidden: Sequence[int] = HIDDEN,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = 5,
+) -> Crossover:
+    """Time training steps of a 784-hidden-10 network (ReLU, Adam, float32) on two backends, an epoch each in turn.
+
+    An epoch has 8192 rows of made data, at least 4 batches; the first of each, which compiles and warms up, is outside
+    the clock. Raises BackendError where one of them does not work, ValueError for sizes that are not positive.
+    """
+    contestants = [resolve(first), resolve(second)]
+    if rounds < 1 or not batches or min(batches) < 1:
+        raise ValueError(f"rounds and batches must be positive, got {rounds} and {list(batches)}")
+    generator, us = np.random.default_rng(0), []
+    for batch in sorted(set(batches)):
+        steps = max(4, 8192 // batch)
+        x = generator.random((steps * batch, 784), dtype=np.float32)
+        t = generator.integers(0, 10, len(x))
+        trainers = [_trainer(on, hidden, batch) for on in contestants]
+        data = [(on.asarray(x), on.asarray(t)) for on in contestants]
+        for trainer, (xs, ts) in zip(trainers * (rounds + 1), data * (rounds + 1), strict=True):
+            trainer.fit(xs, ts)
+        us.append([statistics.median(trainer.history.seconds[1:]) / steps * 1e6 for trainer in trainers])
+    us_first, us_second = zip(*us, strict=True)
+    libraries = versions(contestants[0]) | versions(contestants[1])
+    device, sizes = device_name(contestants[1]), tuple(sorted(set(batches)))
+    return Crossover(
+        contestants[0].name, contestants[1].name, device, libraries, tuple(hidden), sizes, us_first, us_second
+    )
+
+
+def table(found: Crossover) -> str:
+    """A measurement, for a terminal."""
+    widths = "-".join(map(str, (784, *found.hidden, 10)))
+    lines = [
+        f"{widths}, Adam, float32: us per training step",
+        f"{'batch':>8}{found.first:>12}{found.second:>20}{'ratio':>8}",
+    ]
+    for batch, first, second in zip(found.batches, found.us_first, found.us_second, strict=True):
+        lines.append(f"{batch:8}{first:12.0f}{second:20.0f}{first / second:8.2f}")
+    overtakes = found.overtakes
+    where = f"is faster from batches of {overtakes} on" if overtakes else "is not faster, even at the largest batch"
+    return "\n".join([*lines, f"{found.second} ({found.device}) {where}"])
+
+
+def _trainer(on: Backend, hidden: Sequence[int], batch: int) -> Trainer:
+    layers: list[Layer] = []
+    for before, width in pairwise((784, *hidden, 10)):
+        layers += [Affine(before, width), ReLU()]
+    return Trainer(Network(layers[:-1], backend=on), Adam(), batch_size=batch)
+
+
+# --- one thing each ---------------------------------------------------------------------------------------------
 
 
 def _installed(kind: Literal["version", "extra"], name: str, mend: str) -> Check:
@@ -83,6 +164,25 @@ def _backend(family: str) -> Check:
     except Exception as error:  # a doctor who faints helps nobody
         return Check("backend", family, False, f"failed with {type(error).__name__}: {_flat(error)}")
     return Check("backend", family, True, detail, devices)
+
+
+def _step(name: str) -> Check:
+    """Train a tiny network as the Trainer does it: its kernels are compiled, its step is captured and launched."""
+    x, t = np.zeros((16, 4)), np.arange(16) % 3
+    try:
+        with using(name) as on, warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            network = Network([Affine(4, 8), ReLU(), Affine(8, 3)])
+            Trainer(network, Adam(), batch_size=8).fit(x, t, 2)
+            on.synchronize()
+    except Exception as error:
+        cause = f"a training step failed with {type(error).__name__}: {_flat(error)}"
+        return Check("step", name, False, f"{cause.rstrip('.')}. {mend_kernels(error)}")
+    if said:
+        return Check("step", name, False, f"it works. {said[0].message}")
+    if os.environ.get("NNBACKEND_CAPTURE") == "0":
+        return Check("step", name, True, "it works, kernel by kernel, as NNBACKEND_CAPTURE=0 asks")
+    return Check("step", name, True, "it works, captured as a CUDA graph")
 
 
 def _selected() -> Check:

@@ -547,6 +547,7 @@ CUPY.__dict__.update(
             CUDARuntimeError=Forbidden,
             driverGetVersion=lambda: 13000,
             getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda index: {"name": b"stand-in", "totalGlobalMem": 2**30, "major": 9, "minor": 0},
             runtimeGetVersion=lambda: 13000,
         ),
         using_allocator=using_allocator,

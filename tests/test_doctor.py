@@ -11,12 +11,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import array_api_compat
+import cuda_standin as standin
 import numpy as np
 import pytest
 
-from nnbackend import doctor
+from nnbackend import crossover, doctor
 from nnbackend.backend import why_not
 from nnbackend.cli import main
+from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.doctor import Check
 
 backend_module = sys.modules["nnbackend.backend"]
@@ -141,6 +143,11 @@ def test_a_cupy_that_works(pretend: Callable[..., None], monkeypatch: pytest.Mon
             "this CuPy wheel is built for CUDA 13, but the driver supports CUDA 12 at most. "
             "pip uninstall -y cupy-cuda13x && pip install cupy-cuda12x",
         ),
+        (
+            {"driver": 11080},
+            "this CuPy wheel is built for CUDA 12, but the driver supports CUDA 11 at most. "
+            "The driver supports CUDA 11.8: update it, then pip install cupy-cuda13x",
+        ),
         ({"count": no_device}, "CuPy finds no CUDA device: cudaErrorNoDevice: no CUDA-capable device is detected. "),
         ({"count": lambda: 0}, "CuPy finds no CUDA device. Check nvidia-smi and CUDA_VISIBLE_DEVICES"),
         ({"ones": bad_product}, "a product on CUDA device 0 failed: cudaErrorNoKernelImageForDevice. pip install cupy"),
@@ -213,12 +220,24 @@ def test_a_cupy_that_is_not_installed(
     assert found.detail.startswith(f"CuPy is not installed. {mends}")
 
 
-def test_a_failure_that_nobody_thought_of(pretend: Callable[..., None]) -> None:
+def test_a_failure_that_nobody_thought_of(pretend: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     pretend()
-    sys.modules["cupy"].cuda.runtime = SimpleNamespace()
-    found = of(doctor.examine(), "backend", "cupy")
+    sys.modules["cupy"].cuda.Device = None
+    monkeypatch.setattr(doctor, "_describe", lambda found: 1 / 0)
+    found = of(doctor.examine(), "backend", "numpy")
     assert not found.works
-    assert found.detail.startswith("failed with AttributeError: ")
+    assert found.detail == "failed with ZeroDivisionError: division by zero"
+
+
+def test_what_fails_outside_of_a_product_is_a_backend_error(
+    pretend: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend()
+    monkeypatch.setitem(sys.modules, "nnbackend.kernels.cupy", None)  # importing it fails
+    assert str(why_not("cupy")).startswith("the kernels for CuPy cannot be made: import of nnbackend.kernels.cupy")
+    sys.modules["cupy"].cuda.runtime = SimpleNamespace()
+    assert str(why_not("cupy")).startswith("CuPy's CUDA runtime does not answer: ")
+    assert "pip install cupy-cuda12x" in str(why_not("cupy"))
 
 
 def test_extras_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,3 +280,96 @@ def test_the_record(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert record[-1]["kind"] == "selected"
     assert record[-1]["works"] is False
     assert set(record[0]) == {"kind", "name", "works", "detail", "devices"}
+
+
+# --- a training step, and when a GPU pays -----------------------------------------------------------------------
+
+
+def test_a_training_step_is_captured() -> None:
+    with standin.installed():
+        found = of(doctor.examine(), "step", "cupy")
+    assert found == Check("step", "cupy", True, "it works, captured as a CUDA graph")
+
+
+def test_a_training_step_that_is_not_captured_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("no graphs today")
+
+    monkeypatch.setattr("nnbackend.capture._Graph._capture", refuse)
+    with standin.installed():
+        found = of(doctor.examine(), "step", "cupy")
+        monkeypatch.setenv("NNBACKEND_CAPTURE", "0")
+        asked_for = of(doctor.examine(), "step", "cupy")
+    assert not found.works
+    assert found.detail.startswith("it works. training goes on without a CUDA graph, more slowly: ")
+    assert "no graphs today" in found.detail
+    assert asked_for == Check("step", "cupy", True, "it works, kernel by kernel, as NNBACKEND_CAPTURE=0 asks")
+
+
+def test_a_kernel_that_does_not_compile_names_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CompileException(Exception):
+        pass
+
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise CompileException("catastrophic error: cannot open source file cuda_fp16.h")
+
+    monkeypatch.setattr("nnbackend.training.trainer.one_pass", fail)
+    monkeypatch.setattr(backend_module, "driver_cuda_version", lambda: (12, 8))
+    with standin.installed():
+        found = of(doctor.examine(), "step", "cupy")
+    assert not found.works
+    assert found.detail == (
+        "a training step failed with CompileException: catastrophic error: cannot open source file cuda_fp16.h. "
+        'The CUDA compiler or its headers are missing: pip install "cupy-cuda12x[ctk]"'
+    )
+
+
+@pytest.mark.parametrize("second", ["array_api_strict", "torch"])
+def test_two_backends_are_measured(second: str) -> None:
+    if why_not(second):
+        pytest.skip(f"{second}: not installed")
+    found = doctor.measure(second, hidden=[4], batches=(8192, 2048), rounds=2)
+    assert (found.first, found.second, found.hidden, found.batches) == ("numpy", second, (4,), (2048, 8192))
+    assert set(found.versions) == {"nnbackend", "numpy", second}
+    assert all(us > 0 for us in (*found.us_first, *found.us_second))
+    lines = doctor.table(found).splitlines()
+    assert lines[0] == "784-4-10, Adam, float32: us per training step"
+    assert [line.split()[0] for line in lines[2:4]] == ["2048", "8192"]
+
+
+def test_bad_measurements_are_refused() -> None:
+    for bad in ({"rounds": 0}, {"batches": []}, {"batches": [0]}):
+        with pytest.raises(ValueError, match="rounds and batches must be positive"):
+            doctor.measure("numpy", **bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="output_size"):
+        doctor.measure("numpy", hidden=[0])
+
+
+def test_measure_prints_and_keeps(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNBACKEND_CACHE", str(tmp_path / "cache"))
+    measured = Crossover("numpy", "torch", "cpu", {"numpy": "2"}, HIDDEN, (32, 128), (10.0, 20.0), (15.0, 12.0))
+    asked: list[Any] = []
+    monkeypatch.setattr(doctor, "measure", lambda *a, **k: asked.append((a, k)) or measured)
+    assert main(["doctor", "--measure", "--against", "torch"]) == 0
+    out = capsys.readouterr().out
+    assert asked == [(("torch",), {"hidden": HIDDEN})]
+    assert "      32          10                  15    0.67\n" in out
+    assert "torch (cpu) is faster from batches of 128 on\n" in out
+    assert out.endswith(f"kept in {tmp_path / 'cache' / 'measured-torch.json'}\n")
+    assert crossover.read("torch") == measured
+    assert main(["doctor", "--measure", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["us_second"] == [15.0, 12.0]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NNBACKEND_CACHE", str(tmp_path / "file"))
+    assert main(["doctor", "--measure"]) == 1
+    assert "could not be kept" in capsys.readouterr().err
+
+
+def test_measure_without_a_gpu_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    cause = why_not("cupy")
+    if cause is None:
+        pytest.skip("cupy: there is a GPU")
+    assert main(["doctor", "--measure"]) == 1
+    assert str(cause) in capsys.readouterr().err

@@ -28,10 +28,10 @@ FLOORS = [
     ["datasets", "parameters"],
     ["backend", "random", "serialization", "initializers"],
     ["kernels"],
-    ["capture"],
+    ["capture", "crossover"],
     ["cublas", "optimizers", "nodes"],
     ["schedules"],
-    ["functions", "errors"],
+    ["functions", "errors", "cache"],
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}
 NUMPY_ALLOWED = {"kernels/numpy.py", "backend.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnbackend.cache import cache_root
 from nnbackend.datasets.idx import HostArray, idx_header, read_idx
 from nnbackend.errors import DataError
 
@@ -39,11 +40,7 @@ _SHA256 = {
 
 def cache_folder() -> Path:
     """Where the full set is kept: `mnist` in NNBACKEND_CACHE, or in the user's own cache for `nnbackend`."""
-    if chosen := os.environ.get("NNBACKEND_CACHE"):
-        return Path(chosen) / "mnist"
-    import pooch
-
-    return Path(pooch.os_cache("nnbackend")) / "mnist"
+    return cache_root() / "mnist"
 
 
 def is_there(path: Path) -> bool:

@@ -1,0 +1,127 @@
+"""Measurements that are kept, and what NNBACKEND=auto makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import cuda_standin as standin
+import numpy as np
+import pytest
+
+import nnbackend as nn
+from nnbackend import crossover
+from nnbackend.backend import device_name, resolve, versions
+from nnbackend.crossover import HIDDEN, Crossover
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NNBACKEND_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def measured(
+    first: tuple[float, ...] = (10.0, 20.0, 90.0), second: tuple[float, ...] = (30.0, 15.0, 40.0)
+) -> Crossover:
+    return Crossover("numpy", "cupy", "a GPU", {"numpy": "2"}, HIDDEN, (32, 128, 512)[: len(first)], first, second)
+
+
+@pytest.mark.parametrize(
+    ("second", "overtakes"),
+    [
+        ((30.0, 15.0, 40.0), 128),
+        ((5.0, 15.0, 40.0), 32),
+        ((5.0, 25.0, 40.0), 512),  # ahead, behind, ahead: what counts is from where it stays ahead
+        ((30.0, 25.0, 95.0), None),
+        ((5.0, 5.0, 90.0), None),  # as fast is not faster
+    ],
+)
+def test_where_the_second_overtakes(second: tuple[float, ...], overtakes: int | None) -> None:
+    assert measured(second=second).overtakes == overtakes
+
+
+def test_the_nearest_batch_that_was_measured() -> None:
+    assert measured().at(100) == (20.0, 15.0)
+    assert measured().at(1) == (10.0, 30.0)
+    assert measured().at(10**6) == (90.0, 40.0)
+
+
+def test_what_is_written_is_read(cache: Path) -> None:
+    assert crossover.read("cupy") is None
+    assert crossover.write(measured()) == cache / "measured-cupy.json"
+    assert crossover.read("cupy") == measured()
+    other = dataclasses.replace(measured(), second="torch:cuda:0")
+    crossover.write(other)
+    assert crossover.read("torch:cuda:0") == other
+    assert crossover.read("cupy") == measured()
+    assert sorted(path.name for path in cache.iterdir()) == ["measured-cupy.json", "measured-torch-cuda-0.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"first": 3},
+        {"versions": []},
+        {"versions": {"numpy": 2}},
+        {"batches": [128, 32, 512]},
+        {"batches": [32, 32, 512]},
+        {"batches": []},
+        {"batches": "abc"},
+        {"us_first": [1.0, 2.0]},
+        {"us_second": [1.0, 2.0, -3.0]},
+        {"us_second": [1.0, 2.0, float("nan")]},
+        {"us_second": [1.0, 2.0, float("inf")]},
+        {"us_second": [1.0, 2.0, True]},
+        {"us_second": [1.0, 2.0, None]},
+        {"hidden": [0]},
+        {"second": "torch"},
+    ],
+)
+def test_damaged_measurements_are_refused(change: dict[str, Any]) -> None:
+    path = crossover.write(measured())
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(nn.DataError, match="measured-cupy.json: no measurement of nnbackend"):
+        crossover.read("cupy")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"first": "numpy"}'])
+def test_what_is_no_measurement_at_all(content: bytes, cache: Path) -> None:
+    cache.mkdir()
+    (cache / "measured-cupy.json").write_bytes(content)
+    with pytest.raises(nn.DataError, match="no measurement of nnbackend"):
+        crossover.read("cupy")
+
+
+def chosen(capsys: pytest.CaptureFixture[str]) -> str:
+    with standin.installed():
+        name = resolve("auto").name
+    line = capsys.readouterr().err
+    assert line.startswith(f"nnbackend: auto chose {name}")
+    assert line.count("\n") == 1
+    return line.removeprefix("nnbackend: auto chose ").rstrip()
+
+
+def test_auto_heeds_a_measurement_of_this_device(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
+    assert chosen(capsys) == "cupy"
+    with standin.installed():
+        gpu = resolve("cupy")
+        here = {"device": device_name(gpu), "versions": versions(gpu)}
+    slower = dataclasses.replace(measured(second=(30.0, 25.0, 40.0)), **here)
+    crossover.write(slower)
+    assert chosen(capsys) == "numpy (measured: 20 us per step of 128 rows on the CPU, 25 on the GPU)"
+    crossover.write(dataclasses.replace(measured(), **here))
+    assert chosen(capsys) == "cupy (measured: 20 us per step of 128 rows on the CPU, 15 on the GPU)"
+    for change in ({"device": "another"}, {"versions": {}}, {"hidden": (3,)}, {"first": "torch"}):
+        crossover.write(dataclasses.replace(slower, **change))
+        assert chosen(capsys) == "cupy", change
+    (cache / "measured-cupy.json").write_text("{")
+    assert chosen(capsys).startswith("cupy (without a measurement: ")
+
+
+def test_devices_and_versions() -> None:
+    on = resolve("numpy")
+    assert device_name(on) == "cpu"
+    assert versions(on) == {"nnbackend": nn.__version__, "numpy": np.__version__}
