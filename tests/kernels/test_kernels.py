@@ -63,6 +63,10 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(n, 5), t, *more] for t in (labels, one_hot) for more in ([], [np.abs(draw(n))])]
         case "convolution" | "convolution_backward" | "max_pooling_backward" | "average_pooling_backward":
             return [image_arguments(name, n, *sizes, draw) for sizes in IMAGES]
+        case "leaky_relu_backward" | "elu" | "elu_backward":
+            arrays = [draw(n, 5) for _ in range(1 + name.endswith("backward"))]
+            arrays[-1][: n // 2, 0] = 0.0  # the kink
+            return [[*arrays, *more] for more in ([], [0.3], [0.0])]
         case "clip_by_norm":
             return [[draw(size), limit] for size in (n, LONG) for limit in (0.1, 1e9)]
         case "dropout_mask":
