@@ -289,8 +289,8 @@ def _cupy(device: str) -> Backend:
         import cupy
     except Exception as error:  # a broken wheel fails in many ways, and each must reach the user
         raise BackendError(f"CuPy is installed but cannot be imported: {error}. {_mend_cupy()}") from error
-    runtime = cupy.cuda.runtime
     try:
+        runtime = cupy.cuda.runtime
         built, driver = runtime.runtimeGetVersion() // 1000, runtime.driverGetVersion() // 1000
     except Exception as error:
         raise BackendError(f"CuPy's CUDA runtime does not answer: {error}. {_mend_cupy()}") from error
@@ -303,7 +303,7 @@ def _cupy(device: str) -> Backend:
         )
     try:
         count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError as error:
+    except Exception as error:
         raise BackendError(f"CuPy finds no CUDA device: {error}. {_NO_DEVICE}") from error
     if count == 0:
         raise BackendError(f"CuPy finds no CUDA device. {_NO_DEVICE}")
@@ -313,13 +313,17 @@ def _cupy(device: str) -> Backend:
             ones = cupy.ones((2, 2), dtype="float32")
             works = float((ones @ ones).sum()) == 8.0
     except Exception as error:
-        raise BackendError(f"a product on CUDA device {index} failed: {error}. {mend_kernels(error)}") from error
+        raise BackendError(
+            f"a product on CUDA device {index} failed: {error}. {mend_cuda(error) or _mend_cupy()}"
+        ) from error
     if not works:
         raise BackendError(f"a product on CUDA device {index} came out wrong: the device or its driver is faulty")
     try:
         importlib.import_module("nnbackend.kernels.cupy")  # registers itself
     except Exception as error:
-        raise BackendError(f"the kernels for CuPy cannot be made: {error}. {mend_kernels(error)}") from error
+        raise BackendError(
+            f"the kernels for CuPy cannot be made: {error}. {mend_cuda(error) or _mend_cupy()}"
+        ) from error
     return Backend(f"cupy:{index}" if device else "cupy", xp, cupy.cuda.Device(index))
 
 
@@ -415,17 +419,28 @@ def driver_cuda_version() -> tuple[int, int] | None:
 
 
 def _pip_line(cuda_major: int) -> str:
-    return f"pip install cupy-cuda{min(cuda_major, _NEWEST_CUDA)}x"
+    """[ctk] brings CUDA's libraries, its compiler and headers, none of which are in the wheels of CuPy 14."""
+    return f'pip install "cupy-cuda{max(_OLDEST_CUDA, min(cuda_major, _NEWEST_CUDA))}x[ctk]"'
 
 
-def mend_kernels(error: Exception) -> str:
-    """What mends a kernel that fails: the headers of the compiler, where they are what is missing."""
+_MISSING = {
+    "headers of CUDA are missing": ("cannot open source file",),
+    "a library of CUDA is missing": (
+        "shared object",
+        "failed to load",
+        "failure finding",
+        "libnotfound",
+        "find module",
+    ),
+    "CUDA's compiler refused a kernel": ("nvrtc", "compile"),
+}
+
+
+def mend_cuda(error: Exception) -> str:
+    """What is amiss with CUDA beside CuPy, and what mends it; "" for an error that says nothing of the kind."""
     text = f"{type(error).__name__} {error}".lower()
-    if any(sign in text for sign in ("compile", "nvrtc", "cannot open source file", "headers")):
-        version = driver_cuda_version() or (13, 0)
-        wheel = f"cupy-cuda{min(max(version[0], _OLDEST_CUDA), _NEWEST_CUDA)}x"
-        return f'The CUDA compiler or its headers are missing: pip install "{wheel}[ctk]"'
-    return _mend_cupy()
+    cause = next((cause for cause, signs in _MISSING.items() if any(sign in text for sign in signs)), "")
+    return f"Most likely {cause}: {_pip_line((driver_cuda_version() or (_NEWEST_CUDA, 0))[0])}" if cause else ""
 
 
 def _mend_cupy() -> str:
@@ -433,9 +448,9 @@ def _mend_cupy() -> str:
     version = driver_cuda_version()
     if version is None:
         return (
-            "No NVIDIA driver was found either: install one for your GPU, then pip install cupy-cuda13x "
-            "(cupy-cuda12x for a driver older than 580). Without a GPU use NNBACKEND=numpy."
+            "No NVIDIA driver was found either: install one for your GPU, then "
+            f"{_pip_line(_NEWEST_CUDA)} (cupy-cuda12x for a driver older than 580). Without a GPU use NNBACKEND=numpy."
         )
     if version[0] < _OLDEST_CUDA:
-        return f"The driver supports CUDA {version[0]}.{version[1]}: update it, then {_pip_line(13)}"
+        return f"The driver supports CUDA {version[0]}.{version[1]}: update it, then {_pip_line(_NEWEST_CUDA)}"
     return _pip_line(version[0])

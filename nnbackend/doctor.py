@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nnbackend import __version__
-from nnbackend.backend import Backend, device_name, driver_cuda_version, mend_kernels, resolve, using, versions
+from nnbackend.backend import Backend, device_name, driver_cuda_version, mend_cuda, resolve, using, versions
 from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.errors import BackendError
 from nnbackend.layers import Affine, Layer, ReLU
@@ -177,7 +177,7 @@ def _step(name: str) -> Check:
             on.synchronize()
     except Exception as error:
         cause = f"a training step failed with {type(error).__name__}: {_flat(error)}"
-        return Check("step", name, False, f"{cause.rstrip('.')}. {mend_kernels(error)}")
+        return Check("step", name, False, f"{cause.rstrip('.')}. {mend_cuda(error)}".rstrip())
     if said:
         return Check("step", name, False, f"it works. {said[0].message}")
     if os.environ.get("NNBACKEND_CAPTURE") == "0":

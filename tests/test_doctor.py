@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nnbackend import crossover, doctor
-from nnbackend.backend import why_not
+from nnbackend.backend import available, mend_cuda, why_not
 from nnbackend.cli import main
 from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.doctor import Check
@@ -141,16 +141,19 @@ def test_a_cupy_that_works(pretend: Callable[..., None], monkeypatch: pytest.Mon
         (
             {"runtime": 13000},
             "this CuPy wheel is built for CUDA 13, but the driver supports CUDA 12 at most. "
-            "pip uninstall -y cupy-cuda13x && pip install cupy-cuda12x",
+            'pip uninstall -y cupy-cuda13x && pip install "cupy-cuda12x[ctk]"',
         ),
         (
             {"driver": 11080},
             "this CuPy wheel is built for CUDA 12, but the driver supports CUDA 11 at most. "
-            "The driver supports CUDA 11.8: update it, then pip install cupy-cuda13x",
+            'The driver supports CUDA 11.8: update it, then pip install "cupy-cuda13x[ctk]"',
         ),
         ({"count": no_device}, "CuPy finds no CUDA device: cudaErrorNoDevice: no CUDA-capable device is detected. "),
         ({"count": lambda: 0}, "CuPy finds no CUDA device. Check nvidia-smi and CUDA_VISIBLE_DEVICES"),
-        ({"ones": bad_product}, "a product on CUDA device 0 failed: cudaErrorNoKernelImageForDevice. pip install cupy"),
+        (
+            {"ones": bad_product},
+            'a product on CUDA device 0 failed: cudaErrorNoKernelImageForDevice. pip install "cupy-cuda12x[ctk]"',
+        ),
         (
             {"ones": lambda shape, dtype: np.zeros(shape, dtype)},
             "a product on CUDA device 0 came out wrong: the device or its driver is faulty",
@@ -197,17 +200,17 @@ def test_a_cupy_that_cannot_be_imported(pretend: Callable[..., None], monkeypatc
     assert found.detail.startswith(
         "CuPy is installed but cannot be imported: Failed to import CuPy. libcudart.so.12: not found"
     )
-    assert found.detail.endswith("pip install cupy-cuda12x")
+    assert found.detail.endswith('pip install "cupy-cuda12x[ctk]"')
 
 
 @pytest.mark.parametrize(
     ("driver", "mends"),
     [
-        ((13, 0), "pip install cupy-cuda13x"),
-        ((14, 2), "pip install cupy-cuda13x"),
-        ((12, 4), "pip install cupy-cuda12x"),
-        ((11, 8), "The driver supports CUDA 11.8: update it, then pip install cupy-cuda13x"),
-        ((None,), "No NVIDIA driver was found either: install one for your GPU, then pip install cupy-cuda13x"),
+        ((13, 0), 'pip install "cupy-cuda13x[ctk]"'),
+        ((14, 2), 'pip install "cupy-cuda13x[ctk]"'),
+        ((12, 4), 'pip install "cupy-cuda12x[ctk]"'),
+        ((11, 8), 'The driver supports CUDA 11.8: update it, then pip install "cupy-cuda13x[ctk]"'),
+        ((None,), 'No NVIDIA driver was found either: install one for your GPU, then pip install "cupy-cuda13x[ctk]"'),
     ],
 )
 def test_a_cupy_that_is_not_installed(
@@ -235,9 +238,37 @@ def test_what_fails_outside_of_a_product_is_a_backend_error(
     pretend()
     monkeypatch.setitem(sys.modules, "nnbackend.kernels.cupy", None)  # importing it fails
     assert str(why_not("cupy")).startswith("the kernels for CuPy cannot be made: import of nnbackend.kernels.cupy")
+    sys.modules["cupy"].cuda.runtime.getDeviceCount = lambda: 1 / 0
+    assert str(why_not("cupy")).startswith("CuPy finds no CUDA device: division by zero. Check nvidia-smi")
     sys.modules["cupy"].cuda.runtime = SimpleNamespace()
     assert str(why_not("cupy")).startswith("CuPy's CUDA runtime does not answer: ")
-    assert "pip install cupy-cuda12x" in str(why_not("cupy"))
+    assert str(why_not("cupy")).endswith('pip install "cupy-cuda12x[ctk]"')
+    del sys.modules["cupy"].cuda  # what an empty folder called cupy looks like
+    assert str(why_not("cupy")).startswith("CuPy's CUDA runtime does not answer: ")
+    assert "cupy" not in available()
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (
+            RuntimeError("CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: cannot open shared object file"),
+            "a library of CUDA is missing",
+        ),
+        (RuntimeError('Failure finding "libcublas.so": No such file'), "a library of CUDA is missing"),
+        (ValueError('catastrophic error: cannot open source file "vector_types.h"'), "headers of CUDA are missing"),
+        (RuntimeError("NVRTC_ERROR_COMPILATION (6)"), "CUDA's compiler refused a kernel"),
+        (RuntimeError("nvrtc: error: invalid value for --gpu-architecture"), "CUDA's compiler refused a kernel"),
+        (MemoryError("Out of memory allocating 512 bytes"), None),
+        (CudaError("cudaErrorIllegalAddress: an illegal memory access was encountered"), None),
+    ],
+)
+def test_what_is_missing_of_cuda_is_named(error: Exception, cause: str | None, pretend: Any) -> None:
+    pretend.driver(12, 4)
+    assert mend_cuda(error) == (f'Most likely {cause}: pip install "cupy-cuda12x[ctk]"' if cause else "")
+    pretend(ones=lambda shape, dtype: (_ for _ in ()).throw(error))
+    mend = f"Most likely {cause}: " if cause else ""
+    assert str(why_not("cupy")) == f'a product on CUDA device 0 failed: {error}. {mend}pip install "cupy-cuda12x[ctk]"'
 
 
 def test_extras_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +351,7 @@ def test_a_kernel_that_does_not_compile_names_the_headers(monkeypatch: pytest.Mo
     assert not found.works
     assert found.detail == (
         "a training step failed with CompileException: catastrophic error: cannot open source file cuda_fp16.h. "
-        'The CUDA compiler or its headers are missing: pip install "cupy-cuda12x[ctk]"'
+        'Most likely headers of CUDA are missing: pip install "cupy-cuda12x[ctk]"'
     )
 
 
