@@ -65,7 +65,7 @@ def _(
 @sigmoid.register(np.ndarray)
 def _(x: HostArray) -> HostArray:
     # 1 / (1 + exp(-x)) without a choice between two forms, which takes six times as long; exp must not overflow
-    y = np.clip(x, LOWEST[x.itemsize], np.inf)
+    y: HostArray = np.clip(x, LOWEST[x.itemsize], np.inf)
     np.negative(y, out=y)
     np.exp(y, out=y)
     y += 1

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from nnbackend import serialization
 from nnbackend.backend import to_numpy
 from nnbackend.errors import CheckpointError, ModelFileError
 from nnbackend.functions.array import Array, pieces
+from nnbackend.network import Network
 from nnbackend.training.history import History
-
-if TYPE_CHECKING:
-    from nnbackend.training.trainer import Trainer
 
 Callbacks: TypeAlias = Sequence[Callable[..., object]]
 Content: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # arrays by name; all else, as JSON knows it
@@ -28,6 +26,24 @@ Stamp: TypeAlias = tuple[int, ...] | None  # tells one content of a file from an
 FILE_NAME = "checkpoint.safetensors"  # in a folder
 UNITS = {"s": "seconds", "step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs"}
 ROWS_AT_ONCE = 4096  # of data that is read for its fingerprint
+
+
+class Run(Protocol):
+    """What a checkpoint holds of a Trainer, which says what each is."""
+
+    network: Network
+    state: dict[str, Any]
+    history: History
+    figures: Array
+    seconds: float
+    fits: int
+    began: int
+    last_epoch: int
+    epoch: int
+    position: int
+    seen: Stamp
+
+    def settings(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def period(text: str) -> tuple[int, str]:
 class Keeper:
     """Writes the checkpoints of one fit. While it does, no other process can (`keeping`)."""
 
-    def __init__(self, trainer: Trainer, checkpoint: Checkpoint, callbacks: Callbacks, prints: Mapping[str, str]):
+    def __init__(self, trainer: Run, checkpoint: Checkpoint, callbacks: Callbacks, prints: Mapping[str, str]):
         self._trainer, self._checkpoint, self._callbacks, self._prints = trainer, checkpoint, callbacks, prints
         self._every, self._unit = period(checkpoint.every)
         self._count, self._time = 0, time.monotonic()
@@ -127,7 +143,7 @@ def aged(path: Path, age: int) -> Path:
 
 @contextmanager
 def keeping(
-    trainer: Trainer, checkpoint: Checkpoint | None, callbacks: Callbacks, prints: Mapping[str, str]
+    trainer: Run, checkpoint: Checkpoint | None, callbacks: Callbacks, prints: Mapping[str, str]
 ) -> Iterator[Keeper | None]:
     """A Keeper that has the file to itself for the length of the block; None without a checkpoint.
 
@@ -207,7 +223,7 @@ def _lock(handle: int) -> None:
 # --- what is in a checkpoint ------------------------------------------------------------------------------------
 
 
-def content(trainer: Trainer, callbacks: Callbacks, prints: Mapping[str, str], stopped: bool) -> Content:
+def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopped: bool) -> Content:
     """Everything that decides how the run goes on."""
     from nnbackend import __version__
 
@@ -253,7 +269,7 @@ class Resumed:
     callbacks: list[tuple[str, dict[str, Any]]]  # kind and state
 
 
-def restore(trainer: Trainer, path: Path) -> Resumed:
+def restore(trainer: Run, path: Path) -> Resumed:
     """Give a trainer the state that the file holds; all of it, or none where that is impossible.
 
     Raises ModelFileError for a damaged file, CheckpointError for one of another network or with other settings.
@@ -314,7 +330,7 @@ def restore(trainer: Trainer, path: Path) -> Resumed:
     return resumed
 
 
-def resume_fit(resumed: Resumed, trainer: Trainer, callbacks: Callbacks, prints: Mapping[str, str]) -> None:
+def resume_fit(resumed: Resumed, trainer: Run, callbacks: Callbacks, prints: Mapping[str, str]) -> None:
     """The fit goes on that `resumed` speaks of: the same data, the same callbacks, which get their state back."""
     changed = differences("data", resumed.data, dict(prints))
     if changed:
