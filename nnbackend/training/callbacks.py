@@ -72,10 +72,20 @@ class EarlyStopping:
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self._waited, **kept}
 
     def restore(self, trainer: Trainer, snapshot: Mapping[str, Any]) -> None:
-        """Go on, for `trainer`, where `snapshot` was taken."""
-        self._trainer, self._waited = trainer, snapshot["waited"]
-        self.best, self.best_epoch = snapshot["best"], snapshot["best_epoch"]
+        """Go on, for `trainer`, where `snapshot` was taken. ValueError for one that is none of this network's."""
         kept = {name.removeprefix("kept."): value for name, value in snapshot.items() if name.startswith("kept.")}
+        shapes, own = (
+            {name: tuple(a.shape) for name, a in b.items()} for b in (kept, trainer.network.buffer.snapshot())
+        )
+        best, epoch, waited = (snapshot.get(name) for name in ("best", "best_epoch", "waited"))
+        if not (
+            (not kept or shapes == own)
+            and (isinstance(best, float) or best is None)
+            and (isinstance(epoch, int) or epoch is None)
+            and isinstance(waited, int)
+        ):
+            raise ValueError(f"EarlyStopping cannot go on from best={best!r}, waited={waited!r}, values of {shapes}")
+        self._trainer, self.best, self.best_epoch, self._waited = trainer, best, epoch, waited
         self._kept = kept or None
 
     def _improves(self, value: float) -> bool:

@@ -341,7 +341,10 @@ def resume_fit(resumed: Resumed, trainer: Run, callbacks: Callbacks, prints: Map
         raise CheckpointError(f"the checkpoint is of a run with the callbacks {kinds}, not {now}")
     for callback, (_, state) in zip(callbacks, resumed.callbacks, strict=True):
         if hasattr(callback, "restore"):
-            callback.restore(trainer, state)
+            try:
+                callback.restore(trainer, state)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ModelFileError(f"the checkpoint's state of {_kind(callback)} makes no sense: {error}") from error
 
 
 def fingerprints(arrays: Mapping[str, Array | None]) -> dict[str, str]:

@@ -583,6 +583,27 @@ def test_a_checkpoint_that_makes_no_sense_changes_nothing(
     assert (trainer.epoch, trainer.position, trainer.fits) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, state: state.pop("waited"),
+        lambda tensors, state: state.update(best="low"),
+        lambda tensors, state: state.update(best_epoch=[1]),
+        lambda tensors, state: tensors.pop("callback0.kept.data"),
+        lambda tensors, state: tensors.update({"callback0.kept.data": np.zeros(3, "float32")}),
+        lambda tensors, state: tensors.update({"callback0.kept.more": np.zeros(3, "float32")}),
+    ],
+)
+def test_a_callback_whose_state_makes_no_sense(change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 7)
+    fit(make(file=tmp_path / "run"))
+    tampered(tmp_path / "run", lambda tensors, d: change(tensors, d["training"]["callbacks"][0]["state"]))
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    with pytest.raises(nn.ModelFileError, match="state of EarlyStopping makes no sense"):
+        fit(trainer)
+
+
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     fit(make(file=tmp_path / "run"), 1, [])
     content = bytearray((tmp_path / "run").read_bytes())
