@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -17,6 +18,7 @@ import pytest
 
 from nnbackend import crossover, doctor
 from nnbackend.backend import available, mend_cuda, why_not
+from nnbackend.capture import _Graph
 from nnbackend.cli import main
 from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.doctor import Check
@@ -366,6 +368,22 @@ def test_two_backends_are_measured(second: str) -> None:
     lines = doctor.table(found).splitlines()
     assert lines[0] == "784-4-10, Adam, float32: us per training step"
     assert [line.split()[0] for line in lines[2:4]] == ["2048", "8192"]
+
+
+def test_capturing_a_step_is_no_part_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture, captures = _Graph._capture, 0
+
+    def slow(graph: Any, *arguments: Any) -> Any:
+        nonlocal captures
+        captures += 1
+        time.sleep(2.0)
+        return capture(graph, *arguments)
+
+    monkeypatch.setattr(_Graph, "_capture", slow)
+    with standin.installed():
+        found = doctor.measure(hidden=[4], batches=[2048], rounds=1)
+    assert captures == 1
+    assert found.us_second[0] < 2.0e6 / 4  # seconds a step, were it divided among the four of an epoch
 
 
 def test_bad_measurements_are_refused() -> None:
