@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from nnbackend import crossover
-from nnbackend.errors import BackendError, DataError, unknown_name
+from nnbackend.errors import BackendError, unknown_name
 from nnbackend.functions.array import Array
 
 __all__ = ["Backend", "available", "backend", "describe", "home", "resolve", "to_numpy", "use", "using", "why_not"]
@@ -241,10 +241,10 @@ def _measured(gpu: Backend) -> tuple[str, str]:
     """Of NumPy and a GPU that works the one to choose, and why: the GPU, unless a measurement speaks against it."""
     try:
         found = crossover.read(gpu.name)
-    except DataError as error:
-        return gpu.name, f"without a measurement: {error}"
-    if found is None or not found.concerns(device_name(gpu), versions(gpu)):
-        return gpu.name, ""
+        if found is None or not found.concerns(device_name(gpu), versions(gpu)):
+            return gpu.name, ""
+    except Exception as error:  # of the file or of CUDA: neither is worth a GPU that works
+        return gpu.name, f"without a measurement: {' '.join(str(error).split())}"
     cpu_us, gpu_us = found.at(crossover.BATCH)
     chosen = "numpy" if cpu_us < gpu_us else gpu.name
     return chosen, f"measured: {cpu_us:.0f} us per step of {crossover.BATCH} rows on the CPU, {gpu_us:.0f} on the GPU"

@@ -16,6 +16,7 @@ from nnbackend.cache import cache_root
 from nnbackend.errors import DataError
 
 HIDDEN = (512, 256)  # of the network that `nnbackend train` trains by default, between 784 pixels and 10 classes
+LARGE = 2**53  # what no batch, width or time reaches, and a float holds
 BATCH = 128  # the measured batch size that is nearest to what training uses by default
 
 
@@ -83,11 +84,13 @@ def read(second: str) -> Crossover | None:
     """
     source = path(second)
     try:
+        if source.exists() and not source.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         with source.open(encoding="utf-8") as file:
             content = json.loads(file.read(2**16))
         found = _checked(content)
         if found.second != second:
-            raise ValueError(f"it is of {found.second}")
+            raise ValueError(f"it is of {found.second!r:.40}")
         return found
     except FileNotFoundError:
         return None
@@ -112,6 +115,6 @@ def _text(value: Any) -> str:
 
 
 def _positive(values: Sequence[Any], kind: type) -> tuple[Any, ...]:
-    if not isinstance(values, list) or not all(type(v) in (int, kind) and 0 < v < float("inf") for v in values):
+    if not isinstance(values, list) or not all(type(v) in (int, kind) and 0 < v < LARGE for v in values):
         raise ValueError(f"expected a list of positive numbers, got {values!r:.40}")
     return tuple(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,20 @@ def test_what_is_written_is_read(cache: Path) -> None:
         {"us_second": [1.0, 2.0, float("nan")]},
         {"us_second": [1.0, 2.0, float("inf")]},
         {"us_second": [1.0, 2.0, True]},
+        {"us_second": [1.0, 2.0, 10**400]},
+        {"hidden": [10**400]},
         {"us_second": [1.0, 2.0, None]},
         {"hidden": [0]},
         {"second": "torch"},
+        {"second": "\x1b[2J"},
     ],
 )
 def test_damaged_measurements_are_refused(change: dict[str, Any]) -> None:
     path = crossover.write(measured())
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(nn.DataError, match="measured-cupy.json: no measurement of nnbackend"):
+    with pytest.raises(nn.DataError, match="measured-cupy.json: no measurement of nnbackend") as error:
         crossover.read("cupy")
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"first": "numpy"}'])
@@ -93,6 +98,18 @@ def test_what_is_no_measurement_at_all(content: bytes, cache: Path) -> None:
     (cache / "measured-cupy.json").write_bytes(content)
     with pytest.raises(nn.DataError, match="no measurement of nnbackend"):
         crossover.read("cupy")
+
+
+def test_what_is_no_file_is_not_waited_for(cache: Path) -> None:
+    path = cache / "measured-cupy.json"
+    path.mkdir(parents=True)
+    with pytest.raises(nn.DataError, match="it is no file"):
+        crossover.read("cupy")
+    path.rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+        with pytest.raises(nn.DataError, match="it is no file"):
+            crossover.read("cupy")
 
 
 def chosen(capsys: pytest.CaptureFixture[str]) -> str:
@@ -119,6 +136,18 @@ def test_auto_heeds_a_measurement_of_this_device(capsys: pytest.CaptureFixture[s
         assert chosen(capsys) == "cupy", change
     (cache / "measured-cupy.json").write_text("{")
     assert chosen(capsys).startswith("cupy (without a measurement: ")
+
+
+def test_auto_outlives_a_device_that_does_not_say_its_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossover.write(measured())
+
+    def fail(index: int) -> None:
+        raise RuntimeError("cudaErrorUnknown:\nunknown error")
+
+    monkeypatch.setattr(standin.CUPY.cuda.runtime, "getDeviceProperties", fail)
+    assert chosen(capsys) == "cupy (without a measurement: cudaErrorUnknown: unknown error)"
 
 
 def test_devices_and_versions() -> None:
