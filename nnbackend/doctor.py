@@ -36,7 +36,7 @@ _EXTRAS = {"matplotlib": "plot", "pillow": "plot", "scikit-learn": "sklearn"}
 class Check:
     """One thing that was examined.
 
-    kind: "version" of what is always there, "backend" for each family, "step" for a training step on a GPU that works,
+    kind: "version" of what is always there, "backend" for each family, "step" for a training step where CuPy works,
     "extra" for what is optional, "selected" for the backend that NNBACKEND selects. detail: a version, or, where it
     does not work, the cause and what mends it.
     """
@@ -60,8 +60,9 @@ def examine() -> list[Check]:
 
 
 def healthy(checks: Sequence[Check]) -> bool:
-    """Does the backend that NNBACKEND selects work?"""
-    return all(check.works for check in checks if check.kind == "selected")
+    """Does the backend that NNBACKEND selects work, and train?"""
+    families = {check.name.partition(":")[0] for check in checks if check.kind == "selected"}
+    return all(c.works for c in checks if c.kind == "selected" or (c.kind == "step" and c.name in families))
 
 
 def text(checks: Sequence[Check]) -> str:
@@ -101,7 +102,8 @@ def measure(
     """Time training steps of a 784-hidden-10 network (ReLU, Adam, float32) on two backends, an epoch each in turn.
 
     An epoch has 8192 rows of made data, but 4 to 64 batches; one more before it, in which kernels are compiled and the
-    step is captured, is outside the clock. Raises BackendError where one of them does not work, ValueError for sizes that are not positive.
+    step is captured, is outside the clock. Raises BackendError where one of them does not work, ValueError for sizes
+    that are not positive.
     """
     contestants = [resolve(first), resolve(second)]
     if rounds < 1 or not batches or min(batches) < 1:
@@ -178,11 +180,14 @@ def _step(name: str) -> Check:
     except Exception as error:
         cause = f"a training step failed with {type(error).__name__}: {_flat(error)}"
         return Check("step", name, False, f"{cause.rstrip('.')}. {mend_cuda(error)}".rstrip())
-    if said:
-        return Check("step", name, False, f"it works. {said[0].message}")
+    warned = [_flat(warning.message) for warning in said if isinstance(warning.message, Exception)]
     if os.environ.get("NNBACKEND_CAPTURE") == "0":
-        return Check("step", name, True, "it works, kernel by kernel, as NNBACKEND_CAPTURE=0 asks")
-    return Check("step", name, True, "it works, captured as a CUDA graph")
+        how = "it works, kernel by kernel, as NNBACKEND_CAPTURE=0 asks"
+    elif any("without a CUDA graph" in warning for warning in warned):
+        how = "it works, but it is not captured"
+    else:
+        how = "it works, captured as a CUDA graph"
+    return Check("step", name, True, ". ".join([how, *warned]))
 
 
 def _selected() -> Check:

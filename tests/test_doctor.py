@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -22,6 +23,7 @@ from nnbackend.capture import _Graph
 from nnbackend.cli import main
 from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.doctor import Check
+from nnbackend.network import Network
 
 backend_module = sys.modules["nnbackend.backend"]
 
@@ -333,10 +335,29 @@ def test_a_training_step_that_is_not_captured_says_why(monkeypatch: pytest.Monke
         found = of(doctor.examine(), "step", "cupy")
         monkeypatch.setenv("NNBACKEND_CAPTURE", "0")
         asked_for = of(doctor.examine(), "step", "cupy")
-    assert not found.works
-    assert found.detail.startswith("it works. training goes on without a CUDA graph, more slowly: ")
+    assert found.works
+    assert found.detail.startswith("it works, but it is not captured. training goes on without a CUDA graph, more sl")
     assert "no graphs today" in found.detail
     assert asked_for == Check("step", "cupy", True, "it works, kernel by kernel, as NNBACKEND_CAPTURE=0 asks")
+
+
+def test_another_warning_does_not_stand_for_a_step_that_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*arguments: Any, **settings: Any) -> Any:
+        warnings.warn("CUDA path could not be detected", UserWarning, stacklevel=2)
+        return Network(*arguments, **settings)
+
+    monkeypatch.setattr(doctor, "Network", warn)
+    with standin.installed():
+        found = of(doctor.examine(), "step", "cupy")
+    assert found.works
+    assert found.detail == "it works, captured as a CUDA graph. CUDA path could not be detected"
+
+
+def test_a_selected_backend_that_cannot_train_is_not_healthy() -> None:
+    step = Check("step", "cupy", False, "a training step failed")
+    assert not doctor.healthy([step, Check("selected", "cupy:1", True, "")])
+    assert doctor.healthy([step, Check("selected", "numpy", True, "")])
+    assert not doctor.healthy([Check("selected", "numpy", False, "")])
 
 
 def test_a_kernel_that_does_not_compile_names_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
