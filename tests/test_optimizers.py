@@ -183,6 +183,28 @@ def test_the_schedule_is_asked_with_the_steps_taken(on: Namespace, name: str) ->
         assert_close(p, to_numpy(q), "float64")
 
 
+class Count:
+    """The count of steps as it lies on a device: all that may be done to it without a kernel of its own is to go on."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def __iadd__(self, one: int) -> Count:
+        self.steps += one
+        return self
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, nn.Momentum, nn.Nesterov, nn.AdaGrad, nn.RMSprop])
+def test_a_constant_learning_rate_computes_nothing_from_the_count(kind: type[Optimizer]) -> None:
+    p = np.ones(3)
+    state = kind(0.1).init(p)
+    state["t"] = Count()
+    kind(0.1).step(p, np.ones(3), state)
+    assert state["t"].steps == 1
+    with pytest.raises(TypeError):
+        kind(nn.Exponential(0.1, 0.9)).step(p, np.ones(3), state)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_settings_make_the_optimizer_again(name: str) -> None:
     for lr in (0.25, nn.WarmUp(nn.Cosine(0.1, steps=50, lr_min=0.01), steps=10)):
