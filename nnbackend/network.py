@@ -374,11 +374,12 @@ def load(
     damaged, of a newer format, or whose values do not fit its architecture.
     """
     file = os.fspath(path)
-    tensors, description = serialization.read(path)
+    known = [*LAYERS.values(), *layers]
+    tensors, description = serialization.read(path, lambda description: _largest_file(description, known))
     tensors = {name: value for name, value in tensors.items() if "." not in name}  # the rest is a checkpoint's
     try:
         config = description["network"]
-        stack = [_part(settings, [*LAYERS.values(), *layers]) for settings in config["layers"]]
+        stack = [_part(settings, known) for settings in config["layers"]]
         loss = _part(config["loss"], [*LOSSES.values(), *losses])
         network_type = {"TwoLayerNet": TwoLayerNet}.get(config["kind"], Network)
         expected = sum(parameter.size for layer in stack for parameter in layer.parameters().values())
@@ -397,6 +398,15 @@ def load(
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{file}: its content does not make a network: {error}") from error
     return network
+
+
+def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) -> int:
+    """Bytes that a file of the described network can have; those of the smallest where it describes none."""
+    try:
+        stack = [_part(settings, known) for settings in description["network"]["layers"]]
+        return serialization.room(sum(p.size for layer in stack for p in layer.parameters().values()))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return serialization.room(0)
 
 
 def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:

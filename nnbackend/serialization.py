@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -56,8 +57,18 @@ def write(
     _sync_folder(target.parent)
 
 
-def read(path: str | os.PathLike[str]) -> Content:
-    """The arrays and the description that `write` put there.
+def room(parameters: int) -> int:
+    """Bytes that a file of a network with so many parameters can have, in float64: they themselves, the optimizer's
+    state, best values that callbacks keep, and 64 MiB for what does not grow with them.
+    """
+    return 16 * 8 * parameters + 2**26
+
+
+def read(
+    path: str | os.PathLike[str], largest: Callable[[dict[str, Any]], float] = lambda description: math.inf
+) -> Content:
+    """The arrays and the description that `write` put there. largest: asked, with the description, how many bytes
+    such a file can have, before there is memory for more.
 
     Raises ModelFileError, which names the file and what is wrong with it: missing, damaged, not one of ours, or of
     a newer format.
@@ -69,14 +80,26 @@ def read(path: str | os.PathLike[str]) -> Content:
         raise ModelFileError(f"{path}: there is no such file")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            description = _description(path, file.metadata() or {})
+            if path.stat().st_size > largest(description):
+                raise ModelFileError(f"{path}: it is larger than what it describes can be")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        checksum = description.pop(_DIGEST, None)  # without one it is a file that somebody else wrote
+        if checksum is not None and checksum != _digest(tensors, description):
+            raise ModelFileError(f"{path}: damaged: its content does not have the checksum that was written with it")
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path}: damaged, or no safetensors file ({error})") from error
+    except (MemoryError, RecursionError) as error:
+        raise ModelFileError(f"{path}: damaged, or too large to be read ({error})") from error
+    return tensors, description
+
+
+def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """What the header of a file says, checked as far as all files are alike."""
     if _KEY not in metadata:
         raise ModelFileError(f"{path}: a safetensors file, but not written by nnbackend (no {_KEY!r} in its metadata)")
     try:
-        description = json.loads(metadata[_KEY])
+        description: dict[str, Any] = json.loads(metadata[_KEY])
         version = int(description["format"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path}: its description is damaged ({error})") from error
@@ -84,13 +107,10 @@ def read(path: str | os.PathLike[str]) -> Content:
         raise ModelFileError(
             f"{path}: written in format {version}, but this nnbackend reads up to {FORMAT}: install a newer nnbackend"
         )
-    checksum = description.pop(_DIGEST, None)  # without one it is a file that somebody else wrote
-    if checksum is not None and checksum != _digest(tensors, description):
-        raise ModelFileError(f"{path}: damaged: its content does not have the checksum that was written with it")
-    return tensors, description
+    return description
 
 
-def _json(description: dict[str, Any]) -> str:
+def _json(description: Any) -> str:
     """The same text for the same values; NumPy's numbers are numbers."""
 
     def plain(value: Any) -> Any:
@@ -99,6 +119,11 @@ def _json(description: dict[str, Any]) -> str:
         raise TypeError(f"settings are to be what JSON knows, got {value!r}")
 
     return json.dumps(description, sort_keys=True, default=plain)
+
+
+def through_json(value: Any) -> Any:
+    """What comes back of a value that is written. TypeError for one that JSON does not know."""
+    return json.loads(_json(value))
 
 
 def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
@@ -113,11 +138,14 @@ def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: it is an entry of the folder. Windows has no such call and needs none."""
+    """Make a rename durable: it is an entry of the folder. Windows has no such call and needs none; where a file
+    system refuses it, there is nothing more to be done.
+    """
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(handle)
+            with contextlib.suppress(OSError):
+                os.fsync(handle)
         finally:
             os.close(handle)
 

@@ -48,9 +48,7 @@ class EarlyStopping:
         self._kept: Mapping[str, Array] | None = None
 
     def __call__(self, trainer: Trainer) -> bool:
-        if trainer is not self._trainer:  # another run: what was best in the last one is of no matter
-            self._trainer, self.best, self.best_epoch = trainer, None, None
-            self._waited, self._kept = 0, None
+        self._meet(trainer)
         recorded = getattr(trainer.history, self.monitor)
         if not recorded:
             raise ValueError(f"EarlyStopping: there is no {self.monitor} to monitor in this fit")
@@ -66,8 +64,14 @@ class EarlyStopping:
             self._waited = 0  # a further fit has its patience again
         return stop
 
-    def snapshot(self) -> dict[str, Any]:
+    def _meet(self, trainer: Trainer) -> None:
+        if trainer is not self._trainer:  # another run: what was best in the last one is of no matter
+            self._trainer, self.best, self.best_epoch = trainer, None, None
+            self._waited, self._kept = 0, None
+
+    def snapshot(self, trainer: Trainer) -> dict[str, Any]:
         """What a checkpoint holds of it: numbers and arrays by name."""
+        self._meet(trainer)
         kept = {f"kept.{name}": value for name, value in (self._kept or {}).items()}
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self._waited, **kept}
 

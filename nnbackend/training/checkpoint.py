@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -66,7 +67,8 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         path = Path(self.path)
-        object.__setattr__(self, "path", path / FILE_NAME if path.is_dir() else path)
+        # os.path, here and below: Path raises for some names that no file can have
+        object.__setattr__(self, "path", path / FILE_NAME if os.path.isdir(path) else path)  # noqa: PTH112
         period(self.every)
         if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
             raise ValueError(f"keep must be a positive integer, got {self.keep!r}")
@@ -110,30 +112,40 @@ class Keeper:
         try:
             tensors, description = content(self._trainer, self._callbacks, self._prints, stopped)
             serialization.write(checkpoint.file, tensors, description, before=self._age)
-        except OSError as error:
-            problem = f"cannot write the checkpoint {checkpoint.file}: {error}; the one before is still there"
+        except (OSError, MemoryError) as error:
+            there = "; the one before is still there" if checkpoint.file.exists() else ""
+            problem = f"cannot write the checkpoint {checkpoint.file}: {error}{there}"
             if last or checkpoint.on_error == "stop":
                 raise CheckpointError(problem) from error
             warnings.warn(f"{problem}, training goes on", stacklevel=2)
-        else:
-            self._trainer.seen = stamp(checkpoint.file)
+        finally:
+            self._trainer.seen = stamp(checkpoint.file)  # nobody else writes it while this one has the lock
         self._count, self._time = 0, time.monotonic()
 
     def _age(self) -> None:
         """The newest becomes path.1, and so on. At no moment is there none at `path`."""
         newest, keep = self._checkpoint.file, self._checkpoint.keep
-        if keep == 1 or not newest.exists():
+        previous = aged(newest, 1)
+        if keep == 1 or not newest.exists() or _alike(newest, previous):  # as an attempt that failed has left them
             return
         for age in range(keep - 1, 1, -1):
             if aged(newest, age - 1).exists():
                 aged(newest, age - 1).replace(aged(newest, age))
-        aged(newest, 1).unlink(missing_ok=True)
+        previous.unlink(missing_ok=True)
         try:
-            os.link(newest, aged(newest, 1))
+            os.link(newest, previous)
         except OSError:  # a file system without links
             import shutil
 
-            shutil.copy2(newest, aged(newest, 1))
+            copy = newest.with_name(f"{newest.name}.previous{serialization.TEMPORARY}")
+            shutil.copy2(newest, copy)
+            copy.replace(previous)
+
+
+def _alike(one: Path, other: Path) -> bool:
+    """Is the other a link to the one, or a copy?"""
+    a, b = stamp(one), stamp(other)
+    return a is not None and b is not None and a[1:] == b[1:]
 
 
 def aged(path: Path, age: int) -> Path:
@@ -152,23 +164,28 @@ def keeping(
     if checkpoint is None:
         yield None
         return
+    serialization.through_json([trainer.settings(), trainer.network.config()])  # or there is none to write
     with _locked(checkpoint.file):
-        if stamp(checkpoint.file) != trainer.seen:
+        if stamp(checkpoint.file) not in (None, trainer.seen):
             raise CheckpointError(
                 f"{checkpoint.file} holds the checkpoint of another run, which is not overwritten: go on with it "
                 f"(Trainer.resume, --resume), or remove it"
             )
-        for rest in checkpoint.file.parent.glob(f"{checkpoint.file.name}.*{serialization.TEMPORARY}"):
-            rest.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        ours = re.compile(re.escape(checkpoint.file.name) + r"\.\w{8}" + re.escape(serialization.TEMPORARY))
+        for rest in checkpoint.file.parent.iterdir():
+            if ours.fullmatch(rest.name):
+                rest.unlink(missing_ok=True)  # of a process that was killed while it wrote
         yield Keeper(trainer, checkpoint, callbacks, prints)
 
 
 def stamp(path: Path) -> Stamp:
-    """What changes whenever the file is written."""
+    """What changes whenever the file is written. CheckpointError for a path that no file can have."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
@@ -177,24 +194,23 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold `path`.lock, which the system lets go of however the process ends."""
     lock = path.with_name(f"{path.name}.lock")
     try:
-        while True:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _lock(handle)
-                if os.fstat(handle).st_ino == lock.stat().st_ino:  # else its holder has removed it in between
-                    break
-            except FileNotFoundError:
-                pass
-            except BlockingIOError:
-                owner = "unknown"
-                with suppress(OSError):  # on Windows what is locked cannot be read either
-                    owner = os.read(handle, 32).decode(errors="replace") or owner
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            while os.fstat(handle).st_ino != _inode(lock):  # its holder has removed it in between
                 os.close(handle)
-                raise CheckpointError(f"{path} is being written by another process (number {owner})") from None
+                handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+                _lock(handle)
+        except BlockingIOError:
+            owner = "unknown"
+            with suppress(OSError):  # on Windows what is locked cannot be read either
+                owner = os.read(handle, 32).decode(errors="replace") or owner
             os.close(handle)
-        os.truncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
-    except OSError as error:
+            raise CheckpointError(f"{path} is being written by another process (number {owner})") from None
+        with suppress(OSError):  # the number is for people
+            os.truncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot write checkpoints to {path.parent}: {error}") from error
     try:
         yield
@@ -205,8 +221,13 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _inode(path: Path) -> int | None:
+    found = stamp(path)
+    return None if found is None else found[0]
+
+
 def _lock(handle: int) -> None:
-    """BlockingIOError where another process holds it."""
+    """BlockingIOError where another process holds it. A file system that knows no locks is warned of."""
     if os.name == "nt":
         import msvcrt
 
@@ -214,10 +235,15 @@ def _lock(handle: int) -> None:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         except OSError as error:
             raise BlockingIOError from error
-    else:
-        import fcntl
+        return
+    import fcntl
 
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        warnings.warn(f"another process that writes the same checkpoint would not be noticed: {error}", stacklevel=2)
 
 
 # --- what is in a checkpoint ------------------------------------------------------------------------------------
@@ -235,7 +261,7 @@ def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopp
     tensors |= {f"optimizer.{name}": value for name, value in arrays.items()}
     kept = []
     for i, callback in enumerate(callbacks):
-        of_callback, arrays = _parted(callback.snapshot()) if hasattr(callback, "snapshot") else ({}, {})
+        of_callback, arrays = _parted(callback.snapshot(trainer)) if hasattr(callback, "snapshot") else ({}, {})
         kept.append({"kind": _kind(callback), "state": of_callback})
         tensors |= {f"callback{i}.{name}": value for name, value in arrays.items()}
     description = {
@@ -274,14 +300,15 @@ def restore(trainer: Run, path: Path) -> Resumed:
 
     Raises ModelFileError for a damaged file, CheckpointError for one of another network or with other settings.
     """
-    tensors, description = serialization.read(path)
     network, on = trainer.network, trainer.network.backend
+    size = math.prod(network.buffer.data.shape) + math.prod(network.buffer.state.shape)
+    tensors, description = serialization.read(path, lambda description: serialization.room(size))
     try:
         if "training" not in description:
             raise CheckpointError(f"{path}: a saved network, but no checkpoint: nothing in it says how to go on")
         changes = [
-            *differences("network", description["network"], network.config()),
-            *differences("", description["settings"], trainer.settings()),
+            *differences("network", description["network"], serialization.through_json(network.config())),
+            *differences("", description["settings"], serialization.through_json(trainer.settings())),
         ]
         if changes:
             raise CheckpointError(f"{path} is of another run: {'; '.join(changes)}")
@@ -289,7 +316,7 @@ def restore(trainer: Run, path: Path) -> Resumed:
         counters = {name: _count(training[name], name) for name in _COUNTERS}
         arrays = {**network.params, **network.statistics, "training.clock": network.buffer.clock}
         numbers, slots = _parted(trainer.state)
-        state = {name: _count(training["optimizer"][name], name) for name in numbers}
+        state = {name: _number(training["optimizer"][name], name, number) for name, number in numbers.items()}
         expected = arrays | {f"optimizer.{name}": value for name, value in slots.items()}
         for name, value in expected.items():
             if tensors[name].shape != tuple(value.shape) or tensors[name].dtype.name != _dtype(value):
@@ -319,8 +346,8 @@ def restore(trainer: Run, path: Path) -> Resumed:
             raise ValueError("its counters contradict each other")
         seconds = float(training["seconds"])
         resumed = Resumed(counters["fits"], counters["began"], training["stopped"] is True, training["data"], callbacks)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"{path}: its content makes no checkpoint: {error!r}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise ModelFileError(f"{path}: its content makes no checkpoint: {type(error).__name__}: {error}") from error
     for name, value in arrays.items():
         value[...] = on.asarray(tensors[name])
     trainer.state = state | {name: on.asarray(tensors[f"optimizer.{name}"]) for name in slots}
@@ -368,7 +395,8 @@ def differences(name: str, then: Any, now: Any) -> list[str]:
         return [d for key in keys for d in differences(f"{name} {key}".strip(), then.get(key), now.get(key))]
     if isinstance(then, list | tuple) and isinstance(now, list | tuple) and len(then) == len(now):
         return [d for i, (a, b) in enumerate(zip(then, now, strict=True)) for d in differences(f"{name}[{i}]", a, b)]
-    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
+    same = then == now or (then != then and now != now)  # NaN
+    return [] if same else [f"{name}: {then!r} then, {now!r} now"]
 
 
 def _parted(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -383,12 +411,22 @@ def _kind(callback: object) -> str:
 
 def _history(record: dict[str, Any], epochs: int) -> History:
     history = History(**record)
+    if len(history) != epochs:
+        raise ValueError(f"its history is of {len(history)} epochs, and it of {epochs}")
     for name, values in vars(history).items():
         if name != "interrupted" and not (
             isinstance(values, list) and len(values) <= epochs and all(isinstance(v, int | float) for v in values)
         ):
             raise ValueError(f"its history of {name} is {values!r:.50}")
     return history
+
+
+def _number(value: Any, name: str, like: float | None) -> Any:
+    if isinstance(like, int):
+        return _count(value, name)
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def _count(value: Any, name: str) -> int:

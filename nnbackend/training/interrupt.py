@@ -10,14 +10,15 @@ from types import FrameType
 
 
 class Interrupt:
-    """`requested` becomes true at the first signal; a second one raises KeyboardInterrupt."""
+    """`requested` becomes true at the first signal; a second Ctrl-C raises KeyboardInterrupt as usual."""
 
     requested = False
     terminated = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.terminated |= number == signal.SIGTERM
-        if self.requested:
+        if number == signal.SIGTERM:
+            self.terminated = True
+        elif self.requested:
             raise KeyboardInterrupt
         self.requested = True
 
@@ -38,5 +39,5 @@ def listen(terminate: bool = False) -> Iterator[Interrupt]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if interrupt.terminated:
-        signal.raise_signal(signal.SIGTERM)
+        if interrupt.terminated:  # whatever else went wrong in the meantime
+            signal.raise_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnbackend.backend import to_numpy
-from nnbackend.errors import NumericalError
+from nnbackend.errors import ModelFileError, NumericalError
 from nnbackend.functions.array import Array, pieces
 from nnbackend.network import Network, given
 from nnbackend.optimizers import Optimizer, State, clip_by_norm
@@ -112,7 +112,7 @@ class Trainer:
         found = stamp(file)
         if found is not None:
             self._resumed = restore(self, file)
-            if self.checkpoint is not None and file == self.checkpoint.file:
+            if self.checkpoint is not None and file.resolve() == self.checkpoint.file.resolve():
                 self.seen = found
         return found is not None
 
@@ -162,13 +162,13 @@ class Trainer:
             x, t, *weight = validation
             checked = self._checked(x, t, "validation x", *weight)
         prints = self._fingerprints(data, checked)
-        if not self._has_work(int(epochs), callbacks, prints):
-            return self.history
-        run = self.network.backend.compile(self._step, self.network.buffer)
         with (
             listen(terminate=self.checkpoint is not None) as interrupt,
             keeping(self, self.checkpoint, callbacks, prints) as keeper,
         ):
+            if not self._has_work(int(epochs), callbacks, prints, data):
+                return self.history
+            run = self.network.backend.compile(self._step, self.network.buffer)
             stopped = False
             while self.epoch < self.last_epoch and not stopped:
                 try:
@@ -192,20 +192,28 @@ class Trainer:
         names = ("x", "t", "sample_weight", "validation x", "validation t", "validation sample_weight")
         return fingerprints(dict(zip(names, (*data, *(validation or (None,) * 3)), strict=True)))
 
-    def _has_work(self, epochs: int, callbacks: Sequence[Callable[[Trainer], object]], prints: dict[str, str]) -> bool:
+    def _has_work(
+        self, epochs: int, callbacks: Sequence[Callable[[Trainer], object]], prints: dict[str, str], data: Data
+    ) -> bool:
         """Begin a fit, or go on with the one of a checkpoint. False where that was complete already."""
-        self.fits += 1
+        resumed, stopped, began = self._resumed, False, self.epoch
+        if resumed is not None and self.fits + 1 == resumed.fits:
+            resume_fit(resumed, self, callbacks, prints)
+            if self.figures is not None and tuple(self.figures.shape) != self._figures_shape(data):
+                raise ModelFileError(f"the checkpoint's figures, of shape {tuple(self.figures.shape)}, make no sense")
+            began, stopped = resumed.began, resumed.stopped
+        self.fits += 1  # from here on nothing is refused
         self.history.interrupted = False
-        self.began, stopped, resumed = self.epoch, False, self._resumed
-        if resumed is not None:
-            if self.fits < resumed.fits:
-                return False
-            if self.fits == resumed.fits:
-                resume_fit(resumed, self, callbacks, prints)
-                self.began, stopped = resumed.began, resumed.stopped
-            self._resumed = None
-        self.last_epoch = self.began + epochs
+        if resumed is not None and self.fits < resumed.fits:
+            return False
+        self._resumed = None
+        self.began, self.last_epoch = began, began + epochs
         return not stopped and self.epoch < self.last_epoch
+
+    def _figures_shape(self, data: Data) -> tuple[int, int]:
+        """Two figures for every step of an epoch, and with weights what they are divided by."""
+        weighted = not isinstance(self.network.loss_layer.total(data[1], *given(data[2])), int)
+        return 4 if weighted else 2, math.ceil(data[0].shape[0] / (self.batch_size * self.accumulate))
 
     def _run_epoch(
         self,
@@ -218,11 +226,10 @@ class Trainer:
     ) -> None:
         n = data[0].shape[0]
         rows_per_step = self.batch_size * self.accumulate
-        steps = math.ceil(n / rows_per_step)
+        shape = self._figures_shape(data)
+        steps = shape[1]
         order = self._order(n)
         batches = [order[piece] for piece in pieces(n, rows_per_step)]
-        weighted = not isinstance(self.network.loss_layer.total(data[1], *given(data[2])), int)
-        shape = (4 if weighted else 2, steps)
         if self.figures is None or tuple(self.figures.shape) != shape:
             self.position, self.figures = 0, self.network.backend.zeros(shape, self.network.dtype)
         if self.position == 0:
@@ -263,7 +270,7 @@ class Trainer:
 
     def _sound(self) -> bool:
         """Are all values, and the optimizer's state, finite?"""
-        slots = (value for value in self.state.values() if not isinstance(value, int))
+        slots = (value for value in self.state.values() if not isinstance(value, int | float))
         return all_finite(self.network.buffer.data, *slots)
 
     # --- a step -------------------------------------------------------------------------------------------------
@@ -342,7 +349,8 @@ class Trainer:
         """Everything that a step changes, copied."""
         copy = self.network.backend.xp.asarray
         state = {
-            name: value if isinstance(value, int) else copy(value, copy=True) for name, value in self.state.items()
+            name: value if isinstance(value, int | float) else copy(value, copy=True)
+            for name, value in self.state.items()
         }
         return {"network": self.network.buffer.snapshot(), "optimizer": state}
 
