@@ -181,6 +181,12 @@ HEADERS: dict[str, bytes] = {
         described('{"format": 1}') | {"W1": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}, b"\0" * 2
     ),
     "a dtype that nobody has": raw({"W1": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
+    **{
+        f"a dtype that NumPy has not, {dtype}": raw(
+            described('{"format": 1}') | {"W1": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}, b"\0" * size
+        )
+        for dtype, size in (("F8_E4M3", 2), ("F8_E5M2", 2), ("F8_E8M0", 2), ("F4", 1))
+    },
     "names that come twice": raw(
         b'{"W1":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},' * 1 + b'"W1":7}', b"\0" * 4
     ),
@@ -190,6 +196,12 @@ HEADERS: dict[str, bytes] = {
     "one that is just deep enough": raw(
         described('{"format": 1, "sha256": "x", "network": ' + "[" * 900 + "]" * 900 + "}")
     ),
+    **{
+        f"{depth} lists in each other": raw(
+            described('{"format": 1, "sha256": "x", "network": ' + "[" * depth + "]" * depth + "}")
+        )
+        for depth in (960, 980, 990, 995)
+    },
     "a description that is no JSON": raw(described("pickle.loads")),
     "a description that is a list": raw(described("[1]")),
     "a description that is a number": raw(described("1")),
@@ -210,6 +222,22 @@ def test_headers_that_lie_allocate_nothing(name: str, content: bytes, readers: d
     tracemalloc.start()
     with pytest.raises(readers[name].errors):
         readers[name].read(tmp_path / "file")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+@pytest.mark.parametrize("name", ["network", "checkpoint"])
+def test_a_file_that_is_all_hole_is_not_read(name: str, readers: dict[str, Any], tmp_path: Path) -> None:
+    size = 2**32
+    path = tmp_path / "file"
+    path.write_bytes(
+        raw(described('{"format": 1}') | {"W1": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}})
+    )
+    os.truncate(path, path.stat().st_size + size)  # takes no room on the disk
+    tracemalloc.start()
+    with pytest.raises(nn.ModelFileError, match="larger than what it describes can be"):
+        readers[name].read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**24

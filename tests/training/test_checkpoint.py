@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,22 +83,34 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 # --- the same end -----------------------------------------------------------------------------------------------
 
 
+def resumed_at(step: int, rule: str, backend: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Trainer:
+    interrupt_at(monkeypatch, step)
+    cut_short = fit(make(rule, file, backend))
+    assert cut_short.history.interrupted
+    assert (cut_short.epoch, cut_short.position) == divmod(step, STEPS)
+    trainer = make(rule, file, backend)
+    assert trainer.resume()
+    return trainer
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("step", [1, 7, STEPS, 12, 29])
 def test_a_resumed_run_ends_with_the_same_bits(
-    rule: str, step: int, on: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rule: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if on.readonly or (on.backend.name != "numpy" and (rule, step) not in (("momentum", 7), ("adam", 12))):
-        pytest.skip("one optimizer and one step are enough on other backends")
-    reference = fit(make(rule, backend=on.backend.name))
-    interrupt_at(monkeypatch, step)
-    cut_short = fit(make(rule, tmp_path / "run", on.backend.name))
-    assert cut_short.history.interrupted
-    assert (cut_short.epoch, cut_short.position) == divmod(step, STEPS)
-    trainer = make(rule, tmp_path / "run", on.backend.name)
-    assert trainer.resume()
+    reference = fit(make(rule))
+    trainer = resumed_at(step, rule, "numpy", tmp_path / "run", monkeypatch)
     assert outcome(fit(trainer)) == outcome(reference)
     assert not trainer.history.interrupted
+
+
+@pytest.mark.parametrize(("rule", "step"), [("momentum", 7), ("adam", 12)])
+def test_so_it_does_on_every_backend(
+    rule: str, step: int, on: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = fit(make(rule, backend=on.backend.name))
+    trainer = resumed_at(step, rule, on.backend.name, tmp_path / "run", monkeypatch)
+    assert outcome(fit(trainer)) == outcome(reference)
 
 
 @pytest.mark.parametrize(
@@ -392,11 +405,11 @@ def test_two_processes_notice_each_other(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / "run.abc.tmp").write_bytes(b"half a checkpoint")
-    (tmp_path / "run.lock").write_text("1")
-    (tmp_path / "other.abc.tmp").write_bytes(b"not ours")
-    fit(make(file=tmp_path / "run"), 1, [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.abc.tmp", "run"]
+    others = ["other.abcdefgh.tmp", "run.b.abcdefgh.tmp", "run1.abcdefgh.tmp", "run.tmp"]  # perhaps being written
+    for name in ("run[1].abcd_123.tmp", "run[1].lock", *others):
+        (tmp_path / name).write_text("1")
+    fit(make(file=tmp_path / "run[1]"), 1, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run[1]", *others])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL: this system has none")
@@ -436,6 +449,248 @@ def test_sigterm_finishes_the_step_writes_and_ends_the_process(kept: bool, tmp_p
         assert trainer.resume()
         assert (trainer.epoch, trainer.position) == (1, 3)
         assert outcome(fit(trainer)) == outcome(fit(make()))
+
+
+# --- what is refused or fails half-way counts for nothing -------------------------------------------------------
+
+
+def test_a_refused_fit_can_be_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        fit(make(file=tmp_path / "run"))
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    for _ in range(2):
+        with pytest.raises(nn.CheckpointError, match="x changed"):
+            trainer.fit(-X[:40], T[:40], 6, validation=(X[40:], T[40:]), callbacks=[nn.EarlyStopping(patience=6)])
+    lock = tmp_path / "run.lock"
+    with monkeypatch.context() as patch:
+        patch.setattr("nnbackend.training.checkpoint._lock", held)
+        with pytest.raises(nn.CheckpointError, match="being written by another process"):
+            fit(trainer)
+    lock.unlink()
+    assert outcome(fit(trainer)) == outcome(fit(make()))
+
+
+def held(handle: int) -> None:
+    raise BlockingIOError
+
+
+def test_the_advice_to_resume_can_be_followed(tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 2, [])
+    trainer = make(file=tmp_path / "run")
+    with pytest.raises(nn.CheckpointError, match="another run"):
+        fit(trainer, 4, [])
+    assert trainer.resume()
+    assert outcome(fit(trainer, 4, [])) == outcome(fit(make(), 4, []))
+
+
+def test_a_checkpoint_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    trainer = fit(make(file=tmp_path / "run"), 1, [])
+    (tmp_path / "run").unlink()
+    fit(trainer, 1, [])
+    assert serialization.read(tmp_path / "run")[1]["training"]["epoch"] == 2
+
+
+def test_one_file_by_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit(make(file="run"), 1, [])
+    trainer = make(file="run")
+    assert trainer.resume(tmp_path / "run")
+    assert fit(trainer, 2, []).epoch == 2
+
+
+def test_a_lock_that_cannot_be_written_or_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        trainer = fit(make(file=tmp_path / "run"), 1, [])
+    fit(trainer, 1, [])
+    fcntl = pytest.importorskip("fcntl")
+
+    def unknown(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with pytest.warns(UserWarning, match="would not be noticed: .*No locks available"):
+        fit(trainer, 1, [])
+    assert trainer.epoch == 3
+
+
+def test_a_folder_that_cannot_be_synchronised_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        original(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    trainer = fit(make(file=tmp_path / "run"), 1, [])
+    assert fit(trainer, 1, []).epoch == 2
+
+
+def test_without_one_before_none_is_said_to_be_there(tmp_path: Path, full_disk: Callable[[int], None]) -> None:
+    full_disk(0)
+    with pytest.raises(nn.CheckpointError, match=r"No space left on device$"):
+        fit(make(file=tmp_path / "run"), 1, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_ends_while_writing_is_no_matter_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise MemoryError("4 GiB")
+
+    monkeypatch.setattr(serialization, "write", fail)
+    with pytest.raises(nn.CheckpointError, match="4 GiB"):
+        fit(make(file=nn.Checkpoint(tmp_path / "run", every="1steps", on_error="stop")), 1, [])
+
+
+def test_an_attempt_that_failed_half_way_ages_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fit(make(file=nn.Checkpoint(tmp_path / "run", keep=3)), 3, [])
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise KeyboardInterrupt  # after the link to the newest, before the new one takes its place
+        return replace(self, target)
+
+    replace = Path.replace
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                fit(trainer, 1, [])
+    going_on = make(file=nn.Checkpoint(tmp_path / "run", keep=3))
+    assert going_on.resume()
+    fit(going_on, 4, [])
+    names = ("run", "run.1", "run.2")
+    assert [serialization.read(tmp_path / name)[1]["training"]["epoch"] for name in names] == [4, 3, 2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM: Windows ends a process without asking it")
+@pytest.mark.parametrize("case", ["twice", "an error at the end"])
+def test_sigterm_is_never_lost(case: str, tmp_path: Path) -> None:
+    code = f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.path.insert(0, {str(ROOT / "tests")!r})
+        import nnbackend as nn, test_checkpoint as tests
+        step = nn.Trainer._step
+        def stepped(self, *arguments):
+            if self.state["t"] == 7:
+                for _ in range({2 if case == "twice" else 1}):
+                    os.kill(os.getpid(), signal.SIGTERM)
+            step(self, *arguments)
+        nn.Trainer._step = stepped
+        def fail(*a, **k):
+            raise RuntimeError("at the end")
+        if {case != "twice"}:
+            nn.serialization.write = fail
+        try:
+            tests.fit(tests.make(file=nn.Checkpoint({str(tmp_path / "run")!r}, every="100s")))
+        except Exception:
+            pass
+        print("not reached")
+    """
+    code = textwrap.dedent(code).replace("nn.serialization", "__import__('nnbackend.serialization').serialization")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+    assert (tmp_path / "run").exists() == (case == "twice")
+
+
+def test_early_stopping_that_served_another_trainer_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = nn.EarlyStopping("val_loss", patience=6)
+    fit(make("adam"), 30, [stopping])
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        fit(make(file=tmp_path / "run"), callbacks=[stopping])  # cut short before it was asked for the first time
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    assert outcome(fit(trainer)) == outcome(fit(make()))
+
+
+@dataclass(eq=False)
+class Odd(nn.Layer):
+    """Settings that JSON knows in its own way."""
+
+    setting: Any = None
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        return x
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        return dy
+
+
+@pytest.mark.parametrize(
+    "setting", [(1, 2), {1: 0.5, 2: 1.0}, np.float32(0.1), math.nan, {"a": (1, np.int64(2))}], ids=str
+)
+def test_settings_are_compared_as_json_knows_them(setting: Any, tmp_path: Path) -> None:
+    def odd() -> nn.Trainer:
+        network = nn.Network([Odd(setting), nn.Affine(6, 3)], backend="numpy")
+        return nn.Trainer(network, nn.SGD(), checkpoint=tmp_path / "run", batch_size=8)
+
+    fit(odd(), 1, [])
+    assert odd().resume()
+
+
+def test_settings_that_json_does_not_know_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    network = nn.Network([Odd({1, 2}), nn.Affine(6, 3)], backend="numpy")
+    trainer = nn.Trainer(network, nn.SGD(), checkpoint=tmp_path / "run", batch_size=8)
+    with pytest.raises(TypeError, match=r"what JSON knows, got \{1, 2\}"):
+        fit(trainer, 1, [])
+    assert trainer.state["t"] == 0
+
+
+class Counting(nn.SGD):
+    """An optimizer of one's own, with numbers in its state."""
+
+    def init(self, p: Any) -> dict[str, Any]:
+        return {"t": 0, "factor": 1.0}
+
+    def step(self, p: Any, g: Any, state: dict[str, Any]) -> None:
+        p -= self.lr * state["factor"] * g
+        state["t"] += 1
+        state["factor"] *= 0.99
+
+
+def test_numbers_in_the_state_of_an_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counting(file: Path | None = None) -> nn.Trainer:
+        return nn.Trainer(make().network, Counting(0.1), batch_size=8, checkpoint=file)
+
+    reference = fit(counting(), callbacks=[])
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        fit(counting(tmp_path / "run"), callbacks=[])
+    trainer = counting(tmp_path / "run")
+    assert trainer.resume()
+    fit(trainer, callbacks=[])
+    assert trainer.state == reference.state
+    assert trainer.network.buffer.data.tobytes() == reference.network.buffer.data.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (4, 5), (1, 5)])
+def test_figures_of_another_data_set(shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 7)
+    fit(make(file=tmp_path / "run"))
+    tampered(tmp_path / "run", lambda tensors, d: tensors.update({"training.figures": np.zeros(shape, "float32")}))
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    with pytest.raises(nn.ModelFileError, match="figures"):
+        fit(trainer)
+
+
+def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert not make().resume(tmp_path / "file" / "run")
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(nn.CheckpointError, match="cannot be read"):
+            make().resume(tmp_path / name)
+        with pytest.raises(nn.CheckpointError, match="cannot (be read|write)"):
+            fit(make(file=tmp_path / name))
 
 
 # --- what has changed is named ----------------------------------------------------------------------------------
