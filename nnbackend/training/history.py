@@ -14,7 +14,7 @@ class History:
     were left out (where the trainer's on_fault is "skip").
 
     Accuracies are fractions. Lists that do not apply (no validation, no classes) stay empty. `interrupted` says that
-    the last `fit` was stopped before its last epoch.
+    Ctrl-C came during the last `fit`.
     """
 
     loss: list[float] = field(default_factory=list)

@@ -181,6 +181,7 @@ class Trainer:
                 stopped = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
                 if keeper is not None and keeper.after("epochs") and self.epoch < self.last_epoch and not stopped:
                     keeper.write()
+            self.history.interrupted = interrupt.requested  # also where it came too late to cut anything short
             if keeper is not None:
                 keeper.write(last=True, stopped=stopped)
         return self.history

@@ -601,6 +601,13 @@ def test_sigterm_is_never_lost(case: str, tmp_path: Path) -> None:
     assert (tmp_path / "run").exists() == (case == "twice")
 
 
+def test_ctrl_c_in_the_last_step_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 2 * STEPS)
+    trainer = fit(make(), 2, [])
+    assert trainer.epoch == 2
+    assert trainer.history.interrupted
+
+
 def test_early_stopping_that_served_another_trainer_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopping = nn.EarlyStopping("val_loss", patience=6)
     fit(make("adam"), 30, [stopping])
