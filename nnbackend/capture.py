@@ -44,6 +44,13 @@ def feed(rows: Array, order: Array, at: Array) -> None:
 
 
 @singledispatch
+def enter(column: Array, loss: Array, correct: Array) -> None:
+    """column[0] <- loss; column[1] <- correct, in its dtype, in place. column: (k,); loss, correct: 0-d, k >= 2."""
+    column[0] = loss
+    column[1] = array_namespace(column).astype(correct, column.dtype)
+
+
+@singledispatch
 def note(figures: Array, column: Array, at: Array) -> None:
     """figures[:, at] <- column; at <- at + 1, in place. figures: (k, steps), column: (k,), at: (1,), an integer."""
     xp = array_namespace(figures)

@@ -107,6 +107,7 @@ class Network:
         for number, layer in enumerate(stack):
             layer.bind(self.buffer.clock, number, self.seed)
         self._stack = stack
+        self._draws = any(layer.draws for layer in stack)
         self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
 
     # --- the two passes -------------------------------------------------------------------------------------
@@ -183,11 +184,16 @@ class Network:
             x = outputs[name] = layer.forward(x)
         return outputs
 
+    def tick(self) -> None:
+        """Begin another training pass: what layers draw in it is numbered by the clock."""
+        if self._draws:
+            self.buffer.clock += 1
+
     # --- what the trainer asks --------------------------------------------------------------------------------
 
     def loss_and_output(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array]:
         """The training forward: the mean loss (0-d, on the device) and the raw output."""
-        self.buffer.clock += 1
+        self.tick()
         y = self.forward(x, training=True)
         return self.loss_layer.forward(y, t, *given(weight)), y
 

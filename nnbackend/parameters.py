@@ -34,7 +34,7 @@ class ParameterBuffer:
     An optimizer step, a gradient norm, a checkpoint are therefore one operation each.
 
     data, grad: (size,), the trainable parameters; state: a flat array of those that are not.
-    clock: (1,), int64, the number of training passes so far, kept on the device: it numbers the random masks.
+    clock: (1,), int64, the number of training passes so far, where random numbers are drawn by it: on the device.
     """
 
     def __init__(self, parameters: Sequence[Parameter], backend: Backend, dtype: str, generator: np.random.Generator):

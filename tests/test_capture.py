@@ -18,7 +18,7 @@ from support import Namespace
 
 import nnbackend as nn
 from nnbackend.backend import to_numpy, why_not
-from nnbackend.capture import Captured, Uncaptured, feed, note
+from nnbackend.capture import Captured, Uncaptured, enter, feed, note
 from nnbackend.functions.array import array_namespace
 from nnbackend.optimizers import OPTIMIZERS, optimizer
 from nnbackend.schedules import Cosine
@@ -267,6 +267,15 @@ def test_memory_comes_back_when_the_fit_is_over(machine: standin.Machine) -> Non
 
 
 # --- the two ends of a graph ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("correct", ["int64", None])
+def test_enter(on: Namespace, dtype: str, correct: str | None) -> None:
+    figures = on.backend.zeros((4, 3), dtype)
+    enter(figures[:, 1], on.array(0.5, dtype), on.array(7, correct or dtype))
+    enter(figures[:2, 2], on.array(1.5, dtype), on.array(9, correct or dtype))
+    assert to_numpy(figures).tolist() == [[0, 0.5, 1.5], [0, 7, 9], [0, 0, 0], [0, 0, 0]]
 
 
 def test_feed_and_note(on: Namespace) -> None:

@@ -244,6 +244,12 @@ KERNEL(feed)(long long n, long long* rows, const long long* order, const long lo
     rows[i] = order[*at * n + i];
 }
 
+KERNEL(enter)(long long n, T* column, long long apart, const T* loss, const long long* correct) {
+    THREAD(i, n);
+    column[0] = *loss;
+    column[apart] = (T)*correct;
+}
+
 KERNEL(note)(long long n, T* figures, const T* column, long long rows, long long columns, long long* at) {
     THREAD(i, n);
     for (long long j = 0; j < rows; j++) figures[j * columns + *at] = column[j];

@@ -14,7 +14,7 @@ from typing import Any
 import cupy
 
 from nnbackend import cublas
-from nnbackend.capture import feed, note
+from nnbackend.capture import enter, feed, note
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -471,6 +471,15 @@ def _adam_settings(t: Any, lr: Any, beta1: float, beta2: float, eps: float, weig
 @feed.register(cupy.ndarray)
 def _(rows: Array, order: Array, at: Array) -> None:
     _launch("feed", cupy.dtype("float32"), rows.size, rows, order, at)
+
+
+@enter.register(cupy.ndarray)
+def _(column: Array, loss: Array, correct: Array) -> None:
+    if _real(column, loss) and correct.dtype == cupy.int64:
+        apart = column.strides[0] // column.itemsize  # a column of a table, perhaps
+        _launch("enter", column.dtype, 1, column.data.ptr, apart, loss, correct)
+    else:
+        enter.dispatch(object)(column, loss, correct)
 
 
 @note.register(cupy.ndarray)

@@ -64,6 +64,7 @@ class Layer(Part):
 
     initializer: Initializer | None = None
     keeps_shape = True  # has a row of y the shape of its row of x? Asked only where input_shape is None
+    draws = False  # random numbers, while training, by the clock that `bind` gives it?
     elementwise = False  # in inference mode, is every element of y a function of that element of x and no other?
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -91,8 +92,8 @@ class Layer(Part):
         return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
 
     def bind(self, clock: Array, number: int, seed: int) -> None:
-        """Told once by the network: the device's count of training passes, this layer's place in the stack, and the
-        seed of what it draws.
+        """Told once by the network: the device's count of training passes (where a layer of it `draws`), this layer's
+        place in the stack, and the seed of what it draws.
         """
 
     # for numerical gradients, in inference mode: a layer that knows a shorter way may override these two

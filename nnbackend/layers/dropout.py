@@ -20,6 +20,7 @@ class Dropout(Layer):
 
     dropout_ratio: float = 0.5
     elementwise = True
+    draws = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout_ratio < 1:

@@ -42,7 +42,7 @@ def _first_in_pass(network: Network, x: Array, t: Array, *weight: Array) -> str:
     for name, values in network.params.items():
         if not all_finite(values):
             return f"the parameter {name}"
-    network.buffer.clock += 1
+    network.tick()
     y = x
     for name, layer in network.layers.items():
         y = layer.forward(y, training=True)

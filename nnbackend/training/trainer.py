@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnbackend.backend import to_numpy
+from nnbackend.capture import enter
 from nnbackend.errors import ModelFileError, NumericalError
 from nnbackend.functions.array import Array, pieces
 from nnbackend.network import Network, given
@@ -299,9 +300,10 @@ class Trainer:
         if self.clip_norm is not None:
             clip_by_norm(network.buffer.grad, self.clip_norm)
         optimizer.step(network.buffer.data, network.buffer.grad, state)
-        figures[0] = loss
-        if network.loss_layer.classifies:
-            figures[1] = xp.astype(correct, network.backend.dtype(network.dtype))
+        if correct is None:
+            figures[0] = loss
+        else:
+            enter(figures, loss, correct)
         if figures.shape[0] > 2:
             figures[2] = network.loss_layer.total(t, *weights)
             figures[3] = xp.sum(*weights) if weights else float(rows.shape[0])
