@@ -39,7 +39,8 @@ def train(folder: Path, epochs: int) -> None:
     history = trainer.fit(x[:120], t[:120], epochs, validation=(x[120:], t[120:]), callbacks=[stopping])
     arrays = [network.buffer.data, network.buffer.state, trainer.state["v"]]
     curves = [history.loss, history.accuracy, history.val_loss, history.val_accuracy]
-    (folder / "result").write_bytes(b"".join(np.asarray(a).tobytes() for a in (*arrays, *curves)))
+    (folder / "part").write_bytes(b"".join(np.asarray(a).tobytes() for a in (*arrays, *curves)))
+    (folder / "part").replace(folder / "result")
 
 
 def main() -> int:

@@ -128,9 +128,9 @@ def train_mnist(
         trainer = Trainer(network, rule, batch_size=settings.batch_size, seed=settings.seed, checkpoint=checkpoint)
         if resume and trainer.resume():
             say(f"resumed   after {trainer.epoch} epochs and {trainer.position} steps")
-        began = time.perf_counter()
+        before, began = sum(trainer.history.seconds) + trainer.seconds * (trainer.position > 0), time.perf_counter()
         history = trainer.fit(*train, settings.epochs, validation=test, progress=progress)
-        seconds = time.perf_counter() - began
+        seconds = before + time.perf_counter() - began
         test_loss, test_accuracy = network.loss(*test), network.accuracy(*test)
     became = {
         "lr": lr,
@@ -446,7 +446,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--keep", type=_positive, metavar="K", help="keep the last K checkpoints (default: 1)")
     train.add_argument(
-        "--resume", action="store_true", help="go on with the checkpoint; where there is none yet, begin"
+        "--resume",
+        action="store_true",
+        help="go on with the checkpoint, with the same settings (--epochs, too); where there is none yet, begin",
     )
     train.add_argument("--quiet", action="store_true", help="no progress bar and no table, only the result")
     train.set_defaults(run=_train)

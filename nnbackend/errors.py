@@ -33,6 +33,6 @@ class NumericalError(NNBackendError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for a name that is not known: what came, the nearest known name, and all of them."""
     names = sorted(known)
-    nearest = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    nearest = get_close_matches(str(name)[:100], names, n=1, cutoff=0.5)  # with megabytes it takes seconds
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}."

@@ -71,11 +71,13 @@ class Network:
         stack = list(layers)
         if not stack:
             raise ValueError("layers: a network needs at least one layer")
+        seen: set[int] = set()
         for position, layer in enumerate(stack):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{position}]: expected a layer, got {layer!r}")
-            if layer.name or stack.index(layer) != position:
+            if layer.name or id(layer) in seen:
                 raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer has one place")
+            seen.add(id(layer))
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {unknown_name('dtype', dtype, DTYPES)}")
         self.loss_layer = SoftmaxWithLoss() if loss is None else loss
@@ -401,8 +403,9 @@ def load(
             if value.dtype.name != network.dtype:
                 raise ValueError(f"{name} is {value.dtype.name} in a network of {network.dtype}")
             (network.params if name in network.params else network.statistics)[name] = value
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelFileError(f"{file}: its content does not make a network: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        # cut: a message quotes what is wrong, which may be all of the file
+        raise ModelFileError(f"{file}: its content does not make a network: {error!s:.1000}") from error
     return network
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +48,7 @@ def write(
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
         before()
         Path(temporary).replace(target)
@@ -100,7 +102,9 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         raise ModelFileError(f"{path}: a safetensors file, but not written by nnbackend (no {_KEY!r} in its metadata)")
     try:
         description: dict[str, Any] = json.loads(metadata[_KEY])
-        version = int(description["format"])
+        version = description["format"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format {version!s:.100}")
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path}: its description is damaged ({error})") from error
     if version > FORMAT:
@@ -137,6 +141,17 @@ def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def _sync(handle: int) -> None:
+    """Wait until the disk has it; on macOS fsync alone does not."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system that knows only the other
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable: it is an entry of the folder. Windows has no such call and needs none; where a file
     system refuses it, there is nothing more to be done.
@@ -144,8 +159,10 @@ def _sync_folder(folder: Path) -> None:
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with contextlib.suppress(OSError):
-                os.fsync(handle)
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
         finally:
             os.close(handle)
 

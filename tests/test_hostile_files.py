@@ -9,6 +9,7 @@ import pickle
 import random
 import struct
 import sys
+import time
 import tracemalloc
 import warnings
 import zlib
@@ -270,6 +271,39 @@ def test_layers_that_lie_allocate_nothing(layers: Any, sound: dict[str, tuple[An
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**24
+
+
+@pytest.mark.parametrize("version", ["0", "-3", "0.5", "true", '"1"', "null"])
+def test_a_format_that_is_no_positive_integer(version: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(raw(described(f'{{"format": {version}}}')))
+    with pytest.raises(nn.ModelFileError, match="its description is damaged"):
+        serialization.read(tmp_path / "file")
+
+
+def described_as(path: Path, layers: list[dict[str, Any]]) -> Path:
+    """A file of a network without values."""
+    network = {"kind": "Network", "layers": layers, "loss": {"kind": "Huber"}, "dtype": "float32", "seed": 0}
+    serialization.write(path, {}, {"network": network})
+    return path
+
+
+def test_many_layers_are_read_in_time_that_grows_with_their_number(tmp_path: Path) -> None:
+    path = described_as(tmp_path / "file", [{"kind": "Flatten"}] * 30_000)
+    began = time.process_time()
+    nn.load(path, backend="numpy")
+    assert time.process_time() - began < 5  # comparing each with each takes more than twice as long
+
+
+@pytest.mark.parametrize("layer", [{"kind": "ReLU" * 10**6}, {"kind": "Dropout", "dropout_ratio": "9" * 10**6}])
+def test_a_message_does_not_quote_megabytes(layer: dict[str, Any], tmp_path: Path) -> None:
+    path = described_as(tmp_path / "file", [layer])
+    tracemalloc.start()
+    with pytest.raises(nn.ModelFileError) as caught:
+        nn.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(str(caught.value)) < 2000
+    assert peak < 2**26
 
 
 # --- what is no file, and pictures that are not what they seem --------------------------------------------------

@@ -21,7 +21,8 @@ class EarlyStopping:
 
     monitor: "val_loss", "val_accuracy", "loss" or "accuracy". restore_best: when the fit is over, stopped or not, the
     network gets the values and running statistics of the best epoch back; after Ctrl-C it keeps the last ones, so
-    that the next fit can go on. The optimizer's state and the history stay as they are.
+    that the next fit can go on. The optimizer's state and the history stay as they are: a run that is made longer goes
+    on from the best values, and is not the run that was longer from the start.
 
     best, best_epoch: the best value so far and the epoch that it was reached in, from 1; None before the first.
     Raises ValueError for an unknown monitor, a patience that is no positive integer, a negative min_delta; and in
@@ -79,7 +80,8 @@ class EarlyStopping:
         """Go on, for `trainer`, where `snapshot` was taken. ValueError for one that is none of this network's."""
         kept = {name.removeprefix("kept."): value for name, value in snapshot.items() if name.startswith("kept.")}
         shapes, own = (
-            {name: tuple(a.shape) for name, a in b.items()} for b in (kept, trainer.network.buffer.snapshot())
+            {name: (tuple(a.shape), a.dtype) for name, a in b.items()}
+            for b in (kept, trainer.network.buffer.snapshot())
         )
         best, epoch, waited = (snapshot.get(name) for name in ("best", "best_epoch", "waited"))
         if not (
@@ -87,6 +89,7 @@ class EarlyStopping:
             and (isinstance(best, float) or best is None)
             and (isinstance(epoch, int) or epoch is None)
             and isinstance(waited, int)
+            and waited >= 0
         ):
             raise ValueError(f"EarlyStopping cannot go on from best={best!r}, waited={waited!r}, values of {shapes}")
         self._trainer, self.best, self.best_epoch, self._waited = trainer, best, epoch, waited

@@ -18,6 +18,7 @@ from nnbackend.backend import to_numpy
 from nnbackend.errors import CheckpointError, ModelFileError
 from nnbackend.functions.array import Array, pieces
 from nnbackend.network import Network
+from nnbackend.training.faults import all_finite
 from nnbackend.training.history import History
 
 Callbacks: TypeAlias = Sequence[Callable[..., object]]
@@ -67,8 +68,10 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         path = Path(self.path)
-        # os.path, here and below: Path raises for some names that no file can have
-        object.__setattr__(self, "path", path / FILE_NAME if os.path.isdir(path) else path)  # noqa: PTH112
+        with suppress(OSError, ValueError):  # for names that no file can have: said when it is to be written
+            path = Path(os.path.realpath(path))  # one file has one name, and one lock
+            path = path / FILE_NAME if path.is_dir() else path
+        object.__setattr__(self, "path", path)
         period(self.every)
         if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
             raise ValueError(f"keep must be a positive integer, got {self.keep!r}")
@@ -128,18 +131,22 @@ class Keeper:
         previous = aged(newest, 1)
         if keep == 1 or not newest.exists() or _alike(newest, previous):  # as an attempt that failed has left them
             return
-        for age in range(keep - 1, 1, -1):
-            if aged(newest, age - 1).exists():
-                aged(newest, age - 1).replace(aged(newest, age))
-        previous.unlink(missing_ok=True)
+        link = newest.with_name(f"{newest.name}.previous{serialization.TEMPORARY}")
+        link.unlink(missing_ok=True)
         try:
-            os.link(newest, previous)
+            os.link(newest, link)
         except OSError:  # a file system without links
             import shutil
 
-            copy = newest.with_name(f"{newest.name}.previous{serialization.TEMPORARY}")
-            shutil.copy2(newest, copy)
-            copy.replace(previous)
+            try:
+                shutil.copy2(newest, link)
+            except OSError:
+                link.unlink(missing_ok=True)
+                raise
+        for age in range(keep - 1, 1, -1):  # nothing can fail for want of room any more
+            if aged(newest, age - 1).exists():
+                aged(newest, age - 1).replace(aged(newest, age))
+        link.replace(previous)
 
 
 def _alike(one: Path, other: Path) -> bool:
@@ -164,7 +171,7 @@ def keeping(
     if checkpoint is None:
         yield None
         return
-    serialization.through_json([trainer.settings(), trainer.network.config()])  # or there is none to write
+    content(trainer, callbacks, prints, False)  # what cannot be written is to be known before the first step
     with _locked(checkpoint.file):
         if stamp(checkpoint.file) not in (None, trainer.seen):
             raise CheckpointError(
@@ -172,9 +179,10 @@ def keeping(
                 f"(Trainer.resume, --resume), or remove it"
             )
         ours = re.compile(re.escape(checkpoint.file.name) + r"\.\w{8}" + re.escape(serialization.TEMPORARY))
-        for rest in checkpoint.file.parent.iterdir():
-            if ours.fullmatch(rest.name):
-                rest.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        with suppress(OSError):  # what cannot be cleared away does no harm
+            for rest in checkpoint.file.parent.iterdir():
+                if ours.fullmatch(rest.name):
+                    rest.unlink(missing_ok=True)  # of a process that was killed while it wrote
         yield Keeper(trainer, checkpoint, callbacks, prints)
 
 
@@ -206,7 +214,9 @@ def _locked(path: Path) -> Iterator[None]:
             with suppress(OSError):  # on Windows what is locked cannot be read either
                 owner = os.read(handle, 32).decode(errors="replace") or owner
             os.close(handle)
-            raise CheckpointError(f"{path} is being written by another process (number {owner})") from None
+            raise CheckpointError(
+                f"{path} is being written by another process (number {owner}, or a child of it)"
+            ) from None
         with suppress(OSError):  # the number is for people
             os.truncate(handle, 0)
             os.write(handle, str(os.getpid()).encode())
@@ -278,7 +288,16 @@ def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopp
             "callbacks": kept,
         },
     }
-    return {name: to_numpy(value) for name, value in tensors.items()}, description
+    serialization.through_json(description)
+    written = {name: to_numpy(value) for name, value in tensors.items()}
+    if sum(value.nbytes for value in written.values()) > _room(trainer) - 2**25:  # half of the rest is for the header
+        raise CheckpointError("the callbacks keep more than a checkpoint of this network may hold")
+    return written, description
+
+
+def _room(trainer: Run) -> int:
+    buffer = trainer.network.buffer
+    return serialization.room(math.prod(buffer.data.shape) + math.prod(buffer.state.shape))
 
 
 _COUNTERS = ("fits", "began", "last_epoch", "epoch", "position")
@@ -301,8 +320,7 @@ def restore(trainer: Run, path: Path) -> Resumed:
     Raises ModelFileError for a damaged file, CheckpointError for one of another network or with other settings.
     """
     network, on = trainer.network, trainer.network.backend
-    size = math.prod(network.buffer.data.shape) + math.prod(network.buffer.state.shape)
-    tensors, description = serialization.read(path, lambda description: serialization.room(size))
+    tensors, description = _read(path, _room(trainer))
     try:
         if "training" not in description:
             raise CheckpointError(f"{path}: a saved network, but no checkpoint: nothing in it says how to go on")
@@ -321,7 +339,8 @@ def restore(trainer: Run, path: Path) -> Resumed:
         for name, value in expected.items():
             if tensors[name].shape != tuple(value.shape) or tensors[name].dtype.name != _dtype(value):
                 raise ValueError(f"{name} is {tensors[name].dtype.name} of shape {tensors[name].shape}")
-        others = {name for name in tensors if not name.startswith("callback")} - {*expected, "training.figures"}
+        of_callbacks = tuple(f"callback{i}." for i in range(len(training["callbacks"])))
+        others = {name for name in tensors if not name.startswith(of_callbacks)} - {*expected, "training.figures"}
         if others:
             raise ValueError(f"it also holds {sorted(others)}")
         history = _history(training["history"], counters["epoch"])
@@ -340,21 +359,38 @@ def restore(trainer: Run, path: Path) -> Resumed:
             for i, entry in enumerate(training["callbacks"])
         ]
         figures = on.asarray(tensors["training.figures"], network.dtype) if counters["position"] else None
-        if counters["began"] > counters["epoch"] or (
-            figures is not None and not (figures.ndim == 2 and counters["position"] < figures.shape[1])
+        seconds = float(training["seconds"])
+        if (
+            counters["fits"] < 1
+            or not counters["began"] <= counters["epoch"] <= counters["last_epoch"]
+            or (figures is not None and not (figures.ndim == 2 and counters["position"] < figures.shape[1]))
+            or not 0 <= seconds < math.inf
         ):
             raise ValueError("its counters contradict each other")
-        seconds = float(training["seconds"])
+        values = {name: on.asarray(tensors[name]) for name in expected}
+        if not all_finite(*(value for name, value in values.items() if name != "training.clock")):
+            raise ValueError("it holds values that are not finite")
         resumed = Resumed(counters["fits"], counters["began"], training["stopped"] is True, training["data"], callbacks)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path}: its content makes no checkpoint: {type(error).__name__}: {error}") from error
     for name, value in arrays.items():
-        value[...] = on.asarray(tensors[name])
-    trainer.state = state | {name: on.asarray(tensors[f"optimizer.{name}"]) for name in slots}
+        value[...] = values[name]
+    trainer.state = state | {name: values[f"optimizer.{name}"] for name in slots}
     trainer.history, trainer.figures, trainer.seconds = history, figures, seconds
     for name in ("last_epoch", "epoch", "position"):
         setattr(trainer, name, counters[name])
     return resumed
+
+
+def _read(path: Path, largest: int) -> Content:
+    try:
+        return serialization.read(path, lambda description: largest)
+    except ModelFileError as error:
+        if aged(path, 1).exists():
+            raise ModelFileError(
+                f"{error}; the one before it is {aged(path, 1)}: rename it to go on with it"
+            ) from error
+        raise
 
 
 def resume_fit(resumed: Resumed, trainer: Run, callbacks: Callbacks, prints: Mapping[str, str]) -> None:
@@ -430,8 +466,8 @@ def _number(value: Any, name: str, like: float | None) -> Any:
 
 
 def _count(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} is {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise ValueError(f"{name} is {value!r:.40}")
     return value
 
 

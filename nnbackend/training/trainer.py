@@ -81,6 +81,8 @@ class Trainer:
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self.accumulate, self.on_fault = int(accumulate), on_fault
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
+        if not isinstance(self.checkpoint, Checkpoint | None):
+            raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
         self.state = optimizer.init(network.buffer.data)
         self._gradient_sum = network.backend.xp.zeros_like(network.buffer.grad) if accumulate > 1 else None
         self.history = History()
@@ -99,7 +101,8 @@ class Trainer:
 
         Called before the first `fit`, on a trainer that was made as that run's was, it lets the program be the same
         for the first run and for those that go on with it: fits that were complete return at once, and the one that
-        was cut short goes on where it was, `epochs` counted from its beginning. On NumPy weights and history become,
+        was cut short goes on where it was, `epochs` counted from its beginning. (A script of several fits looks at
+        `history.interrupted` before it begins the next.) On NumPy weights and history become,
         bit for bit, those of a run that nothing interrupted; another backend may go on, within rounding.
 
         Raises ModelFileError for a damaged file, and CheckpointError where network or settings are not those of the
@@ -113,7 +116,7 @@ class Trainer:
         found = stamp(file)
         if found is not None:
             self._resumed = restore(self, file)
-            if self.checkpoint is not None and file.resolve() == self.checkpoint.file.resolve():
+            if self.checkpoint is not None and file == self.checkpoint.file:
                 self.seen = found
         return found is not None
 
@@ -139,10 +142,13 @@ class Trainer:
         x: (n, ...) rows, t: n targets, as the network's loss takes them; sample_weight: (n,) numbers of at least 0,
         which make every mean a weighted one. validation: (x, t) or (x, t, sample_weight), evaluated after every
         epoch. Host data is moved to the network's backend once. callbacks: called with the trainer after every
-        epoch; one that returns True ends the fit. progress: show a bar.
+        epoch; one that returns True ends the fit. progress: show a bar. A callback that has a state of its own, which
+        a checkpoint is to hold, gives it as `snapshot(trainer)`, a dict of numbers and arrays, and takes it back with
+        `restore(trainer, snapshot)`.
 
         Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. With a checkpoint that is written
-        then, and at SIGTERM, too, which ends the process afterwards as it would have at once. A loss that is not finite
+        then, and at SIGTERM, too, which ends the process afterwards as it would have at once. A second Ctrl-C raises
+        KeyboardInterrupt in the midst of it all: go on in a new trainer that resumes. A loss that is not finite
         raises NumericalError, which names epoch, step and the first layer at fault; the network then holds the last
         values before that step. Raises ValueError for data that is empty, not finite, of unequal lengths, smaller
         than a batch, or does not fit the network; TypeError for a callback that cannot be called; MemoryError, with
@@ -163,9 +169,10 @@ class Trainer:
             x, t, *weight = validation
             checked = self._checked(x, t, "validation x", *weight)
         prints = self._fingerprints(data, checked)
+        checkpoint = None if self._is_complete(int(epochs)) else self.checkpoint
         with (
-            listen(terminate=self.checkpoint is not None) as interrupt,
-            keeping(self, self.checkpoint, callbacks, prints) as keeper,
+            listen(terminate=checkpoint is not None) as interrupt,
+            keeping(self, checkpoint, callbacks, prints) as keeper,
         ):
             if not self._has_work(int(epochs), callbacks, prints, data):
                 return self.history
@@ -182,10 +189,17 @@ class Trainer:
                 stopped = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
                 if keeper is not None and keeper.after("epochs") and self.epoch < self.last_epoch and not stopped:
                     keeper.write()
-            self.history.interrupted = interrupt.requested  # also where it came too late to cut anything short
             if keeper is not None:
                 keeper.write(last=True, stopped=stopped)
+            self.history.interrupted = interrupt.requested  # also where it came too late to cut anything short
         return self.history
+
+    def _is_complete(self, epochs: int) -> bool:
+        """Is nothing left to do of this fit in the run that was resumed?"""
+        resumed = self._resumed
+        if resumed is None or self.fits + 1 > resumed.fits:
+            return False
+        return self.fits + 1 < resumed.fits or resumed.stopped or self.epoch >= resumed.began + epochs
 
     def _fingerprints(self, data: Data, validation: Data | None) -> dict[str, str]:
         """Of all data, by name; none where no checkpoint is concerned."""

@@ -400,7 +400,7 @@ def test_two_processes_notice_each_other(tmp_path: Path) -> None:
 
     said: list[str] = []
     fit(make(file=tmp_path / "run"), 1, [second])
-    assert said == [f"{tmp_path / 'run'} is being written by another process (number {os.getpid()})"]
+    assert said == [f"{tmp_path / 'run'} is being written by another process (number {os.getpid()}, or a child of it)"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
