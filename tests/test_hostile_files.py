@@ -288,13 +288,13 @@ def described_as(path: Path, layers: list[dict[str, Any]]) -> Path:
 
 
 def test_many_layers_are_read_in_time_that_grows_with_their_number(tmp_path: Path) -> None:
-    path = described_as(tmp_path / "file", [{"kind": "Flatten"}] * 30_000)
+    path = described_as(tmp_path / "file", [{"kind": "Flatten"}] * 60_000)
     began = time.process_time()
     nn.load(path, backend="numpy")
-    assert time.process_time() - began < 5  # comparing each with each takes more than twice as long
+    assert time.process_time() - began < 5  # takes half a second; comparing each with each, a quarter of a minute
 
 
-@pytest.mark.parametrize("layer", [{"kind": "ReLU" * 10**6}, {"kind": "Dropout", "dropout_ratio": "9" * 10**6}])
+@pytest.mark.parametrize("layer", [{"kind": "ReLU" * 10**6}, {"kind": "BatchNormalization", "features": "9" * 10**6}])
 def test_a_message_does_not_quote_megabytes(layer: dict[str, Any], tmp_path: Path) -> None:
     path = described_as(tmp_path / "file", [layer])
     tracemalloc.start()

@@ -700,6 +700,85 @@ def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
             fit(make(file=tmp_path / name))
 
 
+class Hoards:
+    """A callback that keeps much."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, trainer: nn.Trainer) -> None:
+        pass
+
+    def snapshot(self, trainer: nn.Trainer) -> dict[str, Any]:
+        return {"kept": np.zeros(self.size, "uint8"), "number": 3}
+
+    def restore(self, trainer: nn.Trainer, snapshot: Any) -> None:
+        self.restored = snapshot
+
+
+def test_what_callbacks_keep_can_be_read_again_or_is_not_written(tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 1, [Hoards(2**24)])
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    hoards = Hoards(0)
+    fit(trainer, 2, [hoards])
+    assert (hoards.restored["kept"].shape, hoards.restored["number"]) == ((2**24,), 3)
+    trainer = make(file=tmp_path / "more")
+    with pytest.raises(nn.CheckpointError, match="callbacks keep more than a checkpoint of this network may hold"):
+        fit(trainer, 1, [Hoards(2**26)])
+    assert trainer.state["t"] == 0
+
+
+def test_a_complete_run_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(make(file=tmp_path / "run"), 2, [])
+    monkeypatch.setattr("nnbackend.training.checkpoint._lock", held)
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    assert fit(trainer, 2, []).epoch == 2
+    with pytest.raises(nn.CheckpointError, match="being written"):
+        fit(trainer, 1, [])
+
+
+def test_a_full_disk_ages_nothing_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    trainer = fit(make(file=nn.Checkpoint(tmp_path / "run", keep=3)), 3, [])
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    def fill(source: Path, target: Path) -> None:
+        target.write_bytes(b"par")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copy2", fill)
+    with pytest.raises(nn.CheckpointError, match="No space left"):
+        fit(trainer, 1, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
+    epochs = [serialization.read(tmp_path / name)[1]["training"]["epoch"] for name in ("run", "run.1", "run.2")]
+    assert epochs == [3, 2, 1]
+
+
+def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:
+    fit(make(file=nn.Checkpoint(tmp_path / "run", keep=2)), 2, [])
+    (tmp_path / "run").write_bytes(b"damaged")
+    with pytest.raises(nn.ModelFileError, match=r"the one before it is .*run\.1: rename it to go on"):
+        make(file=tmp_path / "run").resume()
+    (tmp_path / "run.1").replace(tmp_path / "run")
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    assert outcome(fit(trainer, 2, [])) == outcome(fit(make(), 2, []))
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "kept")
+    fit(make(file=tmp_path / "run"), 1, [])
+    assert (tmp_path / "run").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["kept"]
+
+
 # --- what has changed is named ----------------------------------------------------------------------------------
 
 
@@ -777,6 +856,12 @@ def test_numbers_of_numpy_are_settings_like_others(tmp_path: Path) -> None:
     assert numpys().resume()
 
 
+def test_what_is_no_checkpoint_is_refused_at_once() -> None:
+    for bad in (5, b"run", True, ["run"]):
+        with pytest.raises(TypeError, match="checkpoint: expected a Checkpoint or a path"):
+            make(file=bad)
+
+
 def test_bad_settings_and_files_are_refused(tmp_path: Path) -> None:
     for every in ("", "0s", "5", "s", "1.5s", "-1s", "3hours", "9999999999s", 3, None):
         with pytest.raises(ValueError, match="every: expected a positive integer with its unit"):
@@ -815,6 +900,14 @@ def tampered(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], obje
         lambda tensors, d: d["training"].update(epoch=-1),
         lambda tensors, d: d["training"].update(position=10**9),
         lambda tensors, d: d["training"].update(began=10**9),
+        lambda tensors, d: d["training"].update(fits=0),
+        lambda tensors, d: d["training"].update(last_epoch=0),
+        lambda tensors, d: d["training"].update(seconds="nan"),
+        lambda tensors, d: d["training"].update(seconds=-1),
+        lambda tensors, d: d["training"]["optimizer"].update(t=10**400),
+        lambda tensors, d: tensors["W1"].fill(np.nan),
+        lambda tensors, d: tensors["optimizer.v"].fill(np.inf),
+        lambda tensors, d: tensors.update({"callback7.x": np.zeros(3, "float32")}),
         lambda tensors, d: tensors.update({"training.figures": np.zeros(3, "float32")}),
         lambda tensors, d: d["training"].update(position="3"),
         lambda tensors, d: d["training"].update(history={"loss": 3}),
