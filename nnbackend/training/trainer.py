@@ -102,8 +102,8 @@ class Trainer:
         Called before the first `fit`, on a trainer that was made as that run's was, it lets the program be the same
         for the first run and for those that go on with it: fits that were complete return at once, and the one that
         was cut short goes on where it was, `epochs` counted from its beginning. (A script of several fits looks at
-        `history.interrupted` before it begins the next.) On NumPy weights and history become,
-        bit for bit, those of a run that nothing interrupted; another backend may go on, within rounding.
+        `history.interrupted` before it begins the next.) On NumPy weights and history become, bit for bit, those of a
+        run that nothing interrupted; another backend may go on, within rounding.
 
         Raises ModelFileError for a damaged file, and CheckpointError where network or settings are not those of the
         checkpoint; so does the `fit` that goes on where data or callbacks are not. It names what differs.
@@ -146,7 +146,7 @@ class Trainer:
         a checkpoint is to hold, gives it as `snapshot(trainer)`, a dict of numbers and arrays, and takes it back with
         `restore(trainer, snapshot)`.
 
-        Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. With a checkpoint that is written
+        Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. With `checkpoint` one is written
         then, and at SIGTERM, too, which ends the process afterwards as it would have at once. A second Ctrl-C raises
         KeyboardInterrupt in the midst of it all: go on in a new trainer that resumes. A loss that is not finite
         raises NumericalError, which names epoch, step and the first layer at fault; the network then holds the last
