@@ -234,6 +234,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
         ax.barh(names, [us[name] for name in names], color=colours)
         ax.set_title(f"{'-'.join(map(str, run['network']))}, batch {run['batch']}, {run['optimizer']}", fontsize=10)
         ax.set_xlabel("µs per step (less is better)")
+        ax.locator_params(axis="x", nbins=4)
         ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
