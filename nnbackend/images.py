@@ -18,6 +18,7 @@ __all__ = ["read_digit", "read_images"]
 Pixels = npt.NDArray[np.float32]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PostScript, say, would be run, not read
+_PIXELS, _SIDE = 50_000_000, 2**16  # pictures with more are refused: kilobytes of a file can unpack to gigabytes
 _LONGEST = 1000  # pixels: a longer side is averaged down first, a digit needs no more
 _FAINT = 0.1  # of the way from black to white: a picture with less contrast is blank
 _SHADE = 0.25  # what is weaker than this part of the strongest ink is shaded paper
@@ -98,14 +99,20 @@ def _grey(path: Path) -> Pixels:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as opened:
-                image: Any = ImageOps.exif_transpose(opened)
+                if opened.width * opened.height > _PIXELS or max(opened.size) > _SIDE:
+                    raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
+                image: Any = opened
+                ImageOps.exif_transpose(image, in_place=True)
+                step = -(-max(image.size) // _LONGEST)
                 if image.mode.startswith(("I", "F")):  # 16 bits and more: no fixed white
-                    return _stretched(np.asarray(image, dtype=np.float32))
+                    sides = [max(1, side // step) for side in image.size]
+                    return _stretched(np.asarray(image.resize(sides, Image.Resampling.NEAREST), np.float64))
                 if "A" in image.getbands() or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                image = image.convert("L")
-                image = image.reduce(-(-max(image.size) // _LONGEST))
+                    image = image if image.mode == "RGBA" else image.convert("RGBA")  # to convert is to copy
+                    image = image.reduce(step)
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("L")
+                else:
+                    image = image.convert("L").reduce(step)
                 grey: Pixels = np.divide(np.asarray(image), 255, dtype=np.float32)
                 return grey
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -116,11 +123,13 @@ def _grey(path: Path) -> Pixels:
         raise DataError(f"{path}: broken picture ({error})") from error
 
 
-def _stretched(values: Pixels) -> Pixels:
+def _stretched(values: npt.NDArray[np.float64]) -> Pixels:
+    """From 0, the smallest, to 1, the largest; float64 holds the difference of any two float32."""
+    if not np.isfinite(values).all():
+        raise ValueError("it has pixels that are not finite")
     low, high = float(values.min()), float(values.max())
-    step = -(-max(values.shape) // _LONGEST)
-    values = values[::step, ::step]
-    return (values - low) / np.float32(high - low) if high > low else np.zeros_like(values)
+    stretched: Pixels = ((values - low) / ((high - low) or 1.0)).astype(np.float32)
+    return stretched
 
 
 def _holds_idx(path: Path) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
 import pickle
 import random
 import struct
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -23,6 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import nnbackend as nn
 from nnbackend import serialization
@@ -338,11 +341,95 @@ def png(width: int, height: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (2**31 - 1, 1)])
+@pytest.mark.parametrize(
+    "size",
+    [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (2**31 - 1, 1), (10_000, 5_001), (2**16 + 1, 1), (1, 2**16 + 1)],
+)
 def test_a_picture_that_unpacks_to_gigabytes_is_refused(size: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(png(*size))
     with pytest.raises(nn.DataError, match="too large for a picture of a digit"):
         read_images(tmp_path / "file")
+
+
+def test_the_memory_that_a_picture_takes(tmp_path: Path) -> None:
+    """It and one copy of it, with four bytes a pixel at most: not one for every step of its preparation."""
+    side = 4000
+    for name, length in (("small", 20), ("large", side)):
+        Image.new("RGBA", (length, length)).save(tmp_path / name, "PNG")
+    program = """if True:
+        import resource, sys
+        import nnbackend as nn
+        from nnbackend.images import read_images
+        peaks = []
+        for path in sys.argv[1:]:
+            try:
+                read_images(path)
+            except nn.DataError as error:
+                assert "blank" in str(error)
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print((peaks[1] - peaks[0]) * (1 if sys.platform == "darwin" else 1024))
+    """
+    command = [sys.executable, "-c", program, str(tmp_path / "small"), str(tmp_path / "large")]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 10 * side**2
+
+
+@pytest.mark.parametrize("values", [[np.nan], [np.inf], [-np.inf], [np.inf, -np.inf]], ids=str)
+def test_pixels_that_are_not_finite(values: list[float], tmp_path: Path) -> None:
+    pixels = np.zeros((30, 40), "float32")
+    pixels[10:20, 10:20] = 1
+    pixels[12, 12 : 12 + len(values)] = values
+    Image.fromarray(pixels).save(tmp_path / "file", "TIFF")
+    with pytest.raises(nn.DataError, match="not finite"):
+        read_images(tmp_path / "file")
+
+
+def test_pixels_that_are_far_apart(tmp_path: Path) -> None:
+    pixels = np.full((30, 40), -3e38, "float32")
+    pixels[10:20, 10:20] = 3e38
+    Image.fromarray(pixels).save(tmp_path / "file", "TIFF")
+    image = read_images(tmp_path / "file")
+    assert image.min() == 0
+    assert image.max() == 1
+
+
+def test_a_gzip_bomb_whose_header_is_right(tmp_path: Path) -> None:
+    packed, many = gzip.compress(bytes(2**24)), 17
+
+    def bomb(times: int) -> Path:
+        (tmp_path / "file").write_bytes(
+            gzip.compress(struct.pack(">BBBBI", 0, 0, 8, 1, times * 2**24)) + times * packed
+        )
+        return tmp_path / "file"
+
+    assert nn.datasets.read_idx(bomb(1)).shape == (2**24,)  # that is zeros, and no harm
+    path = bomb(many)
+    tracemalloc.start()
+    for read in (nn.datasets.read_idx, read_images):
+        with pytest.raises(nn.DataError, match="as in a bomb"):
+            read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS: other systems do not keep to it")
+def test_an_idx_file_larger_than_memory(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(struct.pack(">BBBB2I", 0, 0, 8, 2, 2**16, 2**16))
+    os.truncate(path, 12 + 2**32)  # takes no room on the disk
+    program = """if True:
+        import resource, sys
+        import nnbackend as nn
+        pages = int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26,) * 2)
+        try:
+            nn.datasets.read_idx(sys.argv[1])
+        except nn.DataError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True)
+    assert "not enough memory" in done.stdout
 
 
 def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ _TYPES: dict[int, np.dtype[Any]] = {
 _CODES = {dtype.newbyteorder("="): code for code, dtype in _TYPES.items()}
 _GZIP = b"\x1f\x8b"
 _DEFLATE_LIMIT = 1032  # deflate never expands a byte to more than this many
+_PLAUSIBLE = 100  # data of any use shrinks to no less than one in so many bytes,
+_HARMLESS = 1 << 28  # and what unpacks to this many bytes does no harm
 _CHUNK = 1 << 20
 
 
@@ -43,7 +45,7 @@ def read_idx(path: str | os.PathLike[str]) -> HostArray:
     the file states. Memory is taken as data arrives, never on the word of the header.
 
     Raises DataError, naming the file, what came and what was expected, for a file that is missing,
-    unreadable, not regular, truncated, followed by other bytes, corrupt, or not IDX.
+    unreadable, not regular, truncated, followed by other bytes, corrupt, not IDX, a gzip bomb, or larger than memory.
     """
     path = Path(path)
     try:
@@ -54,6 +56,8 @@ def read_idx(path: str | os.PathLike[str]) -> HostArray:
         raise DataError(f"{path}: corrupt or truncated gzip data ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: there is not enough memory for it") from error
     except ValueError as error:  # a path that no file can have, such as one with a null character
         raise DataError(f"{str(path)!r}: cannot be read ({error})") from error
 
@@ -108,6 +112,8 @@ def _read(path: Path) -> HostArray:
         if size > available:
             at_most = "at most " if packed else ""
             raise DataError(f"truncated: {stated}, but the file holds {at_most}{max(available, 0)}")
+        if packed and size > max(_HARMLESS, _PLAUSIBLE * status.st_size):
+            raise DataError(f"{stated}, packed into {status.st_size}, as in a bomb; if that is right, unpack it first")
         data = _read_up_to(stream, size + 1)  # one more: that reaches the gzip checksum, and any excess
     if len(data) < size:
         raise DataError(f"truncated: {stated}, but {len(data)} follow it")
