@@ -85,7 +85,7 @@ def _fetch(path: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
             try:
                 return _verified(path)
             except DataError:
-                path.unlink()
+                path.unlink(missing_ok=True)  # another process may have been quicker
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as temporary:
             part = Path(temporary) / path.name

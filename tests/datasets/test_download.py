@@ -1,7 +1,10 @@
 """The download, against a server on this machine that behaves in every way a mirror can."""
 
 import gzip
+import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +12,7 @@ from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -160,6 +164,32 @@ def test_a_silent_mirror_does_not_hold_the_rest(mirrors: Mirrors, good: dict[str
         check_complete(cache, fetch_mnist(mirrors=[address, mirrors.url("b")], timeout=0.1))
 
 
+def test_a_mirror_that_stops_half_way_does_not_hold_the_rest(
+    mirrors: Mirrors, good: dict[str, bytes], cache: Path
+) -> None:
+    serve_all(mirrors, "b", good)
+    answered: list[socket.socket] = []
+    with ThreadPoolExecutor(2) as pool, socket.create_server(("127.0.0.1", 0)) as slow:
+        slow.settimeout(10)
+
+        def answer() -> None:
+            for _ in FILES:
+                connection, _ = slow.accept()
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n\x1f\x8b")  # and no more
+                answered.append(connection)
+
+        pool.submit(answer)
+        address = f"http://127.0.0.1:{slow.getsockname()[1]}/"
+        call = pool.submit(fetch_mnist, mirrors=[address, mirrors.url("b")], timeout=0.1)
+        try:
+            check_complete(cache, call.result(timeout=4))
+            assert len(answered) == len(FILES)
+        finally:
+            for connection in answered:
+                connection.close()
+
+
 def test_redirects_are_followed_and_loops_are_not(mirrors: Mirrors, good: dict[str, bytes], cache: Path) -> None:
     serve_all(mirrors, "b", good)
     for name in FILES:
@@ -192,6 +222,58 @@ def test_many_at_once_fill_one_cache(mirrors: Mirrors, good: dict[str, bytes], c
         calls = [pool.submit(fetch_mnist, mirrors=[mirrors.url("cut"), mirrors.url("a")]) for _ in range(24)]
     for call in calls:
         check_complete(cache, call.result())
+
+
+PROCESS = """if True:
+    import json, sys
+    from pathlib import Path
+    from nnbackend.datasets import download
+    checksums, *mirrors = sys.argv[1:]
+    download._SHA256.update(json.loads(checksums))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps([array.tolist() for array in download.fetch_mnist(mirrors=mirrors)]))
+"""
+
+
+def test_processes_at_once_fill_one_cache(mirrors: Mirrors, good: dict[str, bytes], cache: Path) -> None:
+    serve_all(mirrors, "a", good)
+    cache.mkdir(parents=True)
+    for name in FILES:
+        (cache / f"{name}.gz").write_bytes(b"damaged")  # each of them may want to remove it
+    command = [sys.executable, "-c", PROCESS, json.dumps(download._SHA256), mirrors.url("a")]
+    processes = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert json.loads(output or "null") == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]], errors
+    check_complete(cache, cached_mnist())
+
+
+def test_a_damaged_file_may_be_removed_by_another_process(
+    mirrors: Mirrors, good: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_all(mirrors, "a", good)
+    cache.mkdir(parents=True)
+    damaged = cache / f"{FILES[0]}.gz"
+    damaged.write_bytes(b"damaged")
+    verified = download._verified
+
+    def overtaken(path: Path) -> np.ndarray:
+        try:
+            return verified(path)
+        except DataError:
+            damaged.unlink()
+            raise
+
+    monkeypatch.setattr(download, "_verified", overtaken)
+    check_complete(cache, fetch_mnist(mirrors=[mirrors.url("a")]))
 
 
 def test_an_interrupted_call_is_resumed(mirrors: Mirrors, good: dict[str, bytes], cache: Path) -> None:
