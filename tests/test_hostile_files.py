@@ -32,7 +32,7 @@ from nnbackend import serialization
 from nnbackend.images import read_images
 
 pytest.importorskip("resource", reason="resource: this system cannot measure memory")
-NAMES = ["network", "checkpoint", "IDX", "IDX, gzip", "PNG", "JPEG", "GIF", "BMP", "TIFF"]
+NAMES = ["network", "checkpoint", "IDX", "IDX, gzip", "PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "TIFF, float"]
 
 
 @pytest.fixture(scope="module")
