@@ -189,37 +189,35 @@ def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> H
     return mask.reshape(x.shape)
 
 
+def _pieces(*buffers: HostArray) -> Iterator[tuple[HostArray, ...]]:
+    """The same piece of every buffer, and room for a temporary as long, all of which stay in a cache together."""
+    size, chunk = buffers[0].size, CHUNK // buffers[0].itemsize
+    work = np.empty(min(chunk, size), buffers[0].dtype)
+    for piece in pieces(size, chunk):
+        yield *(buffer[piece] for buffer in buffers), work[: piece.stop - piece.start]
+
+
 @sgd_step.register(np.ndarray)
 def _(p: HostArray, g: HostArray, lr: float, weight_decay: float = 0.0) -> None:
-    chunk = CHUNK // p.itemsize
-    work = np.empty(min(chunk, p.size), p.dtype)
-    for i in range(0, p.size, chunk):
-        pi, gi = p[i : i + chunk], g[i : i + chunk]
+    for pi, gi, w in _pieces(p, g):
         if weight_decay:
             gi = gi + weight_decay * pi
-        pi -= np.multiply(gi, lr, out=work[: pi.size])
+        pi -= np.multiply(gi, lr, out=w)
 
 
 @momentum_step.register(np.ndarray)
 def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
-    chunk = CHUNK // p.itemsize
-    work = np.empty(min(chunk, p.size), p.dtype)
-    for i in range(0, p.size, chunk):
-        pi, gi, vi = p[i : i + chunk], g[i : i + chunk], v[i : i + chunk]
+    for pi, gi, vi, w in _pieces(p, g, v):
         if weight_decay:
             gi = gi + weight_decay * pi
         vi *= momentum
         vi += gi
-        pi -= np.multiply(vi, lr, out=work[: pi.size])
+        pi -= np.multiply(vi, lr, out=w)
 
 
 @nesterov_step.register(np.ndarray)
 def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
-    chunk = CHUNK // p.itemsize
-    work = np.empty(min(chunk, p.size), p.dtype)
-    for i in range(0, p.size, chunk):
-        pi, gi, vi = p[i : i + chunk], g[i : i + chunk], v[i : i + chunk]
-        w = work[: pi.size]
+    for pi, gi, vi, w in _pieces(p, g, v):
         if weight_decay:
             gi = gi + weight_decay * pi
         vi *= momentum
@@ -231,11 +229,7 @@ def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float, weig
 
 @adagrad_step.register(np.ndarray)
 def _(p: HostArray, g: HostArray, h: HostArray, lr: float, eps: float, weight_decay: float = 0.0) -> None:
-    chunk = CHUNK // p.itemsize
-    work = np.empty(min(chunk, p.size), p.dtype)
-    for i in range(0, p.size, chunk):
-        pi, gi, hi = p[i : i + chunk], g[i : i + chunk], h[i : i + chunk]
-        w = work[: pi.size]
+    for pi, gi, hi, w in _pieces(p, g, h):
         if weight_decay:
             gi = gi + weight_decay * pi
         hi += np.multiply(gi, gi, out=w)
@@ -244,11 +238,7 @@ def _(p: HostArray, g: HostArray, h: HostArray, lr: float, eps: float, weight_de
 
 @rmsprop_step.register(np.ndarray)
 def _(p: HostArray, g: HostArray, h: HostArray, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> None:
-    chunk = CHUNK // p.itemsize
-    work = np.empty(min(chunk, p.size), p.dtype)
-    for i in range(0, p.size, chunk):
-        pi, gi, hi = p[i : i + chunk], g[i : i + chunk], h[i : i + chunk]
-        w = work[: pi.size]
+    for pi, gi, hi, w in _pieces(p, g, h):
         if weight_decay:
             gi = gi + weight_decay * pi
         hi *= alpha
@@ -273,11 +263,7 @@ def _(
     # lr (m / c1) / (sqrt(v / c2) + eps) = (lr r / c1) m / (sqrt(v) + eps r) with r = sqrt(c2): two passes fewer
     root = (1 - beta2**t) ** 0.5
     scale, shift = lr * root / (1 - beta1**t), eps * root
-    chunk = CHUNK // p.itemsize
-    work = np.empty(min(chunk, p.size), p.dtype)
-    for i in range(0, p.size, chunk):
-        pi, gi, mi, vi = p[i : i + chunk], g[i : i + chunk], m[i : i + chunk], v[i : i + chunk]
-        w = work[: pi.size]
+    for pi, gi, mi, vi, w in _pieces(p, g, m, v):
         if weight_decay:
             gi = gi + weight_decay * pi
         mi *= beta1
@@ -301,11 +287,9 @@ def _(
     eps: float,
     weight_decay: float,
 ) -> None:
-    chunk = CHUNK // p.itemsize
-    for i in range(0, p.size, chunk):  # each piece shrinks and steps while it is in the cache
-        pi = p[i : i + chunk]
+    for pi, gi, mi, vi, _ in _pieces(p, g, m, v):  # each piece shrinks and steps while it is in the cache
         pi *= 1 - lr * weight_decay
-        adam_step(pi, g[i : i + chunk], m[i : i + chunk], v[i : i + chunk], t, lr, beta1, beta2, eps)
+        adam_step(pi, gi, mi, vi, t, lr, beta1, beta2, eps)
 
 
 def _descend(p: HostArray, direction: HostArray, square: HostArray, work: HostArray, lr: float, eps: float) -> None:
