@@ -171,7 +171,8 @@ def keeping(
     if checkpoint is None:
         yield None
         return
-    content(trainer, callbacks, prints, False)  # what cannot be written is to be known before the first step
+    _, description = content(trainer, callbacks, prints, False)
+    serialization.through_json(description)  # what cannot be written is to be known before the first step
     with _locked(checkpoint.file):
         if stamp(checkpoint.file) not in (None, trainer.seen):
             raise CheckpointError(
@@ -267,11 +268,11 @@ def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopp
     tensors = {**network.params, **network.statistics, "training.clock": network.buffer.clock}
     if trainer.position:
         tensors["training.figures"] = trainer.figures
-    numbers, arrays = _parted(trainer.state)
+    numbers, arrays = parted(trainer.state)
     tensors |= {f"optimizer.{name}": value for name, value in arrays.items()}
     kept = []
     for i, callback in enumerate(callbacks):
-        of_callback, arrays = _parted(callback.snapshot(trainer)) if hasattr(callback, "snapshot") else ({}, {})
+        of_callback, arrays = parted(callback.snapshot(trainer)) if hasattr(callback, "snapshot") else ({}, {})
         kept.append({"kind": _kind(callback), "state": of_callback})
         tensors |= {f"callback{i}.{name}": value for name, value in arrays.items()}
     description = {
@@ -288,7 +289,6 @@ def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopp
             "callbacks": kept,
         },
     }
-    serialization.through_json(description)
     written = {name: to_numpy(value) for name, value in tensors.items()}
     if sum(value.nbytes for value in written.values()) > _room(trainer) - 2**25:  # half of the rest is for the header
         raise CheckpointError("the callbacks keep more than a checkpoint of this network may hold")
@@ -333,7 +333,7 @@ def restore(trainer: Run, path: Path) -> Resumed:
         training = description["training"]
         counters = {name: _count(training[name], name) for name in _COUNTERS}
         arrays = {**network.params, **network.statistics, "training.clock": network.buffer.clock}
-        numbers, slots = _parted(trainer.state)
+        numbers, slots = parted(trainer.state)
         state = {name: _number(training["optimizer"][name], name, number) for name, number in numbers.items()}
         expected = arrays | {f"optimizer.{name}": value for name, value in slots.items()}
         for name, value in expected.items():
@@ -435,7 +435,7 @@ def differences(name: str, then: Any, now: Any) -> list[str]:
     return [] if same else [f"{name}: {then!r} then, {now!r} now"]
 
 
-def _parted(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def parted(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What JSON knows, and the arrays."""
     plain = {name: value for name, value in state.items() if value is None or isinstance(value, int | float)}
     return plain, {name: value for name, value in state.items() if name not in plain}

@@ -25,6 +25,7 @@ from nnbackend.training.checkpoint import (
     Stamp,
     fingerprints,
     keeping,
+    parted,
     restore,
     resume_fit,
     stamp,
@@ -286,8 +287,7 @@ class Trainer:
 
     def _sound(self) -> bool:
         """Are all values, and the optimizer's state, finite?"""
-        slots = (value for value in self.state.values() if not isinstance(value, int | float))
-        return all_finite(self.network.buffer.data, *slots)
+        return all_finite(self.network.buffer.data, *parted(self.state)[1].values())
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -365,10 +365,8 @@ class Trainer:
     def _snapshot(self) -> dict[str, Any]:
         """Everything that a step changes, copied."""
         copy = self.network.backend.xp.asarray
-        state = {
-            name: value if isinstance(value, int | float) else copy(value, copy=True)
-            for name, value in self.state.items()
-        }
+        numbers, slots = parted(self.state)
+        state = numbers | {name: copy(value, copy=True) for name, value in slots.items()}
         return {"network": self.network.buffer.snapshot(), "optimizer": state}
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
