@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import statistics
@@ -56,6 +57,7 @@ def examine() -> list[Check]:
     found += [_backend(family) for family in _FAMILIES]
     found += [_step(check.name) for check in found if check.name == "cupy" and check.works]
     found += [_installed("extra", name, f'pip install "nnbackend[{extra}]"') for name, extra in _EXTRAS.items()]
+    found.append(_loops())
     return [*found, _selected()]
 
 
@@ -188,6 +190,21 @@ def _step(name: str) -> Check:
     else:
         how = "it works, captured as a CUDA graph"
     return Check("step", name, True, ". ".join([how, *warned]))
+
+
+def _loops() -> Check:
+    """Are the loops in C in front of NumPy's kernels?"""
+    name = "loops in C"
+    if os.environ.get("NNBACKEND_NATIVE") == "0":
+        return Check("extra", name, False, "NNBACKEND_NATIVE=0 leaves them out")
+    try:
+        importlib.import_module("nnbackend.kernels.native")
+    except ModuleNotFoundError:
+        cause = "pip found no C compiler (or no headers of Python) when it built nnbackend; training on NumPy is slower"
+        return Check("extra", name, False, f"{cause}. Install them, then nnbackend again")
+    except ImportError as error:
+        return Check("extra", name, False, _flat(error))
+    return Check("extra", name, True, "in front of NumPy's kernels")
 
 
 def _selected() -> Check:

@@ -106,7 +106,7 @@ def test_what_is_examined() -> None:
     assert names == [
         *(("version", name) for name in ("python", "nnbackend", "numpy", "array-api-compat")),
         *(("backend", name) for name in ("numpy", "cupy", "torch", "array_api_strict")),
-        *(("extra", name) for name in ("matplotlib", "pillow", "scikit-learn")),
+        *(("extra", name) for name in ("matplotlib", "pillow", "scikit-learn", "loops in C")),
         ("selected", "numpy"),
     ]
     assert of(checks, "version", "numpy").detail == np.__version__
@@ -115,7 +115,7 @@ def test_what_is_examined() -> None:
     for check in checks:
         if check.kind == "backend":
             assert check.works == (why_not(check.name) is None)
-        assert check.works or "pip install" in check.detail
+        assert check.works or check.name == "loops in C" or "pip install" in check.detail
     assert doctor.healthy(checks)
 
 
@@ -289,6 +289,32 @@ def test_extras_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of(checks, "extra", "matplotlib").detail == 'not installed. pip install "nnbackend[plot]"'
     assert of(checks, "extra", "scikit-learn").detail == 'not installed. pip install "nnbackend[sklearn]"'
     assert doctor.healthy(checks)
+
+
+def test_loops_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> Check:
+        return of(doctor.examine(), "extra", "loops in C")
+
+    def failing(error: Exception) -> Any:
+        known = doctor.importlib.import_module
+
+        def import_module(name: str) -> Any:
+            if name == "nnbackend.kernels.native":
+                raise error
+            return known(name)
+
+        return import_module
+
+    monkeypatch.setattr(doctor.importlib, "import_module", failing(ModuleNotFoundError("nnbackend.kernels._native")))
+    assert found().detail == (
+        "pip found no C compiler (or no headers of Python) when it built nnbackend; training on NumPy is slower. "
+        "Install them, then nnbackend again"
+    )
+    monkeypatch.setattr(doctor.importlib, "import_module", failing(ImportError("undefined symbol: expf")))
+    assert (found().works, found().detail) == (False, "undefined symbol: expf")
+    monkeypatch.setenv("NNBACKEND_NATIVE", "0")
+    assert found().detail == "NNBACKEND_NATIVE=0 leaves them out"
+    assert doctor.healthy(doctor.examine())
 
 
 def test_the_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

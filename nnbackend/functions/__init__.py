@@ -23,6 +23,7 @@ from nnbackend.functions.activations import (
     tanh_backward,
 )
 from nnbackend.functions.affine import affine, affine_backward
+from nnbackend.functions.array import gather, is_finite
 from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
 from nnbackend.functions.losses import (
     absolute_error_rows,
@@ -75,11 +76,13 @@ __all__ = [
     "dropout_mask",
     "elu",
     "elu_backward",
+    "gather",
     "gelu",
     "gelu_backward",
     "huber",
     "huber_backward",
     "huber_rows",
+    "is_finite",
     "layer_normalization",
     "layer_normalization_backward",
     "leaky_relu",

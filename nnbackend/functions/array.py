@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import singledispatch
 from typing import Any, TypeAlias
 
 from array_api_compat import array_namespace, device
 
-__all__ = ["Array", "array_namespace", "device", "one_hot", "pieces"]
+__all__ = ["Array", "array_namespace", "device", "gather", "is_finite", "one_hot", "pieces"]
 
 Array: TypeAlias = Any  # NumPy, CuPy, PyTorch, ...: whatever a namespace calls its own
 
@@ -22,3 +23,16 @@ def one_hot(t: Array, classes: int, dtype: Array) -> Array:
 def pieces(n: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover range(n) in order; none reaches past n, which the array API leaves open."""
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+@singledispatch
+def gather(x: Array, rows: Array) -> Array:
+    """The rows x[rows]. x: (n, ...); rows: (k,), integers in [0, n). Returns (k, ...)."""
+    return array_namespace(x).take(x, rows, axis=0)
+
+
+@singledispatch
+def is_finite(x: Array) -> Array:
+    """Is every element of x finite? A 0-d boolean, True where there is no element. x: any shape, floating."""
+    xp = array_namespace(x)
+    return xp.all(xp.isfinite(x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from nnbackend.functions.array import Array, array_namespace, pieces
+from nnbackend.functions.array import Array, array_namespace, is_finite, pieces
 from nnbackend.network import Network
 
 AT_ONCE = 2**20  # elements looked at together: one pass over all of MNIST takes NumPy twice as long
@@ -19,7 +19,7 @@ def all_finite(*arrays: Array) -> bool:
         whole = xp.reshape(a, (1,)) if a.ndim == 0 else a
         rows = max(1, AT_ONCE // max(1, math.prod(whole.shape[1:])))
         for piece in pieces(whole.shape[0], rows):
-            finite = xp.all(xp.isfinite(whole[piece, ...])) & finite
+            finite = is_finite(whole[piece, ...]) & finite
     return bool(finite)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnbackend.functions.array import Array, pieces
+from nnbackend.functions.array import Array, gather, pieces
 from nnbackend.functions.losses import fraction
 from nnbackend.network import Network, given
 
@@ -31,12 +31,12 @@ def passes(
 
     t, weight: of these rows, gathered already. gradient_sum: (size,), room for the sum.
     """
-    xp, gradient, total = network.backend.xp, network.buffer.grad, network.loss_layer.total
+    gradient, total = network.buffer.grad, network.loss_layer.total
     whole, loss, correct = total(t, *given(weight)), 0.0, None
     gradient_sum[...] = 0.0
     for piece in pieces(rows.shape[0], batch_size):
         part = (t[piece, ...], *(w[piece] for w in given(weight)))
-        part_loss, part_correct = one_pass(network, xp.take(x, rows[piece], axis=0), *part)
+        part_loss, part_correct = one_pass(network, gather(x, rows[piece]), *part)
         share = fraction(total(*part), whole)
         gradient *= share
         gradient_sum += gradient

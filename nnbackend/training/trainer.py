@@ -13,7 +13,7 @@ import numpy as np
 from nnbackend.backend import to_numpy
 from nnbackend.capture import enter
 from nnbackend.errors import ModelFileError, NumericalError
-from nnbackend.functions.array import Array, pieces
+from nnbackend.functions.array import Array, gather, pieces
 from nnbackend.network import Network, given
 from nnbackend.optimizers import Optimizer, State, clip_by_norm
 from nnbackend.random import checked_seed, host_generator
@@ -302,11 +302,11 @@ class Trainer:
         weight: Array | None = None,
     ) -> None:
         """One update: gather, forward, backward, update, and note the figures, all on the device."""
-        network, xp = self.network, self.network.backend.xp
-        t = xp.take(t, rows, axis=0)
-        weights = () if weight is None else (xp.take(weight, rows, axis=0),)
+        network = self.network
+        t = gather(t, rows)
+        weights = () if weight is None else (gather(weight, rows),)
         if rows.shape[0] <= self.batch_size:
-            loss, correct = one_pass(network, xp.take(x, rows, axis=0), t, *weights)
+            loss, correct = one_pass(network, gather(x, rows), t, *weights)
         else:
             loss, correct = passes(
                 network, x, rows, t, *weights, batch_size=self.batch_size, gradient_sum=self._gradient_sum
@@ -320,7 +320,7 @@ class Trainer:
             enter(figures, loss, correct)
         if figures.shape[0] > 2:
             figures[2] = network.loss_layer.total(t, *weights)
-            figures[3] = xp.sum(*weights) if weights else float(rows.shape[0])
+            figures[3] = network.backend.xp.sum(*weights) if weights else float(rows.shape[0])
 
     def _order(self, n: int) -> Array:
         """The epoch's row numbers, shuffled, on the device."""
@@ -388,10 +388,10 @@ class Trainer:
                 bad = self.position
                 break
         self.position = bad
-        rows, take = batches[bad], self.network.backend.xp.take
+        rows = batches[bad]
         parts = (rows[piece] for piece in pieces(rows.shape[0], self.batch_size))
         place = first_not_finite(
-            self.network, (tuple(take(a, part, axis=0) for a in (x, t, *given(weight))) for part in parts)
+            self.network, (tuple(gather(a, part) for a in (x, t, *given(weight))) for part in parts)
         )
         raise NumericalError(
             f"training met a value that is not finite at epoch {self.epoch + 1}, step {bad + 1}: {place}. "

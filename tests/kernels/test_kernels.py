@@ -32,7 +32,21 @@ def dispatched() -> dict[str, Any]:
     }
 
 
-KERNELS = [(name, kind) for name, f in sorted(dispatched().items()) for kind in f.registry if kind is not object]
+def registered() -> Iterator[tuple[str, type, Any]]:
+    """Every kernel, with the name of its function and its kind of array; also those behind the loops in C."""
+    for name, function in sorted(dispatched().items()):
+        for kind in function.registry:
+            kernel = function.dispatch(kind)
+            while kind is not object and kernel is not function.dispatch(object):
+                yield name, kind, kernel
+                kernel = getattr(kernel, "behind", function.dispatch(object))
+
+
+KERNELS = list(registered())
+
+
+def label(kind: type, kernel: Any) -> str:
+    return f"{kind.__module__}{'-in-c' if hasattr(kernel, 'behind') else ''}"
 
 
 def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[list[Any]]:
@@ -67,6 +81,13 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             arrays = [draw(n, 5) for _ in range(1 + name.endswith("backward"))]
             arrays[-1][: n // 2, 0] = 0.0  # the kink
             return [[*arrays, *more] for more in ([], [0.3], [0.0])]
+        case "gather":
+            rows = rng.integers(0, 9, n)
+            return [[draw(9, 6), rows], [draw(9), rows], [draw(9, 2, 3), rows], [rng.integers(0, 5, 9), rows]]
+        case "is_finite":
+            spoiled = draw(n, 5)
+            spoiled[n // 2 :, 3] = np.inf if n == 7 else np.nan
+            return [[draw(n, 5)], [draw(n + 9, 7)], [spoiled]]
         case "clip_by_norm":
             return [[draw(size), limit] for size in (n, LONG) for limit in (0.1, 1e9)]
         case "dropout_mask":
@@ -140,34 +161,37 @@ def prepare(value: Any, form: str, move: Callable[[Any], Any]) -> Any:
 
 def cases() -> Iterator[Any]:
     """Kernel, form of its arguments, rows: without what has no meaning."""
-    for name, kind in KERNELS:
+    for name, kind, kernel in KERNELS:
         mean = name.startswith(("softmax", "count", "mean"))  # over no rows it has no value
         forms = ["plain", "strided"]
         if kind is np.ndarray and not writes(name):
             forms.append("readonly")
         for form in forms:
             for n in ROWS[mean:]:
-                yield pytest.param(name, kind, form, n, id=f"{name}-{kind.__module__}-{form}-{n}")
+                yield pytest.param(name, kind, kernel, form, n, id=f"{name}-{label(kind, kernel)}-{form}-{n}")
 
 
 def writes(name: str) -> bool:
     return name.endswith("_step") or name in ("affine_backward", "clip_by_norm", "convolution_backward")
 
 
-@pytest.mark.parametrize(("name", "kind", "form", "n"), list(cases()))
+@pytest.mark.parametrize(("name", "kind", "kernel", "form", "n"), list(cases()))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_kernel_equals_its_reference(name: str, kind: type, form: str, n: int, dtype: str) -> None:
+def test_kernel_equals_its_reference(name: str, kind: type, kernel: Any, form: str, n: int, dtype: str) -> None:
     function = dispatched()[name]
     move = resolve(kind.__module__.partition(".")[0]).asarray
     rng = np.random.default_rng(n)
     for host in arguments(name, n, dtype, rng):
         ours = [prepare(value, form, move) for value in host]
         theirs = [prepare(value, "plain", lambda a: a) for value in host]
-        actual, expected = function.dispatch(kind)(*ours), function.dispatch(object)(*theirs)
+        actual, expected = kernel(*ours), function.dispatch(object)(*theirs)
         pairs = list(zip(ours, theirs, strict=True)) if writes(name) else []
         results = zip(_listed(actual), _listed(expected), strict=True)
         for a, e in [*pairs, *results]:
-            if isinstance(e, np.ndarray | np.generic):
+            if isinstance(e, np.bool_):
+                assert isinstance(a, np.bool_)
+                assert a == e
+            elif isinstance(e, np.ndarray | np.generic):
                 a = to_numpy(a)
                 assert a.shape == np.shape(e)
                 assert a.dtype == e.dtype
@@ -177,16 +201,18 @@ def test_kernel_equals_its_reference(name: str, kind: type, form: str, n: int, d
                 assert a == e
 
 
-@pytest.mark.parametrize(("name", "kind"), KERNELS, ids=[f"{n}-{k.__module__}" for n, k in KERNELS])
-def test_kernel_has_the_signature_of_its_reference(name: str, kind: type) -> None:
-    function = dispatched()[name]
-    reference, kernel = (inspect.signature(function.dispatch(k)).parameters for k in (object, kind))
-    assert [(p.name, p.default) for p in kernel.values()] == [(p.name, p.default) for p in reference.values()]
+@pytest.mark.parametrize(
+    ("name", "kernel"), [(n, f) for n, _, f in KERNELS], ids=[f"{n}-{label(k, f)}" for n, k, f in KERNELS]
+)
+def test_kernel_has_the_signature_of_its_reference(name: str, kernel: Any) -> None:
+    reference = inspect.signature(dispatched()[name].dispatch(object)).parameters
+    own = inspect.signature(kernel).parameters
+    assert [(p.name, p.default) for p in own.values()] == [(p.name, p.default) for p in reference.values()]
 
 
 def test_the_kernels_are_found() -> None:
-    assert ("affine_backward", np.ndarray) in KERNELS
-    assert ("adam_step", np.ndarray) in KERNELS
+    found = {(name, label(kind, kernel)) for name, kind, kernel in KERNELS}
+    assert {("affine_backward", "numpy"), ("adam_step", "numpy")} <= found
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,0 +1,168 @@
+/* The loops, once for float and once for double: native.c includes this file with REAL, NAME, EXP, LOG and SQRT set.
+   Nothing is `restrict`: arrays that overlap are worked on element after element, as the loop says. */
+
+VECTORS void NAME(sgd)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    REAL *p = arrays[0];
+    const REAL *g = arrays[1];
+    const REAL lr = (REAL)numbers[0], decay = (REAL)numbers[1];
+    for (Py_ssize_t i = 0; i < n; i++)
+        p[i] -= lr * (g[i] + decay * p[i]);
+}
+
+VECTORS void NAME(momentum)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    REAL *p = arrays[0], *v = arrays[2];
+    const REAL *g = arrays[1];
+    const REAL lr = (REAL)numbers[0], momentum = (REAL)numbers[1], decay = (REAL)numbers[2];
+    for (Py_ssize_t i = 0; i < n; i++) {
+        v[i] = momentum * v[i] + (g[i] + decay * p[i]);
+        p[i] -= lr * v[i];
+    }
+}
+
+VECTORS void NAME(nesterov)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    REAL *p = arrays[0], *v = arrays[2];
+    const REAL *g = arrays[1];
+    const REAL lr = (REAL)numbers[0], momentum = (REAL)numbers[1], decay = (REAL)numbers[2];
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const REAL d = g[i] + decay * p[i];
+        v[i] = momentum * v[i] + d;
+        p[i] -= lr * (d + momentum * v[i]);
+    }
+}
+
+/* h <- alpha h + share g^2: AdaGrad with alpha = share = 1, RMSprop with share = 1 - alpha */
+VECTORS void NAME(rmsprop)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    REAL *p = arrays[0], *h = arrays[2];
+    const REAL *g = arrays[1];
+    const REAL lr = (REAL)numbers[0], alpha = (REAL)numbers[1], share = (REAL)numbers[2];
+    const REAL eps = (REAL)numbers[3], decay = (REAL)numbers[4];
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const REAL d = g[i] + decay * p[i];
+        h[i] = alpha * h[i] + share * (d * d);
+        p[i] -= lr * d / (SQRT(h[i]) + eps);
+    }
+}
+
+/* p <- keep p - lr m / (sqrt(v) + eps), the corrections for the first steps being in lr and eps */
+VECTORS void NAME(adam)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    REAL *p = arrays[0], *m = arrays[2], *v = arrays[3];
+    const REAL *g = arrays[1];
+    const REAL lr = (REAL)numbers[0], eps = (REAL)numbers[1], beta1 = (REAL)numbers[2], beta2 = (REAL)numbers[3];
+    const REAL rest1 = (REAL)(1.0 - numbers[2]), rest2 = (REAL)(1.0 - numbers[3]);
+    const REAL decay = (REAL)numbers[4], keep = (REAL)numbers[5];
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const REAL d = g[i] + decay * p[i];
+        m[i] = beta1 * m[i] + rest1 * d;
+        v[i] = beta2 * v[i] + rest2 * (d * d);
+        p[i] = keep * p[i] - lr * m[i] / (SQRT(v[i]) + eps);
+    }
+}
+
+VECTORS void NAME(relu)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    const REAL *x = arrays[0];
+    REAL *y = arrays[1];
+    (void)numbers;
+    for (Py_ssize_t i = 0; i < n; i++)
+        y[i] = x[i] < 0 ? 0 : x[i]; /* NaN stays */
+}
+
+VECTORS void NAME(relu_backward)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    const REAL *dy = arrays[0], *y = arrays[1];
+    REAL *dx = arrays[2];
+    (void)numbers;
+    for (Py_ssize_t i = 0; i < n; i++)
+        dx[i] = y[i] > 0 ? dy[i] : 0;
+}
+
+/* Philox4x32-10, as in functions/philox.py: every counter is worth four words, each word an element */
+VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    REAL *mask = arrays[0];
+    const uint32_t limit = (uint32_t)numbers[0];
+    const REAL scale = (REAL)numbers[1];
+    const uint32_t clock = (uint32_t)numbers[2], stream = (uint32_t)numbers[3];
+    const uint32_t key0 = (uint32_t)numbers[4], key1 = (uint32_t)numbers[5];
+    enum { LANES = 64 }; /* counters side by side, for the vectors */
+    for (Py_ssize_t first = 0; first < n; first += 4 * LANES) {
+        uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES], k0 = key0, k1 = key1;
+        for (int lane = 0; lane < LANES; lane++) {
+            c0[lane] = (uint32_t)(first / 4) + (uint32_t)lane;
+            c1[lane] = clock;
+            c2[lane] = stream;
+            c3[lane] = 0;
+        }
+        for (int round = 0; round < 10; round++) {
+            for (int lane = 0; lane < LANES; lane++) {
+                const uint64_t product0 = (uint64_t)c0[lane] * 0xD2511F53u, product1 = (uint64_t)c2[lane] * 0xCD9E8D57u;
+                c0[lane] = (uint32_t)(product1 >> 32) ^ c1[lane] ^ k0;
+                c2[lane] = (uint32_t)(product0 >> 32) ^ c3[lane] ^ k1;
+                c1[lane] = (uint32_t)product1;
+                c3[lane] = (uint32_t)product0;
+            }
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        REAL values[4 * LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            values[4 * lane] = c0[lane] >> 8 >= limit ? scale : 0;
+            values[4 * lane + 1] = c1[lane] >> 8 >= limit ? scale : 0;
+            values[4 * lane + 2] = c2[lane] >> 8 >= limit ? scale : 0;
+            values[4 * lane + 3] = c3[lane] >> 8 >= limit ? scale : 0;
+        }
+        const Py_ssize_t left = n - first < 4 * LANES ? n - first : 4 * LANES;
+        memcpy(mask + first, values, (size_t)left * sizeof(REAL));
+    }
+}
+
+/* the mean loss of n rows of logits x with the labels t; y becomes their softmax */
+static double NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t classes, const void *rows, const int64_t *t, void *out)
+{
+    const REAL *x = rows;
+    REAL *y = out;
+    double loss = 0;
+    for (Py_ssize_t i = 0; i < n; i++, x += classes, y += classes) {
+        REAL largest = x[0], sum = 0;
+        for (Py_ssize_t c = 1; c < classes; c++)
+            largest = x[c] > largest ? x[c] : largest;
+        for (Py_ssize_t c = 0; c < classes; c++)
+            sum += y[c] = EXP(x[c] - largest);
+        for (Py_ssize_t c = 0; c < classes; c++)
+            y[c] /= sum;
+        loss += LOG(sum) - (x[t[i]] - largest);
+    }
+    return loss / (double)n;
+}
+
+/* dx = (y - one_hot(t)) / n */
+static double NAME(softmax_cross_entropy_backward)(
+    Py_ssize_t n, Py_ssize_t classes, const void *rows, const int64_t *t, void *out)
+{
+    const REAL *y = rows, count = (REAL)n;
+    REAL *dx = out;
+    for (Py_ssize_t i = 0; i < n; i++)
+        for (Py_ssize_t c = 0; c < classes; c++, y++, dx++)
+            *dx = (*y - (c == t[i])) / count;
+    return 0;
+}
+
+VECTORS int NAME(is_finite)(Py_ssize_t n, const REAL *x)
+{
+    enum { LANES = 64 };
+    REAL lanes[LANES] = {0}, sum = 0;
+    Py_ssize_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int lane = 0; lane < LANES; lane++)
+            lanes[lane] += x[i + lane] * 0; /* 0, or NaN for what is not finite */
+    for (; i < n; i++)
+        sum += x[i] * 0;
+    for (int lane = 0; lane < LANES; lane++)
+        sum += lanes[lane];
+    return sum == 0;
+}

@@ -1,0 +1,190 @@
+"""NumPy arrays once more: what takes NumPy many passes over memory, as one loop in C (native.c, loops.h).
+
+`_native` is there if a C compiler was when the package was installed. Each loop stands in front of NumPy's kernel,
+which serves all that the loop was not written for, and is its attribute `behind`. NNBACKEND_NATIVE=0 leaves the loops
+out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from nnbackend.functions import (
+    dropout_mask,
+    gather,
+    is_finite,
+    relu,
+    relu_backward,
+    softmax_cross_entropy,
+    softmax_cross_entropy_backward,
+)
+from nnbackend.kernels import _native
+from nnbackend.optimizers import (
+    adagrad_step,
+    adam_step,
+    adamw_step,
+    momentum_step,
+    nesterov_step,
+    rmsprop_step,
+    sgd_step,
+)
+
+if _native.REVISION != 1:
+    raise ImportError("they were compiled from another version of their source: install the package again")
+
+HostArray: TypeAlias = np.ndarray[Any, Any]
+LOW32 = 2**32 - 1
+
+
+def _in_front_of(function: Any) -> Callable[[Callable[..., Any]], None]:
+    """Registers a kernel that may answer NotImplemented, with nothing touched: then the one so far has its turn."""
+
+    def register(loop: Callable[..., Any]) -> None:
+        numpys = function.dispatch(np.ndarray)
+
+        @functools.wraps(loop)
+        def kernel(*arguments: Any, **settings: Any) -> Any:
+            answer = loop(*arguments, **settings)
+            return numpys(*arguments, **settings) if answer is NotImplemented else answer
+
+        vars(kernel)["behind"] = numpys
+        function.register(np.ndarray, kernel)
+
+    return register
+
+
+# Of the time that a training step takes without these loops it takes, with SGD, Adam, SGD and dropout: 0.80, 0.68, 0.54
+# (784-50-10, 100 rows); 0.87, 0.67, 0.64 (784-256-128-10, 128 rows); 0.96, 0.84, 0.77 (784-1024-1024-10, 256 rows).
+
+# --- updates: of 39,760 values by SGD 2 us instead of 7, by Adam 6 instead of 43
+
+
+@_in_front_of(sgd_step)
+def _(p: HostArray, g: HostArray, lr: float, weight_decay: float = 0.0) -> Any:
+    return _native.sgd(p, g, lr, weight_decay)
+
+
+@_in_front_of(momentum_step)
+def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float, weight_decay: float = 0.0) -> Any:
+    return _native.momentum(p, g, v, lr, momentum, weight_decay)
+
+
+@_in_front_of(nesterov_step)
+def _(p: HostArray, g: HostArray, v: HostArray, lr: float, momentum: float, weight_decay: float = 0.0) -> Any:
+    return _native.nesterov(p, g, v, lr, momentum, weight_decay)
+
+
+@_in_front_of(adagrad_step)
+def _(p: HostArray, g: HostArray, h: HostArray, lr: float, eps: float, weight_decay: float = 0.0) -> Any:
+    return _native.rmsprop(p, g, h, lr, 1.0, 1.0, eps, weight_decay)
+
+
+@_in_front_of(rmsprop_step)
+def _(p: HostArray, g: HostArray, h: HostArray, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> Any:
+    return _native.rmsprop(p, g, h, lr, alpha, 1.0 - alpha, eps, weight_decay)
+
+
+@_in_front_of(adam_step)
+def _(
+    p: HostArray,
+    g: HostArray,
+    m: HostArray,
+    v: HostArray,
+    t: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float = 0.0,
+) -> Any:
+    root = (1.0 - beta2**t) ** 0.5
+    return _native.adam(p, g, m, v, lr * root / (1.0 - beta1**t), eps * root, beta1, beta2, weight_decay, 1.0)
+
+
+@_in_front_of(adamw_step)
+def _(
+    p: HostArray,
+    g: HostArray,
+    m: HostArray,
+    v: HostArray,
+    t: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> Any:
+    root, keep = (1.0 - beta2**t) ** 0.5, 1.0 - lr * weight_decay
+    return _native.adam(p, g, m, v, lr * root / (1.0 - beta1**t), eps * root, beta1, beta2, 0.0, keep)
+
+
+# --- layers and losses: masks for 100 x 50 in 6 us instead of 125, ReLU both ways in 2 instead of 7, softmax with cross
+# entropy (100 x 10) both ways in 6 instead of 12
+
+
+@_in_front_of(dropout_mask)
+def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> Any:
+    mask = np.empty_like(x)
+    limit, scale, key = round(ratio * 2**24), 1.0 / (1.0 - ratio), (seed & LOW32, seed >> 32 & LOW32)
+    done = _native.dropout_mask(mask, limit, scale, int(clock[0]) & LOW32, stream & LOW32, *key)
+    return mask if done is None else NotImplemented
+
+
+@_in_front_of(relu)
+def _(x: HostArray) -> Any:
+    y = np.empty_like(x)
+    return y if _native.relu(x, y) is None else NotImplemented
+
+
+@_in_front_of(relu_backward)
+def _(dy: HostArray, y: HostArray) -> Any:
+    dx = np.empty_like(dy)
+    return dx if _native.relu_backward(dy, y, dx) is None else NotImplemented
+
+
+@_in_front_of(softmax_cross_entropy)
+def _(
+    x: HostArray,
+    t: HostArray,
+    weight: HostArray | None = None,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+) -> Any:
+    if weight is not None or class_weight is not None or label_smoothing:
+        return NotImplemented
+    y = np.empty_like(x)
+    loss = _native.softmax_cross_entropy(x, t, y)
+    return loss if loss is NotImplemented else (np.asarray(loss, x.dtype), y)
+
+
+@_in_front_of(softmax_cross_entropy_backward)
+def _(
+    y: HostArray,
+    t: HostArray,
+    weight: HostArray | None = None,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+) -> Any:
+    if weight is not None or class_weight is not None or label_smoothing:
+        return NotImplemented
+    dx = np.empty_like(y)
+    return NotImplemented if _native.softmax_cross_entropy_backward(y, t, dx) is NotImplemented else dx
+
+
+# --- data: 100 rows of MNIST in 20 us instead of 27; all of it looked through in 5 ms instead of 8
+
+
+@_in_front_of(gather)
+def _(x: HostArray, rows: HostArray) -> Any:
+    out = np.empty((*rows.shape, *x.shape[1:]), x.dtype)
+    return out if _native.gather(x, rows, out) is None else NotImplemented
+
+
+@_in_front_of(is_finite)
+def _(x: HostArray) -> Any:
+    finite = _native.is_finite(x)
+    return finite if finite is NotImplemented else np.bool_(finite)

@@ -1,0 +1,286 @@
+"""The loops in C: what they take, what they leave to NumPy, and that they leave no trace when they do."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kernels.test_kernels import KERNELS, arguments
+
+import nnbackend as nn
+from nnbackend import functions, optimizers
+
+native = pytest.importorskip("nnbackend.kernels._native", reason="the package was built without a C compiler")
+
+LOOPS = {name: kernel for name, _, kernel in KERNELS if hasattr(kernel, "behind")}
+STUB = Path(nn.__file__).parent / "kernels" / "_native.pyi"
+ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
+    "sgd": (2, 2, {0}),
+    "momentum": (3, 3, {0, 2}),
+    "nesterov": (3, 3, {0, 2}),
+    "rmsprop": (3, 5, {0, 2}),
+    "adam": (4, 6, {0, 2, 3}),
+    "dropout_mask": (1, 6, {0}),
+    "relu": (2, 0, {1}),
+    "relu_backward": (3, 0, {2}),
+}
+LABELLED = {"softmax_cross_entropy": {2}, "softmax_cross_entropy_backward": {2}}
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
+    """Arrays that the loop takes."""
+    rng = np.random.default_rng(0)
+    if name in ELEMENTWISE:
+        return [np.abs(rng.standard_normal((6, 5))).astype(dtype) for _ in range(ELEMENTWISE[name][0])]
+    if name == "is_finite":
+        return [rng.standard_normal((6, 5)).astype(dtype)]
+    if name == "gather":
+        return [rng.standard_normal((9, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((6, 5), dtype)]
+    return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 5, 6), np.zeros((6, 5), dtype)]
+
+
+def numbers_for(name: str) -> list[float]:
+    return [0.5] * ELEMENTWISE[name][1] if name in ELEMENTWISE else []
+
+
+NAMES = [*ELEMENTWISE, *LABELLED, "gather", "is_finite"]
+
+
+def written(name: str) -> set[int]:
+    return ELEMENTWISE[name][2] if name in ELEMENTWISE else set() if name == "is_finite" else {2}
+
+
+def refused(name: str, arrays: list[Any]) -> bool:
+    """Did the loop answer NotImplemented, and leave every array as it was?"""
+    before = [np.array(a, copy=True) for a in arrays]
+    answer = getattr(native, name)(*arrays, *numbers_for(name))
+    for array, copy in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    return answer is NotImplemented
+
+
+def test_the_stub_lists_what_the_module_has() -> None:
+    declared = {node.name for node in ast.parse(STUB.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert declared == set(NAMES) == {name for name in dir(native) if not name.startswith("_")} - {"REVISION"}
+
+
+# --- what they take ----------------------------------------------------------------------------------------------
+
+
+@DTYPES
+@pytest.mark.parametrize("name", sorted(LOOPS))
+def test_a_loop_takes_plain_arrays(name: str, dtype: str) -> None:
+    """Otherwise NumPy's kernel would pass all the tests in its place."""
+    plain = arguments(name, 100, dtype, np.random.default_rng(0))[0]
+    answer = LOOPS[name].__wrapped__(*plain)
+    assert answer is not NotImplemented
+
+
+@DTYPES
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_only_read_may_be_read_only(name: str, dtype: str) -> None:
+    arrays = arrays_for(name, dtype)
+    for i in set(range(len(arrays))) - written(name):
+        arrays[i].flags.writeable = False
+    assert getattr(native, name)(*arrays, *numbers_for(name)) is not NotImplemented
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 200])
+def test_is_finite_sees_every_element(size: int, dtype: str) -> None:
+    x = np.full(size, np.finfo(dtype).max, dtype)  # their sum is infinite; they are not
+    assert native.is_finite(x) is True
+    for i in range(size):
+        for bad in (np.nan, np.inf, -np.inf):
+            spoiled = x.copy()
+            spoiled[i] = bad
+            assert native.is_finite(spoiled) is False
+
+
+@DTYPES
+def test_not_a_number_stays_one(dtype: str) -> None:
+    x, none = np.array([np.nan, -np.inf, -1.0, 0.0, np.inf], dtype), np.zeros(5, dtype)
+    np.testing.assert_array_equal(functions.relu(x), np.array([np.nan, 0.0, 0.0, 0.0, np.inf], dtype))
+    np.testing.assert_array_equal(functions.relu_backward(x, none), none)
+    loss, y = functions.softmax_cross_entropy(np.array([[0.0, np.nan], [np.nan, 0.0]], dtype), np.array([0, 1]))
+    assert np.isnan(loss)
+    assert np.isnan(y).all()
+
+
+@DTYPES
+def test_softmax_of_large_numbers_does_not_overflow(dtype: str) -> None:
+    far = np.finfo(dtype).max / 4
+    x = np.array([[far, 0.0, -far], [-far, -far, -far]], dtype)
+    loss, y = functions.softmax_cross_entropy(x, np.array([0, 2]))
+    np.testing.assert_allclose(y, [[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(loss, np.log(3) / 2, rtol=1e-6)
+    assert (loss.shape, loss.dtype) == ((), x.dtype)
+
+
+def test_arrays_that_overlap_are_worked_on_in_order() -> None:
+    x = np.linspace(-1, 1, 100, dtype="float32")
+    expected = functions.relu(x)
+    native.relu(x, x)
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_the_interpreter_is_free_while_a_loop_runs() -> None:
+    """Two loops at a time: a count in another thread goes on."""
+    code = """
+import sys, threading
+import numpy as np
+from nnbackend.kernels import _native
+sys.setswitchinterval(60)  # only a loop that lets go of the lock lets the other thread run
+mask, counted, done = np.empty(2**24, "float32"), [0], threading.Event()
+def count():
+    while not done.is_set():
+        counted[0] += 1
+        done.wait(0.001)
+thread = threading.Thread(target=count)
+thread.start()
+while counted[0] < 3:
+    _native.dropout_mask(mask, 1, 1.0, 0, 0, 0, 0)
+done.set()
+thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# --- what they do not take -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "form", ["strided", "readonly", "byteorder", "half", "integer", "object", "misaligned", "list"]
+)
+def test_other_arrays_are_refused_untouched(name: str, form: str) -> None:
+    places = written(name) if form == "readonly" else range(len(arrays_for(name)))
+    for i in places:
+        arrays: list[Any] = arrays_for(name)
+        match form:
+            case "strided":
+                arrays[i] = np.repeat(arrays[i], 2, axis=-1)[..., ::2]
+            case "readonly":
+                arrays[i].flags.writeable = False
+            case "byteorder":
+                arrays[i] = arrays[i].astype(arrays[i].dtype.newbyteorder())
+            case "half":
+                arrays[i] = arrays[i].astype("float16")
+            case "integer":
+                arrays[i] = arrays[i].astype("int32")
+            case "object":
+                arrays[i] = arrays[i].astype(object)
+            case "misaligned":
+                room = np.zeros(arrays[i].nbytes + 1, "uint8")[1:]
+                moved = room.view(arrays[i].dtype).reshape(arrays[i].shape)
+                moved[...] = arrays[i]
+                arrays[i] = moved
+            case "list":
+                arrays[i] = arrays[i].tolist()
+        assert refused(name, arrays), f"argument {i}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "is_finite"])
+def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
+    for i in range(len(arrays_for(name))):
+        for shape in ((7, 5), (5, 6), (30,), (6, 5, 1), ()):
+            if (name == "gather" and i == 0 and shape == (7, 5)) or len(arrays_for(name)) == 1:
+                continue
+            arrays = arrays_for(name)
+            arrays[i] = np.zeros(shape, arrays[i].dtype)
+            assert refused(name, arrays), f"argument {i} of shape {shape}"
+        if name in ELEMENTWISE and len(arrays_for(name)) > 1:
+            arrays = arrays_for(name)
+            arrays[i] = arrays[i].astype("float64")
+            assert refused(name, arrays)
+
+
+@pytest.mark.parametrize("name", [*LABELLED, "gather"])
+@pytest.mark.parametrize("label", [-1, 9, 2**40, -(2**63)])
+def test_rows_and_labels_out_of_range_are_refused(name: str, label: int) -> None:
+    arrays = arrays_for(name)
+    arrays[1][-1] = label
+    assert refused(name, arrays)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_refusal_keeps_no_hold_of_an_array(name: str) -> None:
+    """The memory of a bytearray cannot grow while anybody holds on to it."""
+    rooms = [bytearray(a.tobytes()) for a in arrays_for(name)]
+    views = [
+        memoryview(room).cast("B").cast("f" if a.dtype == np.float32 else "q", a.shape)
+        for room, a in zip(rooms, arrays_for(name), strict=True)
+    ]
+    call = getattr(native, name)
+    assert call(*views, *numbers_for(name)) is not NotImplemented
+    for i in range(len(views)):
+        assert call(*views[:i], b"no", *views[i + 1 :], *numbers_for(name)) is NotImplemented
+    del views
+    for room in rooms:
+        room.append(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_calls_say_what_is_wrong(name: str) -> None:
+    call, arrays, numbers = getattr(native, name), arrays_for(name), numbers_for(name)
+    expected = len(arrays) + len(numbers)
+    with pytest.raises(TypeError, match=f"expected {expected} arguments?, got {expected + 1}"):
+        call(*arrays, *numbers, 1.0)
+    with pytest.raises(TypeError, match=f"expected {expected} arguments?, got 0"):
+        call()
+    if numbers:
+        with pytest.raises(TypeError, match="must be real number, not str"):
+            call(*arrays, *numbers[:-1], "1")
+
+
+def test_what_a_loop_refuses_numpy_does() -> None:
+    x, t = arrays_for("softmax_cross_entropy", "float64")[:2]
+    loss, y = functions.softmax_cross_entropy(x, t)
+    again, z = functions.softmax_cross_entropy(x, t.astype("int16"))
+    np.testing.assert_allclose(again, loss)
+    np.testing.assert_allclose(z, y)
+    with pytest.raises(IndexError, match="out of bounds"):
+        functions.softmax_cross_entropy(x, t + 5)
+    with pytest.raises(IndexError, match="out of bounds"):
+        functions.gather(x, np.array([6]))
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        optimizers.sgd_step(frozen, np.ones(3), 0.1)
+    half = np.ones(3, "float16")
+    optimizers.sgd_step(half, half.copy(), 0.5)
+    np.testing.assert_array_equal(half, np.full(3, 0.5, "float16"))
+
+
+# --- with and without them ------------------------------------------------------------------------------------------
+
+TRAINING = """
+import json, sys
+import nnbackend as nn
+x, t = nn.datasets.spiral(seed=0)
+layers = [nn.Affine(2, 20), nn.ReLU(), nn.Dropout(0.2), nn.Affine(20, 3)]
+net = nn.Network(layers, dtype="float64", seed=1, backend="numpy")
+for optimizer in (nn.SGD(), nn.Momentum(), nn.Nesterov(), nn.AdaGrad(), nn.RMSprop(), nn.Adam(), nn.AdamW()):
+    nn.Trainer(net, optimizer, batch_size=32).fit(x, t, 2)
+values = [value for name in net.params for value in net.params[name].ravel().tolist()]
+print(json.dumps(["nnbackend.kernels._native" in sys.modules, values]))
+"""
+
+
+def test_training_is_the_same_without_them() -> None:
+    outcomes = []
+    for setting in ("1", "0"):
+        environment = os.environ | {"NNBACKEND_NATIVE": setting}
+        done = subprocess.run([sys.executable, "-c", TRAINING], env=environment, capture_output=True, check=True)
+        outcomes.append(json.loads(done.stdout))
+    (with_loops, ours), (without, numpys) = outcomes
+    assert (with_loops, without) == (True, False)
+    np.testing.assert_allclose(ours, numpys, rtol=1e-9, atol=1e-12)  # rounding, grown in 140 steps
