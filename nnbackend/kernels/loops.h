@@ -121,6 +121,23 @@ VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *const *arrays, const double 
     }
 }
 
+/* y <- y + b, for every row of y */
+VECTORS void NAME(add_bias)(Py_ssize_t n, Py_ssize_t columns, REAL *y, REAL *b)
+{
+    for (Py_ssize_t i = 0; i < n; i++, y += columns)
+        for (Py_ssize_t c = 0; c < columns; c++)
+            y[c] += b[c];
+}
+
+/* db <- the sum of the rows of dy */
+VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db)
+{
+    memset(db, 0, (size_t)columns * sizeof(REAL));
+    for (Py_ssize_t i = 0; i < n; i++, dy += columns)
+        for (Py_ssize_t c = 0; c < columns; c++)
+            db[c] += dy[c];
+}
+
 /* the mean loss of n rows of logits x with the labels t; y becomes their softmax */
 static double NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t classes, const void *rows, const int64_t *t, void *out)
 {

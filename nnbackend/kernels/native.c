@@ -156,6 +156,48 @@ static PyObject *labelled(PyObject *const *args, Py_ssize_t given, int arrays, L
     return suited ? PyFloat_FromDouble(result) : not_implemented();
 }
 
+/* y, (n, columns), and b, (columns,), of which one is written. None, or NotImplemented. */
+static PyObject *matrix_and_row(
+    PyObject *const *args, Py_ssize_t given, int write, void (*single)(Py_ssize_t, Py_ssize_t, float *, float *),
+    void (*twice)(Py_ssize_t, Py_ssize_t, double *, double *))
+{
+    Py_buffer views[2];
+    if (given != 2)
+        return PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", given);
+    for (int i = 0; i < 2; i++)
+        if (!borrow(args[i], i == write, i ? views[0].format : "fd", &views[i])) {
+            release(views, i);
+            return not_implemented();
+        }
+    const int suited = views[0].ndim == 2 && views[1].ndim == 1 && views[1].shape[0] == views[0].shape[1];
+    if (suited) {
+        const Py_ssize_t n = views[0].shape[0], columns = views[0].shape[1];
+        const int is_float = views[0].format[0] == 'f';
+        Py_BEGIN_ALLOW_THREADS
+        if (is_float)
+            single(n, columns, views[0].buf, views[1].buf);
+        else
+            twice(n, columns, views[0].buf, views[1].buf);
+        Py_END_ALLOW_THREADS
+    }
+    release(views, 2);
+    if (!suited)
+        return not_implemented();
+    Py_RETURN_NONE;
+}
+
+static PyObject *add_bias(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return matrix_and_row(args, given, 0, add_bias_float, add_bias_double);
+}
+
+static PyObject *sum_rows(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return matrix_and_row(args, given, 1, sum_rows_float, sum_rows_double);
+}
+
 /* Row after row, the next one on its way from memory while this one is copied. Each comes from another place, where no
    processor looks for it by itself. */
 static void copy_rows(char *out, const char *x, const int64_t *rows, Py_ssize_t count, Py_ssize_t bytes)
@@ -254,6 +296,8 @@ static PyMethodDef methods[] = {
     METHOD(rmsprop, "(p, g, h, lr, alpha, share, eps, decay)"),
     METHOD(adam, "(p, g, m, v, lr, eps, beta1, beta2, decay, keep)"),
     METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
+    METHOD(add_bias, "(y, b)"),
+    METHOD(sum_rows, "(dy, db)"),
     METHOD(relu, "(x, y)"),
     METHOD(relu_backward, "(dy, y, dx)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),

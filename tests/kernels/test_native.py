@@ -32,6 +32,7 @@ ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
     "relu_backward": (3, 0, {2}),
 }
 LABELLED = {"softmax_cross_entropy": {2}, "softmax_cross_entropy_backward": {2}}
+ROWWISE = {"add_bias": {0}, "sum_rows": {1}}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -40,6 +41,8 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     if name in ELEMENTWISE:
         return [np.abs(rng.standard_normal((6, 5))).astype(dtype) for _ in range(ELEMENTWISE[name][0])]
+    if name in ROWWISE:
+        return [rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(5).astype(dtype)]
     if name == "is_finite":
         return [rng.standard_normal((6, 5)).astype(dtype)]
     if name == "gather":
@@ -51,11 +54,13 @@ def numbers_for(name: str) -> list[float]:
     return [0.5] * ELEMENTWISE[name][1] if name in ELEMENTWISE else []
 
 
-NAMES = [*ELEMENTWISE, *LABELLED, "gather", "is_finite"]
+NAMES = [*ELEMENTWISE, *ROWWISE, *LABELLED, "gather", "is_finite"]
 
 
 def written(name: str) -> set[int]:
-    return ELEMENTWISE[name][2] if name in ELEMENTWISE else set() if name == "is_finite" else {2}
+    if name in ELEMENTWISE:
+        return ELEMENTWISE[name][2]
+    return {**ROWWISE, "is_finite": set[int]()}.get(name, {2})
 
 
 def refused(name: str, arrays: list[Any]) -> bool:
@@ -192,7 +197,7 @@ def test_other_arrays_are_refused_untouched(name: str, form: str) -> None:
 def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
     for i in range(len(arrays_for(name))):
         for shape in ((7, 5), (5, 6), (30,), (6, 5, 1), ()):
-            if (name == "gather" and i == 0 and shape == (7, 5)) or len(arrays_for(name)) == 1:
+            if (name in (*ROWWISE, "gather") and (i, shape) == (0, (7, 5))) or len(arrays_for(name)) == 1:
                 continue
             arrays = arrays_for(name)
             arrays[i] = np.zeros(shape, arrays[i].dtype)
