@@ -15,8 +15,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = "nnbackend/kernels"
-# loops become vectors only where neither errno nor a floating-point exception can be asked for afterwards
-OPTIONS = [] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+# the first three make vectors of loops (for which neither errno nor a floating-point exception may be asked for
+# afterwards), the last keeps products and sums apart: the bits are then those of every other processor, and NumPy's
+UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+OPTIONS = [] if sys.platform == "win32" else UNIX
 
 
 class NativeHook(BuildHookInterface):

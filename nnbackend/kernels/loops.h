@@ -1,5 +1,6 @@
 /* The loops, once for float and once for double: native.c includes this file with REAL, NAME, EXP, LOG and SQRT set.
-   Nothing is `restrict`: arrays that overlap are worked on element after element, as the loop says. */
+   Nothing is `restrict`: arrays that overlap are worked on element after element, as the loop says. The updates round
+   where NumPy's kernels do, so that both give the same bits. */
 
 VECTORS void NAME(sgd)(Py_ssize_t n, void *const *arrays, const double *numbers)
 {
@@ -43,7 +44,7 @@ VECTORS void NAME(rmsprop)(Py_ssize_t n, void *const *arrays, const double *numb
     for (Py_ssize_t i = 0; i < n; i++) {
         const REAL d = g[i] + decay * p[i];
         h[i] = alpha * h[i] + share * (d * d);
-        p[i] -= lr * d / (SQRT(h[i]) + eps);
+        p[i] -= lr * (d / (SQRT(h[i]) + eps));
     }
 }
 
@@ -59,7 +60,7 @@ VECTORS void NAME(adam)(Py_ssize_t n, void *const *arrays, const double *numbers
         const REAL d = g[i] + decay * p[i];
         m[i] = beta1 * m[i] + rest1 * d;
         v[i] = beta2 * v[i] + rest2 * (d * d);
-        p[i] = keep * p[i] - lr * m[i] / (SQRT(v[i]) + eps);
+        p[i] = keep * p[i] - lr * (m[i] / (SQRT(v[i]) + eps));
     }
 }
 
@@ -82,9 +83,9 @@ VECTORS void NAME(relu_backward)(Py_ssize_t n, void *const *arrays, const double
 }
 
 /* Philox4x32-10, as in functions/philox.py: every counter is worth four words, each word an element */
-VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *const *arrays, const double *numbers)
+VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
 {
-    REAL *mask = arrays[0];
+    REAL *mask = out;
     const uint32_t limit = (uint32_t)numbers[0];
     const REAL scale = (REAL)numbers[1];
     const uint32_t clock = (uint32_t)numbers[2], stream = (uint32_t)numbers[3];
@@ -182,4 +183,38 @@ VECTORS int NAME(is_finite)(Py_ssize_t n, const REAL *x)
     for (int lane = 0; lane < LANES; lane++)
         sum += lanes[lane];
     return sum == 0;
+}
+
+/* dx, zeros so far, gains dy where a window has the first element that equals its maximum. deltas, images: the shapes of
+   dy and y, and of x and dx, (c, h, w, n) */
+VECTORS void NAME(max_pooling_backward)(
+    const Py_ssize_t *deltas, const Py_ssize_t *images, void *const *arrays, const double *numbers)
+{
+    const REAL *all_dy = arrays[0], *all_x = arrays[1], *all_y = arrays[2];
+    REAL *all_dx = arrays[3];
+    const Py_ssize_t height = (Py_ssize_t)numbers[0], width = (Py_ssize_t)numbers[1];
+    const Py_ssize_t down = (Py_ssize_t)numbers[2], right = (Py_ssize_t)numbers[3], n = deltas[3];
+    enum { LANES = 64 };
+    for (Py_ssize_t window = 0; window < deltas[0] * deltas[1] * deltas[2]; window++) {
+        const Py_ssize_t line = window / deltas[2], top = line % deltas[1] * down, left = window % deltas[2] * right;
+        const Py_ssize_t corner = ((line / deltas[1] * images[1] + top) * images[2] + left) * n;
+        for (Py_ssize_t first = 0; first < n; first += LANES) {
+            const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
+            const REAL *dy = all_dy + window * n + first, *y = all_y + window * n + first;
+            REAL rest[LANES]; /* of dy, that has not found its element */
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                rest[lane] = dy[lane];
+            for (Py_ssize_t i = 0; i < height; i++)
+                for (Py_ssize_t j = 0; j < width; j++) {
+                    const Py_ssize_t place = corner + (i * images[2] + j) * n + first;
+                    const REAL *x = all_x + place;
+                    REAL *dx = all_dx + place;
+                    for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                        const int hit = x[lane] == y[lane];
+                        dx[lane] += hit ? rest[lane] : 0;
+                        rest[lane] = hit ? 0 : rest[lane];
+                    }
+                }
+        }
+    }
 }

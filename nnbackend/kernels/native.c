@@ -1,11 +1,12 @@
 /* Loops that NumPy has to make in many passes over memory, as the Python module _native.
 
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
-   not what its loop is written for: aligned and contiguous, float32 or float64 throughout, of one shape (labels:
-   int64, one a row, each one of the classes). The interpreter lock is free while a loop runs. */
+   not what its loop is written for: aligned, without gaps, float32 or float64 throughout, of shapes that belong
+   together, row numbers and labels int64 and in range. The interpreter lock is free while a loop runs. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,6 +16,12 @@
 #define VECTORS __attribute__((target_clones("avx512f", "avx2", "default"))) static
 #else
 #define VECTORS static
+#endif
+
+#ifdef __GNUC__
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) (void)(address)
 #endif
 
 #define REAL float
@@ -35,42 +42,48 @@
 #define SQRT sqrt
 #include "loops.h"
 
-#ifdef __GNUC__
-#define PREFETCH(address) __builtin_prefetch(address)
-#else
-#define PREFETCH(address) (void)(address)
-#endif
+/* --- arguments ------------------------------------------------------------------------------------------------ */
 
-#define INT64 (sizeof(long) == 8 ? "lq" : "q") /* as the buffer protocol spells it */
 enum { MOST_ARRAYS = 4, MOST_NUMBERS = 6 };
 
-typedef void Elementwise(Py_ssize_t, void *const *, const double *);
-typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
+typedef struct {
+    int count;
+    Py_buffer views[MOST_ARRAYS];
+    double numbers[MOST_NUMBERS];
+} Arguments;
 
-static PyObject *not_implemented(void)
+static PyObject *refusal(void)
 {
     Py_INCREF(Py_NotImplemented);
     return Py_NotImplemented;
 }
 
-static void release(Py_buffer *views, Py_ssize_t count)
+static void release(Arguments *a)
 {
-    while (count-- > 0)
-        PyBuffer_Release(&views[count]);
+    while (a->count > 0)
+        PyBuffer_Release(&a->views[--a->count]);
 }
 
-/* The memory of one array, if it is contiguous, aligned, and of one of these formats. */
-static int borrow(PyObject *array, int write, const char *formats, Py_buffer *view)
+/* Let go of the arrays; None if the loop has run. */
+static PyObject *finish(Arguments *a, int done)
 {
-    if (PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (write ? PyBUF_WRITABLE : 0))) {
-        PyErr_Clear();
-        return 0;
-    }
-    if (view->format && view->format[0] && !view->format[1] && strchr(formats, view->format[0]) &&
-        (uintptr_t)view->buf % (uintptr_t)view->itemsize == 0)
-        return 1;
-    PyBuffer_Release(view);
-    return 0;
+    release(a);
+    if (!done)
+        return refusal();
+    Py_RETURN_NONE;
+}
+
+/* Do the elements fill one run of memory, in whatever order of the axes? */
+static int dense(const Py_buffer *view)
+{
+    Py_ssize_t run = view->itemsize;
+    for (int round = 0; round < view->ndim; round++)
+        for (int axis = 0; axis < view->ndim; axis++)
+            if (view->shape[axis] > 1 && view->strides[axis] == run) {
+                run *= view->shape[axis];
+                break;
+            }
+    return run == view->len || view->len == 0;
 }
 
 static int same_shape(const Py_buffer *a, const Py_buffer *b)
@@ -81,121 +94,218 @@ static int same_shape(const Py_buffer *a, const Py_buffer *b)
     return same;
 }
 
-static int within(const int64_t *numbers, Py_ssize_t count, Py_ssize_t end)
+static int same_layout(const Py_buffer *a, const Py_buffer *b)
 {
+    int same = same_shape(a, b);
+    for (int axis = 0; same && axis < a->ndim; axis++)
+        same = a->shape[axis] <= 1 || a->strides[axis] == b->strides[axis];
+    return same;
+}
+
+/* The elements of an array are all in [0, end). */
+static int within(const Py_buffer *view, Py_ssize_t end)
+{
+    const int64_t *numbers = view->buf;
     int inside = 1;
-    for (Py_ssize_t i = 0; i < count; i++)
+    for (Py_ssize_t i = 0; i < view->len / view->itemsize; i++)
         inside &= numbers[i] >= 0 && numbers[i] < end;
     return inside;
 }
 
-/* A loop over arrays of one shape; writes: a bit for each array that it changes. None, or NotImplemented. */
-static PyObject *elementwise(
-    PyObject *const *args, Py_ssize_t given, int arrays, int writes, int numbers, Elementwise *single, Elementwise *twice)
+/* One array of the right kind: 'r' float32 or float64, 'n' a number of any of our types (each as the first array, if
+   that is of this kind), 'i' int64. */
+static int borrow(Arguments *a, PyObject *array, char kind, int layout)
 {
-    Py_buffer views[MOST_ARRAYS];
-    void *memory[MOST_ARRAYS];
-    double values[MOST_NUMBERS];
-    if (given != arrays + numbers)
-        return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", arrays + numbers, given);
-    for (int i = 0; i < numbers; i++) {
-        values[i] = PyFloat_AsDouble(args[arrays + i]);
-        if (values[i] == -1 && PyErr_Occurred())
-            return NULL;
+    const char *int64 = sizeof(long) == 8 ? "lq" : "q"; /* as the buffer protocol spells it */
+    const char *formats = kind == 'i' ? int64 : a->count ? a->views[0].format : kind == 'r' ? "fd" : "fdlq";
+    Py_buffer *view = &a->views[a->count];
+    if (PyObject_GetBuffer(array, view, layout | PyBUF_FORMAT)) {
+        PyErr_Clear();
+        return 0;
     }
-    for (int i = 0; i < arrays; i++) {
-        if (!borrow(args[i], writes >> i & 1, i ? views[0].format : "fd", &views[i])) {
-            release(views, i);
-            return not_implemented();
-        }
-        if (!same_shape(&views[i], &views[0])) {
-            release(views, i + 1);
-            return not_implemented();
-        }
-        memory[i] = views[i].buf;
-    }
-    const Py_ssize_t size = views[0].len / views[0].itemsize;
-    Elementwise *loop = views[0].format[0] == 'f' ? single : twice;
-    Py_BEGIN_ALLOW_THREADS
-    loop(size, memory, values);
-    Py_END_ALLOW_THREADS
-    release(views, arrays);
-    Py_RETURN_NONE;
+    a->count++;
+    const char *format = view->format;
+    return format && format[0] && !format[1] && strchr(formats, format[0]) &&
+           (uintptr_t)view->buf % (uintptr_t)view->itemsize == 0;
 }
 
-/* A loop over rows, (n, classes), and their labels, (n,), which may write an array like the rows. A float, or
-   NotImplemented. */
-static PyObject *labelled(PyObject *const *args, Py_ssize_t given, int arrays, Labelled *single, Labelled *twice)
+/* All arguments: a letter in `kinds` for each array (see `borrow`), `writes` a bit for each that the loop changes. 1, or
+   0 for arrays that are not what the loop takes, or -1 with an exception set. */
+static int parse(
+    Arguments *a, PyObject *const *args, Py_ssize_t given, const char *kinds, int writes, int numbers, int layout)
 {
-    Py_buffer views[3];
-    double result = 0;
-    if (given != arrays)
-        return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", arrays, given);
-    if (!borrow(args[0], 0, "fd", &views[0]))
-        return not_implemented();
-    if (!borrow(args[1], 0, INT64, &views[1])) {
-        release(views, 1);
-        return not_implemented();
+    const int arrays = (int)strlen(kinds);
+    a->count = 0;
+    if (given != arrays + numbers) {
+        PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", arrays + numbers, given);
+        return -1;
     }
-    if (arrays == 3 && !borrow(args[2], 1, views[0].format, &views[2])) {
-        release(views, 2);
-        return not_implemented();
+    for (int i = 0; i < numbers; i++) {
+        a->numbers[i] = PyFloat_AsDouble(args[arrays + i]);
+        if (a->numbers[i] == -1 && PyErr_Occurred())
+            return -1;
     }
-    int suited = views[0].ndim == 2 && views[1].ndim == 1 && views[1].shape[0] == views[0].shape[0] &&
-                 views[0].len > 0 && (arrays < 3 || same_shape(&views[2], &views[0]));
+    for (int i = 0; i < arrays; i++)
+        if (!borrow(a, args[i], kinds[i], layout | (writes >> i & 1 ? PyBUF_WRITABLE : 0))) {
+            release(a);
+            return 0;
+        }
+    return 1;
+}
+
+static int is_float(const Arguments *a)
+{
+    return a->views[0].format[0] == 'f';
+}
+
+/* --- loops over elements --------------------------------------------------------------------------------------- */
+
+typedef void Elementwise(Py_ssize_t, void *const *, const double *);
+
+static PyObject *elementwise(
+    PyObject *const *args, Py_ssize_t given, const char *kinds, int writes, int numbers, Elementwise *single,
+    Elementwise *twice)
+{
+    Arguments a;
+    void *memory[MOST_ARRAYS];
+    int suited = parse(&a, args, given, kinds, writes, numbers, PyBUF_STRIDES);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    suited = dense(&a.views[0]);
+    for (int i = 0; i < a.count; i++) {
+        suited &= same_layout(&a.views[i], &a.views[0]);
+        memory[i] = a.views[i].buf;
+    }
     if (suited) {
-        const Py_ssize_t n = views[0].shape[0], classes = views[0].shape[1];
-        Labelled *loop = views[0].format[0] == 'f' ? single : twice;
+        const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
+        Elementwise *loop = is_float(&a) ? single : twice;
         Py_BEGIN_ALLOW_THREADS
-        suited = within(views[1].buf, n, classes);
-        if (suited)
-            result = loop(n, classes, views[0].buf, views[1].buf, arrays == 3 ? views[2].buf : NULL);
+        loop(size, memory, a.numbers);
         Py_END_ALLOW_THREADS
     }
-    release(views, arrays);
-    return suited ? PyFloat_FromDouble(result) : not_implemented();
+    return finish(&a, suited);
 }
 
-/* y, (n, columns), and b, (columns,), of which one is written. None, or NotImplemented. */
+#define ELEMENTWISE(name, kinds, writes, numbers)                                                       \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                    \
+    {                                                                                                   \
+        (void)module;                                                                                   \
+        return elementwise(args, given, kinds, writes, numbers, name##_float, name##_double);           \
+    }
+
+ELEMENTWISE(sgd, "rr", 1, 2)
+ELEMENTWISE(momentum, "rrr", 1 | 4, 3)
+ELEMENTWISE(nesterov, "rrr", 1 | 4, 3)
+ELEMENTWISE(rmsprop, "rrr", 1 | 4, 5)
+ELEMENTWISE(adam, "rrrr", 1 | 4 | 8, 6)
+ELEMENTWISE(relu, "rr", 2, 0)
+ELEMENTWISE(relu_backward, "rrr", 4, 0)
+
+/* An element's place counts here: in C order. */
+static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    const int suited = parse(&a, args, given, "r", 1, 6, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    void *mask = a.views[0].buf;
+    const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
+    Py_BEGIN_ALLOW_THREADS
+    (is_float(&a) ? dropout_mask_float : dropout_mask_double)(size, mask, a.numbers);
+    Py_END_ALLOW_THREADS
+    return finish(&a, 1);
+}
+
+static PyObject *is_finite(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    int finite = 0;
+    (void)module;
+    int suited = parse(&a, args, given, "r", 0, 0, PyBUF_STRIDES);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    suited = dense(&a.views[0]);
+    if (suited) {
+        const void *x = a.views[0].buf;
+        const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
+        Py_BEGIN_ALLOW_THREADS
+        finite = is_float(&a) ? is_finite_float(size, x) : is_finite_double(size, x);
+        Py_END_ALLOW_THREADS
+    }
+    release(&a);
+    return suited ? PyBool_FromLong(finite) : refusal();
+}
+
+/* --- loops over rows ------------------------------------------------------------------------------------------- */
+
+/* y, (n, columns), and b, (columns,), of which one is written */
 static PyObject *matrix_and_row(
-    PyObject *const *args, Py_ssize_t given, int write, void (*single)(Py_ssize_t, Py_ssize_t, float *, float *),
+    PyObject *const *args, Py_ssize_t given, int writes, void (*single)(Py_ssize_t, Py_ssize_t, float *, float *),
     void (*twice)(Py_ssize_t, Py_ssize_t, double *, double *))
 {
-    Py_buffer views[2];
-    if (given != 2)
-        return PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", given);
-    for (int i = 0; i < 2; i++)
-        if (!borrow(args[i], i == write, i ? views[0].format : "fd", &views[i])) {
-            release(views, i);
-            return not_implemented();
-        }
-    const int suited = views[0].ndim == 2 && views[1].ndim == 1 && views[1].shape[0] == views[0].shape[1];
+    Arguments a;
+    int suited = parse(&a, args, given, "rr", writes, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *y = &a.views[0], *b = &a.views[1];
+    suited = y->ndim == 2 && b->ndim == 1 && b->shape[0] == y->shape[1];
     if (suited) {
-        const Py_ssize_t n = views[0].shape[0], columns = views[0].shape[1];
-        const int is_float = views[0].format[0] == 'f';
         Py_BEGIN_ALLOW_THREADS
-        if (is_float)
-            single(n, columns, views[0].buf, views[1].buf);
+        if (is_float(&a))
+            single(y->shape[0], y->shape[1], y->buf, b->buf);
         else
-            twice(n, columns, views[0].buf, views[1].buf);
+            twice(y->shape[0], y->shape[1], y->buf, b->buf);
         Py_END_ALLOW_THREADS
     }
-    release(views, 2);
-    if (!suited)
-        return not_implemented();
-    Py_RETURN_NONE;
+    return finish(&a, suited);
 }
 
 static PyObject *add_bias(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     (void)module;
-    return matrix_and_row(args, given, 0, add_bias_float, add_bias_double);
+    return matrix_and_row(args, given, 1, add_bias_float, add_bias_double);
 }
 
 static PyObject *sum_rows(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     (void)module;
-    return matrix_and_row(args, given, 1, sum_rows_float, sum_rows_double);
+    return matrix_and_row(args, given, 2, sum_rows_float, sum_rows_double);
+}
+
+/* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
+typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
+
+static PyObject *labelled(PyObject *const *args, Py_ssize_t given, Labelled *single, Labelled *twice)
+{
+    Arguments a;
+    double answer = 0;
+    int suited = parse(&a, args, given, "rir", 4, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *t = &a.views[1], *out = &a.views[2];
+    suited = x->ndim == 2 && x->len > 0 && t->ndim == 1 && t->shape[0] == x->shape[0] && same_shape(out, x) &&
+             within(t, x->shape[1]);
+    if (suited) {
+        Labelled *loop = is_float(&a) ? single : twice;
+        Py_BEGIN_ALLOW_THREADS
+        answer = loop(x->shape[0], x->shape[1], x->buf, t->buf, out->buf);
+        Py_END_ALLOW_THREADS
+    }
+    release(&a);
+    return suited ? PyFloat_FromDouble(answer) : refusal();
+}
+
+static PyObject *softmax_cross_entropy(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return labelled(args, given, softmax_cross_entropy_float, softmax_cross_entropy_double);
+}
+
+static PyObject *softmax_cross_entropy_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return labelled(args, given, softmax_cross_entropy_backward_float, softmax_cross_entropy_backward_double);
 }
 
 /* Row after row, the next one on its way from memory while this one is copied. Each comes from another place, where no
@@ -209,85 +319,58 @@ static void copy_rows(char *out, const char *x, const int64_t *rows, Py_ssize_t 
     }
 }
 
-/* out <- x[rows]. x: (n, ...), of numbers; rows: (k,), int64, in [0, n); out: (k, ...). None, or NotImplemented. */
+/* out <- x[rows]. x: (n, ...), of numbers; rows: (k,); out: (k, ...) */
 static PyObject *gather(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
-    Py_buffer x, rows, out;
+    Arguments a;
     (void)module;
-    if (given != 3)
-        return PyErr_Format(PyExc_TypeError, "expected 3 arguments, got %zd", given);
-    if (!borrow(args[0], 0, "fdlq", &x))
-        return not_implemented();
-    if (!borrow(args[1], 0, INT64, &rows)) {
-        PyBuffer_Release(&x);
-        return not_implemented();
-    }
-    if (!borrow(args[2], 1, x.format, &out)) {
-        PyBuffer_Release(&rows);
-        PyBuffer_Release(&x);
-        return not_implemented();
-    }
-    int suited = x.ndim > 0 && rows.ndim == 1 && out.ndim == x.ndim && x.len > 0 && out.shape[0] == rows.shape[0] &&
-                 !memcmp(out.shape + 1, x.shape + 1, (size_t)(x.ndim - 1) * sizeof *x.shape);
+    int suited = parse(&a, args, given, "nin", 4, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *rows = &a.views[1], *out = &a.views[2];
+    suited = x->ndim > 0 && x->len > 0 && rows->ndim == 1 && out->ndim == x->ndim &&
+             out->shape[0] == rows->shape[0] && within(rows, x->shape[0]);
+    for (int axis = 1; suited && axis < x->ndim; axis++)
+        suited = out->shape[axis] == x->shape[axis];
     if (suited) {
-        const Py_ssize_t n = x.shape[0], count = rows.shape[0];
         Py_BEGIN_ALLOW_THREADS
-        suited = within(rows.buf, count, n);
-        if (suited)
-            copy_rows(out.buf, x.buf, rows.buf, count, x.len / n);
+        copy_rows(out->buf, x->buf, rows->buf, rows->shape[0], x->len / x->shape[0]);
         Py_END_ALLOW_THREADS
     }
-    PyBuffer_Release(&out);
-    PyBuffer_Release(&rows);
-    PyBuffer_Release(&x);
-    if (!suited)
-        return not_implemented();
-    Py_RETURN_NONE;
+    return finish(&a, suited);
 }
 
-/* Is every element finite? A bool, or NotImplemented. */
-static PyObject *is_finite(PyObject *module, PyObject *const *args, Py_ssize_t given)
+/* --- images, (c, h, w, n) -------------------------------------------------------------------------------------- */
+
+/* dy, y: (c, h', w', n); x and dx, which holds zeros: (c, h, w, n); height, width, down, right: windows and strides */
+static PyObject *max_pooling_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
-    Py_buffer x;
-    int finite;
+    Arguments a;
     (void)module;
-    if (given != 1)
-        return PyErr_Format(PyExc_TypeError, "expected 1 argument, got %zd", given);
-    if (!borrow(args[0], 0, "fd", &x))
-        return not_implemented();
-    const Py_ssize_t size = x.len / x.itemsize;
-    const int single = x.format[0] == 'f';
-    Py_BEGIN_ALLOW_THREADS
-    finite = single ? is_finite_float(size, x.buf) : is_finite_double(size, x.buf);
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&x);
-    return PyBool_FromLong(finite);
+    int suited = parse(&a, args, given, "rrrr", 8, 4, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *dy = &a.views[0], *x = &a.views[1];
+    suited = dy->ndim == 4 && x->ndim == 4 && same_shape(dy, &a.views[2]) && same_shape(x, &a.views[3]) &&
+             dy->shape[0] == x->shape[0] && dy->shape[3] == x->shape[3];
+    for (int axis = 0; axis < 2; axis++) {
+        const double window = a.numbers[axis], stride = a.numbers[2 + axis];
+        suited = suited && window >= 1 && stride >= 1 && window <= INT_MAX && stride <= INT_MAX &&
+                 (double)(dy->shape[1 + axis] - 1) * stride + window <= (double)x->shape[1 + axis];
+    }
+    if (suited) {
+        void *const memory[] = {dy->buf, x->buf, a.views[2].buf, a.views[3].buf};
+        Py_BEGIN_ALLOW_THREADS
+        (is_float(&a) ? max_pooling_backward_float : max_pooling_backward_double)(
+            dy->shape, x->shape, memory, a.numbers);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
 }
 
-#define ELEMENTWISE(name, arrays, writes, numbers)                                                      \
-    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                    \
-    {                                                                                                   \
-        (void)module;                                                                                   \
-        return elementwise(args, given, arrays, writes, numbers, name##_float, name##_double);          \
-    }
-#define LABELLED(name, arrays)                                                                          \
-    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                    \
-    {                                                                                                   \
-        (void)module;                                                                                   \
-        return labelled(args, given, arrays, name##_float, name##_double);                              \
-    }
-#define METHOD(name, signature) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, #name signature}
+/* --- the module ------------------------------------------------------------------------------------------------ */
 
-ELEMENTWISE(sgd, 2, 1, 2)
-ELEMENTWISE(momentum, 3, 1 | 4, 3)
-ELEMENTWISE(nesterov, 3, 1 | 4, 3)
-ELEMENTWISE(rmsprop, 3, 1 | 4, 5)
-ELEMENTWISE(adam, 4, 1 | 4 | 8, 6)
-ELEMENTWISE(dropout_mask, 1, 1, 6)
-ELEMENTWISE(relu, 2, 2, 0)
-ELEMENTWISE(relu_backward, 3, 4, 0)
-LABELLED(softmax_cross_entropy, 3)
-LABELLED(softmax_cross_entropy_backward, 3)
+#define METHOD(name, signature) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, #name signature}
 
 static PyMethodDef methods[] = {
     METHOD(sgd, "(p, g, lr, decay)"),
@@ -295,15 +378,16 @@ static PyMethodDef methods[] = {
     METHOD(nesterov, "(p, g, v, lr, momentum, decay)"),
     METHOD(rmsprop, "(p, g, h, lr, alpha, share, eps, decay)"),
     METHOD(adam, "(p, g, m, v, lr, eps, beta1, beta2, decay, keep)"),
-    METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
-    METHOD(add_bias, "(y, b)"),
-    METHOD(sum_rows, "(dy, db)"),
     METHOD(relu, "(x, y)"),
     METHOD(relu_backward, "(dy, y, dx)"),
+    METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
+    METHOD(is_finite, "(x)"),
+    METHOD(add_bias, "(y, b)"),
+    METHOD(sum_rows, "(dy, db)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
     METHOD(gather, "(x, rows, out)"),
-    METHOD(is_finite, "(x)"),
+    METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
     {NULL, NULL, 0, NULL},
 };
 

@@ -308,7 +308,7 @@ PATCHES = 2**18  # and have about so many elements: 1 MiB of float32
 Part = tuple[slice, slice]  # of a result: images and lines
 
 
-def _batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray:
+def batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray:
     """x with n innermost in memory, and `value` around every image; x itself where nothing is to do."""
     (top, left), (n, h, w, c) = pair(padding), x.shape
     if top == left == 0:
@@ -344,7 +344,7 @@ def _(x: HostArray, W: HostArray, b: HostArray, stride: Size = 1, padding: Size 
     count = output_size(x.shape[1:3], pair(size), stride, padding)
     y = np.empty((o, *count, len(x)), x.dtype).transpose(3, 1, 2, 0)
     filters, shift = W.reshape(-1, o).T, b[:, None, None, None]
-    for part, patches in _patches(_batch_last(x, padding), count, pair(size), stride):
+    for part, patches in _patches(batch_last(x, padding), count, pair(size), stride):
         piece = y[part].transpose(3, 1, 2, 0)
         product = filters @ patches.reshape(filters.shape[1], -1)
         np.add(product.reshape(piece.shape), shift, out=piece)
@@ -363,7 +363,7 @@ def _(
     need_dx: bool = True,
 ) -> HostArray | None:
     (kh, kw, _, o), (_, h, w, _), (_, lines, columns, _) = W.shape, x.shape, dy.shape
-    x, dy = _batch_last(x, padding), _batch_last(dy)
+    x, dy = batch_last(x, padding), batch_last(dy)
     np.sum(dy, axis=(0, 1, 2), out=db)
     filters = W.reshape(-1, o)
     dfilters, dx = np.zeros_like(filters), np.zeros_like(x) if need_dx else None
@@ -428,7 +428,7 @@ def _(dy: HostArray, y: HostArray, alpha: float = 1.0) -> HostArray:
 def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, padding: Size = 0) -> HostArray:
     (_, h, w, _), (height, width), (down, right) = x.shape, pair(size), pair(stride)
     apart = down >= height and right >= width  # nothing to add up: 3 % of a training step
-    x, y, dy = _batch_last(x, padding, -np.inf), _batch_last(y), _batch_last(dy)
+    x, y, dy = batch_last(x, padding, -np.inf), batch_last(y), batch_last(dy)
     dx, free = np.zeros_like(x), np.ones_like(y, dtype=np.bool)
     for _, _, index in windows((y.shape[1], y.shape[2]), size, stride):
         hit = x[index] == y
@@ -446,7 +446,7 @@ def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, paddi
 def _(dy: HostArray, shape: tuple[int, ...], size: Size, stride: Size, padding: Size = 0) -> HostArray:
     (n, h, w, c), (top, left) = shape, pair(padding)
     dx = np.zeros((c, h + 2 * top, w + 2 * left, n), dy.dtype).transpose(3, 1, 2, 0)
-    share = _batch_last(dy) / (pair(size)[0] * pair(size)[1])
+    share = batch_last(dy) / (pair(size)[0] * pair(size)[1])
     for _, _, index in windows((dy.shape[1], dy.shape[2]), size, stride):
         dx[index] += share
     inner: HostArray = dx[unpadded(h, w, padding)]

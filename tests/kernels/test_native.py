@@ -41,6 +41,9 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     if name in ELEMENTWISE:
         return [np.abs(rng.standard_normal((6, 5))).astype(dtype) for _ in range(ELEMENTWISE[name][0])]
+    if name == "max_pooling_backward":
+        dy, x = rng.standard_normal((3, 2, 2, 5)).astype(dtype), rng.standard_normal((3, 5, 6, 5)).astype(dtype)
+        return [dy, x, x[:, :2, :2].copy(), np.zeros_like(x)]
     if name in ROWWISE:
         return [rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(5).astype(dtype)]
     if name == "is_finite":
@@ -51,16 +54,18 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
 
 
 def numbers_for(name: str) -> list[float]:
+    if name == "max_pooling_backward":
+        return [2, 3, 2, 3]
     return [0.5] * ELEMENTWISE[name][1] if name in ELEMENTWISE else []
 
 
-NAMES = [*ELEMENTWISE, *ROWWISE, *LABELLED, "gather", "is_finite"]
+NAMES = [*ELEMENTWISE, *ROWWISE, *LABELLED, "gather", "is_finite", "max_pooling_backward"]
 
 
 def written(name: str) -> set[int]:
     if name in ELEMENTWISE:
         return ELEMENTWISE[name][2]
-    return {**ROWWISE, "is_finite": set[int]()}.get(name, {2})
+    return {**ROWWISE, "is_finite": set[int](), "max_pooling_backward": {3}}.get(name, {2})
 
 
 def refused(name: str, arrays: list[Any]) -> bool:
@@ -99,6 +104,17 @@ def test_what_is_only_read_may_be_read_only(name: str, dtype: str) -> None:
 
 
 @DTYPES
+@pytest.mark.parametrize("name", sorted(name for name in LOOPS if name.endswith("_step") or name == "dropout_mask"))
+def test_updates_and_masks_have_the_bits_of_numpys_kernels(name: str, dtype: str) -> None:
+    for seed in range(5):
+        for case in arguments(name, 7, dtype, np.random.default_rng(seed)):
+            ours, numpys = ([np.array(v) if isinstance(v, np.ndarray) else v for v in case] for _ in range(2))
+            results = LOOPS[name](*ours), LOOPS[name].behind(*numpys)
+            for a, b in [*zip(ours, numpys, strict=True), results]:
+                np.testing.assert_array_equal(a, b)
+
+
+@DTYPES
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 200])
 def test_is_finite_sees_every_element(size: int, dtype: str) -> None:
     x = np.full(size, np.finfo(dtype).max, dtype)  # their sum is infinite; they are not
@@ -128,6 +144,29 @@ def test_softmax_of_large_numbers_does_not_overflow(dtype: str) -> None:
     np.testing.assert_allclose(y, [[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
     np.testing.assert_allclose(loss, np.log(3) / 2, rtol=1e-6)
     assert (loss.shape, loss.dtype) == ((), x.dtype)
+
+
+@pytest.mark.parametrize("name", [name for name in ELEMENTWISE if name != "dropout_mask"])
+def test_the_order_of_the_axes_is_free_where_all_have_the_same(name: str) -> None:
+    plain, turned = arrays_for(name), [np.asfortranarray(a) for a in arrays_for(name)]
+    getattr(native, name)(*plain, *numbers_for(name))
+    assert getattr(native, name)(*turned, *numbers_for(name)) is None
+    for a, b in zip(turned, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for i in range(len(plain)):
+        assert refused(
+            name, [*arrays_for(name)[:i], np.asfortranarray(arrays_for(name)[i]), *arrays_for(name)[i + 1 :]]
+        )
+
+
+@pytest.mark.parametrize(
+    "numbers", [[2, 3, 4, 3], [2, 3, 2, 4], [4, 3, 2, 3], [2, 5, 2, 3], [0, 3, 2, 3], [2, 3, 0, 3]]
+)
+def test_windows_that_reach_out_of_the_image_are_refused(numbers: list[int]) -> None:
+    images = arrays_for("max_pooling_backward")
+    assert native.max_pooling_backward(*images, *numbers) is NotImplemented
+    assert native.max_pooling_backward(*images, *[float("nan")] * 4) is NotImplemented
+    assert not images[3].any()
 
 
 def test_arrays_that_overlap_are_worked_on_in_order() -> None:
