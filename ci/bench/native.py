@@ -1,0 +1,97 @@
+"""What do the loops in C gain? A training step with them and without, on NumPy.
+
+    python ci/bench/native.py
+
+Two processes, one of which leaves the loops out (NNBACKEND_NATIVE=0), train the same networks on the same MNIST images,
+an epoch each in turn, with a pause before each in which the threads of the other's products fall asleep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # NumPy held to an older processor's kernels
+    os.environ.pop(name, None)
+
+import nnbackend as nn  # noqa: E402  (NumPy reads the environment)
+
+# widths, batch, images, optimizer, dropout
+CASES = [
+    (widths, batch, images, optimizer, dropout)
+    for widths, batch, images in (([50], 100, 20_000), ([256, 128], 128, 10_000), ([1024, 1024], 256, 5_120))
+    for optimizer, dropout in (("sgd", 0.0), ("adam", 0.0), ("sgd", 0.2))
+] + [([], 128, 1_280, "adam", 0.0)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work()
+        return
+    command = [sys.executable, __file__, "--worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    workers = {n: subprocess.Popen(command, env=os.environ | {"NNBACKEND_NATIVE": n}, **pipes) for n in "01"}
+    loops = {n: ask(worker, "loops") for n, worker in workers.items()}
+    if loops != {"0": False, "1": True}:
+        sys.exit("this nnbackend was built without its loops in C")
+    print(f"{'us per step':34}{'without':>10}{'with':>10}{'ratio':>8}")
+    for number, (widths, _, _, optimizer, dropout) in enumerate(CASES):
+        found: dict[str, list[float]] = {n: [] for n in workers}
+        for turn in range(arguments.rounds + 1):
+            for n in ("01", "10")[turn % 2]:
+                time.sleep(0.15)
+                found[n].append(ask(workers[n], number))
+        without, with_loops = (statistics.median(found[n][1:]) for n in "01")  # the first is a warm-up
+        title = "-".join(map(str, (784, *widths, 10))) if widths else "convolutions"
+        title += f", {optimizer}" + (" and dropout" if dropout else "")
+        print(f"{title:34}{without:10.0f}{with_loops:10.0f}{with_loops / without:8.2f}")
+    for worker in workers.values():
+        worker.communicate()
+
+
+def ask(worker: subprocess.Popen[str], question: object) -> float:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(f"{json.dumps(question)}\n")
+    worker.stdin.flush()
+    return json.loads(worker.stdout.readline())
+
+
+def work() -> None:
+    """Answer with microseconds per step for the number of a case, until the questions end."""
+    data = nn.datasets.mnist()
+    trainers = [trainer(*case) for case in CASES]
+    for line in sys.stdin:
+        question = json.loads(line)
+        if question == "loops":
+            print(json.dumps("nnbackend.kernels._native" in sys.modules), flush=True)
+            continue
+        widths, batch, images, _, _ = CASES[question]
+        x, t = data.x_train[:images], data.t_train[:images]
+        began = time.perf_counter()
+        trainers[question].fit(x if widths else x.reshape(-1, 28, 28, 1), t)
+        print(json.dumps((time.perf_counter() - began) * 1e6 / -(-len(x) // batch)), flush=True)
+
+
+def trainer(widths: list[int], batch: int, images: int, optimizer: str, dropout: float) -> nn.Trainer:
+    layers: list[nn.Layer] = []
+    for a, b in zip([784, *widths[:-1]], widths, strict=False):
+        layers += [nn.Affine(a, b), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+    if widths:
+        net = nn.Network([*layers, nn.Affine(widths[-1], 10)], backend="numpy")
+    else:
+        net = nn.convolutional_network(backend="numpy")
+    return nn.Trainer(net, nn.SGD(lr=0.1) if optimizer == "sgd" else nn.Adam(), batch_size=batch)
+
+
+if __name__ == "__main__":
+    main()
