@@ -200,8 +200,8 @@ def _loops() -> Check:
     try:
         importlib.import_module("nnbackend.kernels.native")
     except ModuleNotFoundError:
-        cause = "pip found no C compiler (or no headers of Python) when it built nnbackend; training on NumPy is slower"
-        return Check("extra", name, False, f"{cause}. Install them, then nnbackend again")
+        cause = "not built for this Python, which takes a C compiler and Python's headers; training on NumPy is slower"
+        return Check("extra", name, False, f"{cause}. Install both, then nnbackend again")
     except ImportError as error:
         return Check("extra", name, False, _flat(error))
     return Check("extra", name, True, "in front of NumPy's kernels")

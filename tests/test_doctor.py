@@ -307,8 +307,8 @@ def test_loops_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(doctor.importlib, "import_module", failing(ModuleNotFoundError("nnbackend.kernels._native")))
     assert found().detail == (
-        "pip found no C compiler (or no headers of Python) when it built nnbackend; training on NumPy is slower. "
-        "Install them, then nnbackend again"
+        "not built for this Python, which takes a C compiler and Python's headers; training on NumPy is slower. "
+        "Install both, then nnbackend again"
     )
     monkeypatch.setattr(doctor.importlib, "import_module", failing(ImportError("undefined symbol: expf")))
     assert (found().works, found().detail) == (False, "undefined symbol: expf")

@@ -1,5 +1,5 @@
 """The same functions, faster, for one kind of array each. A file here holds registrations and nothing else: it
-defines no name that others use, and a registered kernel has the signature, dtype rule and meaning of its reference.
+defines no name for other rooms, and a registered kernel has the signature, dtype rule and meaning of its reference.
 
 NumPy's are registered here and now, and in front of them the loops in C, where the package was built with them; those
 of a library that may be missing are imported when its backend is selected.

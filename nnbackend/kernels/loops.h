@@ -1,6 +1,6 @@
 /* The loops, once for float and once for double: native.c includes this file with REAL, NAME, EXP, LOG and SQRT set.
-   Nothing is `restrict`: arrays that overlap are worked on element after element, as the loop says. The updates round
-   where NumPy's kernels do, so that both give the same bits. */
+   Nothing is `restrict`: loops over elements may meet arrays that overlap. The updates round where NumPy's kernels do
+   with Python's numbers, so that both give the same bits. */
 
 VECTORS void NAME(sgd)(Py_ssize_t n, void *const *arrays, const double *numbers)
 {
@@ -8,7 +8,7 @@ VECTORS void NAME(sgd)(Py_ssize_t n, void *const *arrays, const double *numbers)
     const REAL *g = arrays[1];
     const REAL lr = (REAL)numbers[0], decay = (REAL)numbers[1];
     for (Py_ssize_t i = 0; i < n; i++)
-        p[i] -= lr * (g[i] + decay * p[i]);
+        p[i] -= lr * (decay ? g[i] + decay * p[i] : g[i]);
 }
 
 VECTORS void NAME(momentum)(Py_ssize_t n, void *const *arrays, const double *numbers)
@@ -17,7 +17,7 @@ VECTORS void NAME(momentum)(Py_ssize_t n, void *const *arrays, const double *num
     const REAL *g = arrays[1];
     const REAL lr = (REAL)numbers[0], momentum = (REAL)numbers[1], decay = (REAL)numbers[2];
     for (Py_ssize_t i = 0; i < n; i++) {
-        v[i] = momentum * v[i] + (g[i] + decay * p[i]);
+        v[i] = momentum * v[i] + (decay ? g[i] + decay * p[i] : g[i]);
         p[i] -= lr * v[i];
     }
 }
@@ -28,7 +28,7 @@ VECTORS void NAME(nesterov)(Py_ssize_t n, void *const *arrays, const double *num
     const REAL *g = arrays[1];
     const REAL lr = (REAL)numbers[0], momentum = (REAL)numbers[1], decay = (REAL)numbers[2];
     for (Py_ssize_t i = 0; i < n; i++) {
-        const REAL d = g[i] + decay * p[i];
+        const REAL d = decay ? g[i] + decay * p[i] : g[i];
         v[i] = momentum * v[i] + d;
         p[i] -= lr * (d + momentum * v[i]);
     }
@@ -42,7 +42,7 @@ VECTORS void NAME(rmsprop)(Py_ssize_t n, void *const *arrays, const double *numb
     const REAL lr = (REAL)numbers[0], alpha = (REAL)numbers[1], share = (REAL)numbers[2];
     const REAL eps = (REAL)numbers[3], decay = (REAL)numbers[4];
     for (Py_ssize_t i = 0; i < n; i++) {
-        const REAL d = g[i] + decay * p[i];
+        const REAL d = decay ? g[i] + decay * p[i] : g[i];
         h[i] = alpha * h[i] + share * (d * d);
         p[i] -= lr * (d / (SQRT(h[i]) + eps));
     }
@@ -57,7 +57,7 @@ VECTORS void NAME(adam)(Py_ssize_t n, void *const *arrays, const double *numbers
     const REAL rest1 = (REAL)(1.0 - numbers[2]), rest2 = (REAL)(1.0 - numbers[3]);
     const REAL decay = (REAL)numbers[4], keep = (REAL)numbers[5];
     for (Py_ssize_t i = 0; i < n; i++) {
-        const REAL d = g[i] + decay * p[i];
+        const REAL d = decay ? g[i] + decay * p[i] : g[i];
         m[i] = beta1 * m[i] + rest1 * d;
         v[i] = beta2 * v[i] + rest2 * (d * d);
         p[i] = keep * p[i] - lr * (m[i] / (SQRT(v[i]) + eps));
@@ -99,7 +99,7 @@ VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
             c2[lane] = stream;
             c3[lane] = 0;
         }
-        for (int round = 0; round < 10; round++) {
+        for (int turn = 0; turn < 10; turn++) {
             for (int lane = 0; lane < LANES; lane++) {
                 const uint64_t product0 = (uint64_t)c0[lane] * 0xD2511F53u, product1 = (uint64_t)c2[lane] * 0xCD9E8D57u;
                 c0[lane] = (uint32_t)(product1 >> 32) ^ c1[lane] ^ k0;

@@ -1,8 +1,9 @@
 /* Loops that NumPy has to make in many passes over memory, as the Python module _native.
 
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
-   not what its loop is written for: aligned, without gaps, float32 or float64 throughout, of shapes that belong
-   together, row numbers and labels int64 and in range. The interpreter lock is free while a loop runs. */
+   not what its loop is written for: aligned, without gaps, float32 or float64 (`gather`: or int64) throughout, of
+   shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is free while a loop
+   runs. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -54,8 +55,7 @@ typedef struct {
 
 static PyObject *refusal(void)
 {
-    Py_INCREF(Py_NotImplemented);
-    return Py_NotImplemented;
+    return Py_NewRef(Py_NotImplemented);
 }
 
 static void release(Arguments *a)
@@ -77,7 +77,7 @@ static PyObject *finish(Arguments *a, int done)
 static int dense(const Py_buffer *view)
 {
     Py_ssize_t run = view->itemsize;
-    for (int round = 0; round < view->ndim; round++)
+    for (int turn = 0; turn < view->ndim; turn++)
         for (int axis = 0; axis < view->ndim; axis++)
             if (view->shape[axis] > 1 && view->strides[axis] == run) {
                 run *= view->shape[axis];
@@ -249,7 +249,7 @@ static PyObject *matrix_and_row(
     if (suited <= 0)
         return suited ? NULL : refusal();
     const Py_buffer *y = &a.views[0], *b = &a.views[1];
-    suited = y->ndim == 2 && b->ndim == 1 && b->shape[0] == y->shape[1];
+    suited = y->ndim == 2 && b->ndim == 1 && b->shape[0] == y->shape[1] && b->shape[0] > 1; /* NumPy sums one in pairs */
     if (suited) {
         Py_BEGIN_ALLOW_THREADS
         if (is_float(&a))
@@ -391,14 +391,14 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* What native.py expects of this file: both change together. */
-static int add_revision(PyObject *module)
+/* The digest of native.c and loops.h, by which native.py knows a module that was compiled from others. */
+static int add_sources(PyObject *module)
 {
-    return PyModule_AddIntConstant(module, "REVISION", 1);
+    return PyModule_AddStringConstant(module, "SOURCES", SOURCES);
 }
 
 static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, (void *)add_revision},
+    {Py_mod_exec, (void *)add_sources},
 #ifdef Py_GIL_DISABLED
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

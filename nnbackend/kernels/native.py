@@ -1,8 +1,8 @@
 """NumPy arrays once more: what takes NumPy many passes over memory, as one loop in C (native.c, loops.h).
 
-`_native` is there if a C compiler was when the package was installed. Each loop stands in front of NumPy's kernel,
-which serves all that the loop was not written for, and is its attribute `behind`. NNBACKEND_NATIVE=0 leaves the loops
-out.
+`_native` exists where there was a C compiler when the package was installed. Each loop stands in front of NumPy's
+kernel, which serves all that the loop was not written for and is its attribute `behind`. The loops know no
+floating-point warnings. NNBACKEND_NATIVE=0 leaves them out.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from nnbackend.optimizers import (
     sgd_step,
 )
 
-if _native.REVISION != 1:
-    raise ImportError("they were compiled from another version of their source: install the package again")
+SOURCES = "1a17cf6a556808c4"  # the digest of native.c and loops.h: a test says what it must be
+if _native.SOURCES != SOURCES:
+    raise ImportError("they were compiled from other sources than those that are here: install the package again")
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1
@@ -53,7 +54,8 @@ def _in_front_of(function: Any) -> Callable[[Callable[..., Any]], None]:
 
         @functools.wraps(loop)
         def kernel(*arguments: Any, **settings: Any) -> Any:
-            answer = loop(*arguments, **settings)
+            plain = type(arguments[0]) is np.ndarray  # a subclass may mean more than its memory says
+            answer = loop(*arguments, **settings) if plain else NotImplemented
             return numpys(*arguments, **settings) if answer is NotImplemented else answer
 
         vars(kernel)["behind"] = numpys
@@ -152,9 +154,11 @@ def _(
 
 @_in_front_of(dropout_mask)
 def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> Any:
+    if not (0 <= ratio < 1 and 0 <= stream <= LOW32):
+        return NotImplemented
     mask = np.empty_like(x)
     limit, scale, key = round(ratio * 2**24), 1.0 / (1.0 - ratio), (seed & LOW32, seed >> 32 & LOW32)
-    done = _native.dropout_mask(mask, limit, scale, int(clock[0]) & LOW32, stream & LOW32, *key)
+    done = _native.dropout_mask(mask, limit, scale, int(clock[0]) & LOW32, stream, *key)
     return mask if done is None else NotImplemented
 
 
@@ -204,8 +208,9 @@ def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, paddi
     _, h, w, _ = x.shape
     x, y, dy = batch_last(x, padding, -np.inf), batch_last(y), batch_last(dy)
     dx = np.zeros_like(x)
-    images = [a.transpose(3, 1, 2, 0) for a in (dy, x, y, dx)]
-    done = _native.max_pooling_backward(*images, *pair(size), *pair(stride))
+    (height, width), (down, right) = pair(size), pair(stride)
+    turned = [a.transpose(3, 1, 2, 0) for a in (dy, x, y, dx)]
+    done = _native.max_pooling_backward(turned[0], turned[1], turned[2], turned[3], height, width, down, right)
     return dx[unpadded(h, w, padding)] if done is None else NotImplemented
 
 
@@ -214,6 +219,8 @@ def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, paddi
 
 @_in_front_of(gather)
 def _(x: HostArray, rows: HostArray) -> Any:
+    if type(rows) is not np.ndarray:
+        return NotImplemented
     out = np.empty((*rows.shape, *x.shape[1:]), x.dtype)
     return out if _native.gather(x, rows, out) is None else NotImplemented
 

@@ -260,18 +260,7 @@ def _(
     eps: float,
     weight_decay: float = 0.0,
 ) -> None:
-    # lr (m / c1) / (sqrt(v / c2) + eps) = (lr r / c1) m / (sqrt(v) + eps r) with r = sqrt(c2): two passes fewer
-    root = (1 - beta2**t) ** 0.5
-    scale, shift = lr * root / (1 - beta1**t), eps * root
-    for pi, gi, mi, vi, w in _pieces(p, g, m, v):
-        if weight_decay:
-            gi = gi + weight_decay * pi
-        mi *= beta1
-        mi += np.multiply(gi, 1 - beta1, out=w)
-        vi *= beta2
-        np.multiply(gi, gi, out=w)
-        vi += np.multiply(w, 1 - beta2, out=w)
-        _descend(pi, mi, vi, w, scale, shift)
+    _adam(p, g, m, v, t, lr, beta1, beta2, eps, weight_decay)
 
 
 @adamw_step.register(np.ndarray)
@@ -287,9 +276,36 @@ def _(
     eps: float,
     weight_decay: float,
 ) -> None:
-    for pi, gi, mi, vi, _ in _pieces(p, g, m, v):  # each piece shrinks and steps while it is in the cache
-        pi *= 1 - lr * weight_decay
-        adam_step(pi, gi, mi, vi, t, lr, beta1, beta2, eps)
+    _adam(p, g, m, v, t, lr, beta1, beta2, eps, keep=1 - lr * weight_decay)
+
+
+def _adam(
+    p: HostArray,
+    g: HostArray,
+    m: HostArray,
+    v: HostArray,
+    t: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float = 0.0,
+    keep: float = 1.0,
+) -> None:
+    # lr (m / c1) / (sqrt(v / c2) + eps) = (lr r / c1) m / (sqrt(v) + eps r) with r = sqrt(c2): two passes fewer
+    root = (1 - beta2**t) ** 0.5
+    scale, shift = lr * root / (1 - beta1**t), eps * root
+    for pi, gi, mi, vi, w in _pieces(p, g, m, v):
+        if keep != 1:
+            pi *= keep
+        if weight_decay:
+            gi = gi + weight_decay * pi
+        mi *= beta1
+        mi += np.multiply(gi, 1 - beta1, out=w)
+        vi *= beta2
+        np.multiply(gi, gi, out=w)
+        vi += np.multiply(w, 1 - beta2, out=w)
+        _descend(pi, mi, vi, w, scale, shift)
 
 
 def _descend(p: HostArray, direction: HostArray, square: HostArray, work: HostArray, lr: float, eps: float) -> None:
