@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class NNBackendError(Exception):
@@ -32,6 +31,8 @@ class NumericalError(NNBackendError):
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for a name that is not known: what came, the nearest known name, and all of them."""
+    from difflib import get_close_matches
+
     names = sorted(known)
     nearest = get_close_matches(str(name)[:100], names, n=1, cutoff=0.5)  # with megabytes it takes seconds
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""

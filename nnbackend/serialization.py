@@ -8,7 +8,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,8 @@ def write(
 
     Raises OSError where the folder cannot be written to or is full; a file that was there before is then still there.
     """
+    import tempfile
+
     from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
