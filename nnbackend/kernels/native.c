@@ -12,8 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Each loop in the widest registers of the processor that it meets: GCC and glibc choose when the module is loaded. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+/* Each loop in the widest registers of the processor that it meets: glibc chooses when the module is loaded. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__)
 #define VECTORS __attribute__((target_clones("avx512f", "avx2", "default"))) static
 #else
 #define VECTORS static
