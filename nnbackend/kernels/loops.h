@@ -82,6 +82,22 @@ VECTORS void NAME(relu_backward)(Py_ssize_t n, void *const *arrays, const double
         dx[i] = y[i] > 0 ? dy[i] : 0;
 }
 
+VECTORS void NAME(leaky_relu)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    const REAL *x = arrays[0], alpha = (REAL)numbers[0];
+    REAL *y = arrays[1];
+    for (Py_ssize_t i = 0; i < n; i++)
+        y[i] = x[i] > alpha * x[i] ? x[i] : alpha * x[i];
+}
+
+VECTORS void NAME(leaky_relu_backward)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    const REAL *dy = arrays[0], *y = arrays[1], alpha = (REAL)numbers[0];
+    REAL *dx = arrays[2];
+    for (Py_ssize_t i = 0; i < n; i++)
+        dx[i] = y[i] > 0 ? dy[i] : alpha * dy[i];
+}
+
 /* Philox4x32-10, as in functions/philox.py: every counter is worth four words, each word an element */
 VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
 {

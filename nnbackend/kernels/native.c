@@ -200,6 +200,8 @@ ELEMENTWISE(rmsprop, "rrr", 1 | 4, 5)
 ELEMENTWISE(adam, "rrrr", 1 | 4 | 8, 6)
 ELEMENTWISE(relu, "rr", 2, 0)
 ELEMENTWISE(relu_backward, "rrr", 4, 0)
+ELEMENTWISE(leaky_relu, "rr", 2, 1)
+ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1)
 
 /* An element's place counts here: in C order. */
 static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
@@ -380,6 +382,8 @@ static PyMethodDef methods[] = {
     METHOD(adam, "(p, g, m, v, lr, eps, beta1, beta2, decay, keep)"),
     METHOD(relu, "(x, y)"),
     METHOD(relu_backward, "(dy, y, dx)"),
+    METHOD(leaky_relu, "(x, y, alpha)"),
+    METHOD(leaky_relu_backward, "(dy, y, dx, alpha)"),
     METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
     METHOD(add_bias, "(y, b)"),

@@ -35,6 +35,8 @@ ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
     "dropout_mask": (1, 6, {0}),
     "relu": (2, 0, {1}),
     "relu_backward": (3, 0, {2}),
+    "leaky_relu": (2, 1, {1}),
+    "leaky_relu_backward": (3, 1, {2}),
 }
 LABELLED = {"softmax_cross_entropy": {2}, "softmax_cross_entropy_backward": {2}}
 ROWWISE = {"add_bias": {0}, "sum_rows": {1}}
@@ -174,6 +176,7 @@ def test_not_a_number_stays_one(dtype: str) -> None:
     x, none = np.array([np.nan, -np.inf, -1.0, 0.0, np.inf], dtype), np.zeros(5, dtype)
     np.testing.assert_array_equal(functions.relu(x), np.array([np.nan, 0.0, 0.0, 0.0, np.inf], dtype))
     np.testing.assert_array_equal(functions.relu_backward(x, none), none)
+    np.testing.assert_array_equal(functions.leaky_relu(x, 0.5), np.array([np.nan, -np.inf, -0.5, 0.0, np.inf], dtype))
     loss, y = functions.softmax_cross_entropy(np.array([[0.0, np.nan], [np.nan, 0.0]], dtype), np.array([0, 1]))
     assert np.isnan(loss)
     assert np.isnan(y).all()
