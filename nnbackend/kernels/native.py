@@ -67,8 +67,8 @@ def _in_front_of(function: Any) -> Callable[[Callable[..., Any]], None]:
 
 
 # What a training step takes with these loops of the time without (one run of ci/bench/native.py), by SGD, by Adam, by
-# SGD with dropout: 0.74, 0.63, 0.51 for 784-50-10 (100 rows); 0.78, 0.58, 0.54 for 784-256-128-10 (128); 0.96, 0.80, 0.76 for
-# 784-1024-1024-10 (256); by Adam 0.85 for `convolutional_network` (128).
+# SGD with dropout: 0.74, 0.63, 0.51 for 784-50-10 (100 rows); 0.78, 0.58, 0.54 for 784-256-128-10 (128); 0.96, 0.80,
+# 0.76 for 784-1024-1024-10 (256); by Adam 0.85 for `convolutional_network` (128).
 
 # --- updates: of 39,760 values by SGD 2 us instead of 7, by Adam 6 instead of 43
 
