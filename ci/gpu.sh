@@ -1,19 +1,54 @@
 #!/usr/bin/env bash
-# On a machine with a CUDA device: every CuPy test, none skipped, then the benchmark. Nothing is downloaded.
-#   bash ci/gpu.sh [FOLDER]     FOLDER: where gpu.json, gpu.md and tests.txt go (default: gpu-record)
-# PYTHON names an interpreter that has CuPy and the test extra (default: python3); BENCH holds options of the benchmark.
-set -euo pipefail
-folder=$(realpath -m "${1:-gpu-record}")
-cd "$(dirname "$0")/.."
-mkdir -p "$folder"
+# On a machine with a CUDA device: every CuPy test, none skipped, and the benchmark. Nothing is downloaded or installed;
+# the clone need not be installed either.
+#   bash ci/gpu.sh                      all parts, one after the other
+#   bash ci/gpu.sh doctor               what works on this machine
+#   bash ci/gpu.sh tests                the tests, in some minutes
+#   bash ci/gpu.sh bench PRECISION...   the benchmark at float32, tf32, bfloat16: some minutes each
+# A part that fails does not stop the next; the exit status says whether any failed. The record is written as it grows:
+# FOLDER (default: gpu-record) gets doctor.txt, tests.txt, gpu.json and gpu.md, to which every call adds.
+# PYTHON names an interpreter that has CuPy, array-api-compat and pytest (default: python3); BENCH holds options of
+# the benchmark, WORKERS the number of test processes, COMMIT the commit if the clone has no .git.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+folder=$(realpath -m "${FOLDER:-gpu-record}")
 python=${PYTHON:-python3}
 export NNBACKEND_TEST_GPU=1 # a CuPy case that cannot run is then a failure and not a skip
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-
-NNBACKEND=cupy "$python" -m nnbackend doctor
-# the plugin registers CuPy's kernels before the tests are collected, which look for what is registered
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+mkdir -p "$folder" || exit
 status=0
-"$python" -m pytest -p nnbackend.kernels.cupy -k cupy -ra 2>&1 | tee "$folder/tests.txt" || status=$?
-# shellcheck disable=SC2086
-"$python" ci/bench/gpu.py "$folder" ${BENCH:-}
+
+doctor() {
+    NNBACKEND=cupy "$python" -m nnbackend doctor 2>&1 | tee "$folder/doctor.txt" || status=1
+}
+
+tests() {
+    # the plugin registers CuPy's kernels before the tests are collected, which look for what is registered
+    "$python" -m pytest -p nnbackend.kernels.cupy -n "${WORKERS:-4}" -k cupy -ra 2>&1 | tee "$folder/tests.txt" || status=1
+    "$python" ci/bench/gpu.py "$folder" --precisions || status=1 # the record gets its heading and this result
+}
+
+bench() {
+    for precision in "$@"; do
+        # shellcheck disable=SC2086
+        "$python" ci/bench/gpu.py "$folder" --precisions "$precision" ${BENCH:-} || status=1
+    done
+}
+
+case ${1:-all} in
+all)
+    doctor
+    tests
+    bench float32 tf32 bfloat16
+    ;;
+doctor | tests) "$1" ;;
+bench)
+    shift
+    bench "${@:-float32}"
+    ;;
+*)
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    status=2
+    ;;
+esac
 exit "$status"

@@ -2,10 +2,11 @@
 
     python3 ci/bench/gpu.py FOLDER
 
-writes FOLDER/gpu.json and FOLDER/gpu.md. Every program trains the same networks on the same random rows, whole epochs
-at a time, and is waited for at the end of each; the first two epochs (compiling, capturing) are outside the clock.
-Each runs in a process of its own, so that one that fails, or a library that is missing, is left out by name and
-leaves the others alone. The programs take turns for `--rounds`; figures are medians over all epochs of all rounds.
+writes FOLDER/gpu.json and FOLDER/gpu.md, or adds to those of the same machine and commit. Every program trains the same
+networks on the same random rows, whole epochs at a time, and is waited for at the end of each; the first two epochs
+(compiling, capturing) are outside the clock. Each runs in a process of its own, so that one that fails, or a library
+that is missing, is left out by name and leaves the others alone; the exit status is then 1. The programs take turns for
+`--rounds`; figures are medians over all epochs of all rounds.
 
 A program computes nothing but training steps: rows gathered on the device by a shuffled order, ReLU, softmax with
 cross entropy, Adam, and the mean loss read once an epoch.
@@ -61,6 +62,7 @@ class Task:
 
 NETWORKS = (((784, 50, 10), 100, 600), ((784, 1024, 1024, 10), 8192, 40))
 PRECISIONS = ("float32", "tf32", "bfloat16")
+NO_TIME = {"error": "no time was left"}
 Timed = tuple[list[float], float]  # seconds of every epoch but the first, mean loss of the last
 Program = Callable[[int], Timed]  # trains so many epochs
 
@@ -310,15 +312,44 @@ def machine() -> dict[str, Any]:
         device = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
         device = f"unknown ({error})"
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device, driver, memory, clock": device,
         "versions": versions,
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": os.environ.get("COMMIT") or commit(),
     }
+
+
+def commit() -> str:
+    try:
+        where = Path(__file__).parent
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def begun(folder: Path, epochs: int, rounds: int) -> dict[str, Any]:
+    """The record in `folder` if it is of this machine and commit, else a new one."""
+    record: dict[str, Any] = {"machine": machine(), "epochs": epochs, "rounds": rounds, "runs": []}
+    try:
+        old = json.loads((folder / "gpu.json").read_text())
+        alike = all(old[name] == record[name] for name in ("epochs", "rounds"))
+        if alike and {**old["machine"], "date": ""} == {**record["machine"], "date": ""}:
+            record["runs"] = old["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        lines = (folder / "tests.txt").read_text().strip().splitlines()
+        record["tests"] = next(line for line in reversed(lines) if " in " in line).strip("= ")
+    except (OSError, StopIteration):
+        pass
+    return record
+
+
+def written(folder: Path, record: dict[str, Any]) -> None:
+    (folder / "gpu.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "gpu.md").write_text(table(record))
 
 
 def table(record: dict[str, Any]) -> str:
@@ -326,6 +357,7 @@ def table(record: dict[str, Any]) -> str:
     about = record["machine"]
     lines += [f"- {key}: {value}" for key, value in about.items() if key != "versions"]
     lines += ["- versions: " + ", ".join(f"{name} {value}" for name, value in about["versions"].items())]
+    lines += [f"- tests: {record['tests']}"] if "tests" in record else []
     lines += [
         f"- medians over {record['epochs']} epochs in each of {record['rounds']} processes; least and most beside"
     ]
@@ -356,7 +388,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=9, help="on the clock, for each program (default: 9)")
     parser.add_argument("--rounds", type=int, default=2, help="times that every program has its turn (default: 2)")
     parser.add_argument("--limit", type=float, default=120, help="seconds for one program's turn (default: 120)")
-    parser.add_argument("--precisions", nargs="*", default=["float32", "tf32"], choices=PRECISIONS)
+    parser.add_argument("--minutes", type=float, default=7, help="for all of it; what is left is left out (default: 7)")
+    parser.add_argument("--precisions", nargs="*", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--programs", nargs="*", default=list(PROGRAMS), choices=list(PROGRAMS))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -367,25 +400,28 @@ def main() -> None:
         return
 
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"machine": machine(), "epochs": arguments.epochs, "rounds": arguments.rounds, "runs": []}
-    for sizes, batch, steps in NETWORKS:
-        for precision in arguments.precisions:
-            task = Task(sizes, batch, steps, precision)
-            results: dict[str, Any] = {}
-            record["runs"].append({"task": task.name, "batch": batch, "results": results})
-            for _ in range(arguments.rounds):
-                for name in arguments.programs:
-                    if "error" in results.get(name, {}):
-                        continue
-                    new = in_a_process(name, task, arguments.epochs, arguments.limit)
-                    if "us_per_step" in new and name in results:
-                        new["us_per_step"] = results[name]["us_per_step"] + new["us_per_step"]
-                    results[name] = new
-                    shown = new.get("error") or f"{statistics.median(new['us_per_step']):.1f} µs per step"
-                    print(f"{task.name}: {name}: {shown}", flush=True)
-                    # after every turn: what there is survives whatever comes next
-                    (arguments.folder / "gpu.json").write_text(json.dumps(record, indent=2) + "\n")
-                    (arguments.folder / "gpu.md").write_text(table(record))
+    record = begun(arguments.folder, arguments.epochs, arguments.rounds)
+    written(arguments.folder, record)
+    tasks = [Task(*network, precision) for network in NETWORKS for precision in arguments.precisions]
+    names = [task.name for task in tasks]
+    record["runs"] = [run for run in record["runs"] if run["task"] not in names]
+    record["runs"] += [{"task": task.name, "batch": task.batch, "results": {}} for task in tasks]
+    results = {run["task"]: run["results"] for run in record["runs"]}
+    deadline = time.monotonic() + 60 * arguments.minutes
+    for _, task, name in itertools.product(range(arguments.rounds), tasks, arguments.programs):
+        before = results[task.name].get(name)
+        left = deadline - time.monotonic()
+        if before is not None and ("error" in before or left < 0):
+            continue
+        new = in_a_process(name, task, arguments.epochs, min(arguments.limit, left)) if left > 0 else NO_TIME
+        if before is not None and "us_per_step" in new:
+            new["us_per_step"] = before["us_per_step"] + new["us_per_step"]
+        results[task.name][name] = new if before is None or "error" not in new else before | {"warning": new["error"]}
+        shown = new.get("error") or f"{statistics.median(new['us_per_step']):.1f} µs per step"
+        print(f"{task.name}: {name}: {shown}", flush=True)
+        written(arguments.folder, record)  # what there is survives whatever comes next
+    failed = any("error" in result for name in names for result in results[name].values())
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
