@@ -18,6 +18,11 @@ if [ -z "${NNBACKEND_DATA:-}" ] && [ -d ../shared/data/mnist ]; then
     export NNBACKEND_DATA
 fi
 
+# CuPy's tests, with a stand-in for CuPy that knows what a GPU forbids; on a GPU `ci/gpu.sh` runs them
+.venv/bin/python -m pip install --quiet -e ".[all]"
+printf '\n$ pytest -p cuda_standin -k cupy\n'
+PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q
+
 # the commands are the two lines of the README that begin by making an environment
 mapfile -t commands < <(grep '^python3 -m venv ' README.md)
 [ "${#commands[@]}" -eq 2 ]

@@ -7,15 +7,16 @@ every array carries its own namespace and device, and nothing below this file as
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from nnbackend.errors import BackendError, unknown_name
 from nnbackend.functions.array import Array
 
 __all__ = ["Backend", "available", "backend", "describe", "home", "resolve", "to_numpy", "use", "using", "why_not"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,19 @@ class Backend:
         return getattr(self.xp, name)
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
-        return self.xp.zeros(shape, dtype=self.dtype(dtype), device=self.device)
+        """Return a new array of zeros. shape: its shape; dtype: the name of its dtype."""
+        with self.active():
+            return self.xp.zeros(shape, dtype=self.dtype(dtype), device=self.device)
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # a Device of CuPy has no hash
+
+    def active(self) -> AbstractContextManager[object]:
+        """Make the device the current one within a `with` block, if the library has a current device (CuPy).
+
+        CuPy creates and computes on the current device of the thread, whatever `device=` says for zeros and the like.
+        """
+        return self.device if self.family == "cupy" else _NOTHING
 
     def owns(self, x: object) -> bool:
         """Is `x` an array of this namespace on this device?"""
@@ -56,7 +72,8 @@ class Backend:
         host data that is no regular array of numbers.
         """
         if self.family != "numpy" and self.owns(x):
-            return x if dtype is None or x.dtype == self.dtype(dtype) else self.xp.astype(x, self.dtype(dtype))
+            with self.active():
+                return x if dtype is None or x.dtype == self.dtype(dtype) else self.xp.astype(x, self.dtype(dtype))
         if _family(x) not in ("numpy", ""):
             raise BackendError(
                 f"got {describe(x)}, but this backend is {self.name!r}. "
@@ -65,13 +82,15 @@ class Backend:
         host = _host_array(x)
         if dtype is not None and np.dtype(dtype).itemsize <= host.itemsize:  # the smaller of the two travels
             host = host.astype(dtype, copy=False)
-        if self.family == "numpy":
-            here = host
-        elif self.family == "torch":  # a tensor that shares a read-only buffer is undefined behaviour: copy
-            here = self.xp.tensor(np.ascontiguousarray(host), device=self.device)
-        else:
-            here = self.xp.asarray(host, device=self.device)
-        return here if dtype is None or here.dtype == self.dtype(dtype) else self.xp.astype(here, self.dtype(dtype))
+        with self.active():
+            if self.family == "numpy":
+                here = host
+            elif self.family == "torch":  # a tensor that shares a read-only buffer is undefined behaviour: copy
+                here = self.xp.tensor(np.ascontiguousarray(host), device=self.device)
+            else:
+                here = self.xp.asarray(host, device=self.device)
+            wanted = here.dtype if dtype is None else self.dtype(dtype)
+            return here if here.dtype == wanted else self.xp.astype(here, wanted)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the name: a namespace is a module, a device a thing of this machine."""
@@ -84,18 +103,17 @@ class Backend:
         elif self.family == "torch" and self.device.type != "cpu":
             getattr(self.xp, self.device.type).synchronize()
 
-    def compile(self, step: Callable[..., None], buffer: Any) -> Callable[..., None]:
-        """`run(i, size, order, figures, state, optimizer, *data)`, which does step(rows, figures[:, i], state,
-        optimizer, *data) for the i-th `size` rows of `order`; with CuPy by the launch of a CUDA graph (unless the
-        environment says NNBACKEND_CAPTURE=0). buffer: the ParameterBuffer that the step changes.
+    def compile(self, buffer: Any) -> Any:
+        """Return what runs training steps: an `Uncaptured`, or with CuPy a `Captured`, which launches each as a CUDA
+        graph (unless the environment says NNBACKEND_CAPTURE=0). buffer: the ParameterBuffer that the steps change.
         """
         from nnbackend.capture import Captured, Uncaptured
 
         if self.family != "cupy" or os.environ.get("NNBACKEND_CAPTURE") == "0":
-            return Uncaptured(step)
+            return Uncaptured()
         import cupy
 
-        return Captured(step, buffer, cupy)
+        return Captured(buffer, cupy)
 
     def memory(self) -> dict[str, int] | None:
         """Bytes of device memory; None where the library keeps no pool of it (everywhere but with CuPy).
@@ -115,6 +133,17 @@ class Backend:
         """Make the device current where a library has a current device (CuPy)."""
         if self.family == "cupy":
             self.device.use()
+
+
+def on_its_device(method: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a method of an object with a `backend`, so that its device is the current one while the method runs."""
+
+    @functools.wraps(method)
+    def wrapped(*arguments: P.args, **settings: P.kwargs) -> R:
+        with arguments[0].backend.active():  # type: ignore[attr-defined]
+            return method(*arguments, **settings)
+
+    return wrapped
 
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
@@ -207,6 +236,7 @@ def why_not(name: str) -> BackendError | None:
     return None
 
 
+_NOTHING = nullcontext()
 _selected: Backend | None = None
 _override: ContextVar[Backend | None] = ContextVar("nnbackend_override", default=None)
 
@@ -366,8 +396,9 @@ def _check_views(chosen: Backend) -> None:
     """Parameters are reshaped slices of one buffer: writing through such a view must reach the buffer."""
     buffer = chosen.zeros((4,), "float32")
     try:
-        view = chosen.xp.reshape(buffer[2:], (1, 2))
-        view[...] = view + 1.0
+        with chosen.active():
+            view = chosen.xp.reshape(buffer[2:], (1, 2))
+            view[...] = view + 1.0
         written = to_numpy(buffer).tolist() == [0.0, 0.0, 1.0, 1.0]
     except (TypeError, ValueError, RuntimeError) as error:
         raise BackendError(f"{chosen.name}: writing to an array and reading it back failed: {error}") from error
@@ -424,7 +455,7 @@ def _pip_line(cuda_major: int) -> str:
 
 
 _MISSING = {
-    "headers of CUDA are missing": ("cannot open source file",),
+    "headers of CUDA are missing": ("cannot open source file", "failed to find cuda headers"),
     "a library of CUDA is missing": (
         "shared object",
         "failed to load",

@@ -1,31 +1,38 @@
-"""A training step as a CUDA graph: captured once, then launched as a whole, since its two dozen kernels cost the
-host more time one by one than they cost the device.
+"""A training step as a CUDA graph: captured once, then launched as a whole, since its kernels cost the host more time
+one by one than they cost the device.
 
 A capture runs nothing; it notes every launch with its addresses. So what changes from step to step must lie on the
-device, always in the same place: a batch's row numbers, its number in the epoch, the count of steps, the learning
-rate. Memory is a pool of the graph's own, since what was freed in between is written to by every launch. Nothing
-here imports CuPy: the module comes as an argument.
+device, always in the same place: the order of the rows, the number of the step, the learning rate. And every address
+must belong to something that lives as long as the graph: memory comes from a pool that only this graph uses, and the
+graph keeps what else it reads or writes. Data and figures are the exceptions: whoever launches must hold them, and
+`serves` compares them. Nothing here imports CuPy: the module comes as an argument.
 """
 
 from __future__ import annotations
 
-import copy
 import gc
 import math
+import sys
 import warnings
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import singledispatch
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from nnbackend import cublas
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions import take_rows
+from nnbackend.functions.array import Array, pieces
+from nnbackend.optimizers import Optimizer
 from nnbackend.schedules import rate
 
 WORKSPACE = 32 * 2**20  # bytes that cuBLAS may write to: what it asks for on Hopper
 AGREEMENT = 0.5  # of an update: rounding turns the sign of gradients that are all rounding, and nothing else
+WORTH = 10  # whole batches: a graph for fewer costs more than it saves
 
-Step = Callable[..., None]
+# step(rows, figures, at, update, *data): take its rows of the data, record its figures at `at`, call update(p, g)
+Step: TypeAlias = Callable[..., None]
+Launch: TypeAlias = Callable[[int], None]  # does the step of that number in the epoch
 
 
 class Buffer(Protocol):
@@ -36,71 +43,138 @@ class Buffer(Protocol):
     def restore(self, snapshot: dict[str, Array]) -> None: ...
 
 
-@singledispatch
-def feed(rows: Array, order: Array, at: Array) -> None:
-    """rows <- batch number `at` of `order`, in place. rows: (size,), order: (n,), at: (1,), integers."""
-    xp, size = array_namespace(rows), rows.shape[0]
-    rows[...] = xp.take(order, at * size + xp.arange(size, dtype=at.dtype, device=device(at)), axis=0)
+class Rows:
+    """The rows of one step: `size` rows of the shuffled `order`, in the epoch's step `at` of `stride` rows each."""
 
+    __slots__ = ("at", "order", "size", "stride")
 
-@singledispatch
-def enter(column: Array, loss: Array, correct: Array) -> None:
-    """column[0] <- loss; column[1] <- correct, in its dtype, in place. column: (k,); loss, correct: 0-d, k >= 2."""
-    column[0] = loss
-    column[1] = array_namespace(column).astype(correct, column.dtype)
+    def __init__(self, order: Array, at: Array | int, stride: int):
+        self.order, self.at, self.stride = order, at, stride
+        self.size = min(stride, order.shape[0] - at * stride) if isinstance(at, int) else stride
 
+    def take(self, *arrays: Array, start: int = 0, size: int | None = None) -> tuple[Array, ...]:
+        """Gather `size` of these rows of each array, from number `start` on; all of them by default."""
+        return take_rows(self.order, self.at, self.stride, start, self.size if size is None else size, *arrays)
 
-@singledispatch
-def note(figures: Array, column: Array, at: Array) -> None:
-    """figures[:, at] <- column; at <- at + 1, in place. figures: (k, steps), column: (k,), at: (1,), an integer."""
-    xp = array_namespace(figures)
-    here = xp.arange(figures.shape[1], dtype=at.dtype, device=device(at)) == at
-    figures[...] = xp.where(here, column[:, None], figures)
-    at += 1
+    def batches(self, batch_size: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+        """Gather these rows in batches of at most `batch_size`, one after the other."""
+        for piece in pieces(self.size, batch_size):
+            yield self.take(*arrays, start=piece.start, size=piece.stop - piece.start)
 
 
 class Uncaptured:
-    """`run(i, size, order, figures, state, optimizer, *data)` is the step for the i-th `size` rows of `order`:
-    step(rows, figures[:, i], state, optimizer, *data).
-    """
+    """Runs steps as they are."""
 
-    def __init__(self, step: Step):
-        self._step = step
+    def epoch(
+        self,
+        step: Step,
+        stride: int,
+        order: Array,
+        figures: Array,
+        state: dict[str, Any],
+        optimizer: Any,
+        data: tuple[Array, ...],
+        *,
+        first: int = 0,
+        ahead: int = 0,
+        depends: object = None,
+    ) -> Launch:
+        """Prepare the steps of an epoch and return the function that does step i of it.
 
-    def __call__(self, i: int, size: int, order: Array, figures: Array, *arguments: Any) -> None:
-        self._step(order[i * size : min((i + 1) * size, order.shape[0])], figures[:, i], *arguments)
+        step: see above. stride: rows of a step; order: (n,) integers, the shuffled rows; figures: (k, steps).
+        first: the first step that will be asked for. ahead: whole batches that are still to come, of this epoch and
+        later ones. depends: what the step reads beside its arguments, for comparison with an earlier epoch.
+        """
+
+        def update(p: Array, g: Array) -> None:
+            optimizer.step(p, g, state)
+
+        return lambda i: step(Rows(order, i, stride), figures, i, update, *data)
 
 
 class Captured(Uncaptured):
-    """The same, by the launch of a graph: for as long as figures, state and data are the same arrays and the
-    optimizer differs in its learning rate only; otherwise the step is captured anew.
+    """Runs whole batches by the launch of a graph, for as long as all that the graph was captured with stays the same
+    (but for the learning rate); otherwise the step is captured anew.
 
-    Batches of another size (the last of an epoch) are not captured. Nor is anything more once a capture failed, or
-    its graph did not compute what the step computes; a warning then says why.
+    What is left of an epoch after its whole batches is not captured, nor is a step with fewer than WORTH whole batches
+    ahead. Nor is anything more once a capture failed, or its graph did not compute what the step computes; a warning
+    then says why.
     """
 
-    def __init__(self, step: Step, buffer: Buffer, cupy: Any):
-        super().__init__(step)
+    def __init__(self, buffer: Buffer, cupy: Any):
         self._buffer, self._cupy = buffer, cupy
         self._graph: _Graph | None = None
         self._refused = False
 
-    def __call__(self, i: int, size: int, order: Array, figures: Array, *arguments: Any) -> None:
-        if self._refused or (i + 1) * size > order.shape[0]:
-            return super().__call__(i, size, order, figures, *arguments)
-        if self._graph is None or not self._graph.serves(size, figures, *arguments):
+    def epoch(
+        self,
+        step: Step,
+        stride: int,
+        order: Array,
+        figures: Array,
+        state: dict[str, Any],
+        optimizer: Any,
+        data: tuple[Array, ...],
+        *,
+        first: int = 0,
+        ahead: int = 0,
+        depends: object = None,
+    ) -> Launch:
+        plain = super().epoch(step, stride, order, figures, state, optimizer, data)
+        whole = order.shape[0] // stride
+        if self._graph is not None and not self._graph.serves(stride, order, figures, state, optimizer, data, depends):
             self._graph = None  # its memory goes before there is more
+        if self._graph is None:
+            if self._refused or first >= whole or ahead < WORTH:
+                return plain
+            arguments = (step, stride, order, figures, state, optimizer, data, depends)
             try:
-                self._graph = _Graph(self._cupy, self._step, self._buffer, i, size, order, figures, *arguments)
+                self._graph = _Graph(self._cupy, self._buffer, first, plain, *arguments)
             except _Refusal as refusal:
                 self._refused = True
                 warnings.warn(f"training goes on without a CUDA graph, more slowly: {refusal}", stacklevel=4)
-                return self(i, size, order, figures, *arguments)
-        return self._graph.launch(i, order, *arguments[:2])
+                return plain
+        graph = self._graph
+        graph.begin(order)
+        return lambda i: graph.launch(i, state, optimizer) if i < whole else plain(i)
 
 
 class _Refusal(Exception):
     """Why there is no graph."""
+
+
+class _Workshop:
+    """What a graph is captured with: a stream, a memory pool, and a cuBLAS handle with its workspace.
+
+    CuPy never returns the free memory of a pool that is dropped, and a pool keeps its free memory by stream. So
+    workshops are never dropped: `lend` takes one from the free ones of the current device, `take_back` returns it.
+    """
+
+    # a workshop that is lent is held here, too: else the collector could destroy its handle before it is taken back
+    _all: ClassVar[list[_Workshop]] = []
+    _free: ClassVar[defaultdict[int, list[_Workshop]]] = defaultdict(list)
+
+    def __init__(self, cupy: Any):
+        self.device = cupy.cuda.Device().id
+        self.pool, self.stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+        with self.active(cupy):
+            self.handle = cublas.Handle(self.stream.ptr, cupy.empty((WORKSPACE,), "uint8"))
+        self._all.append(self)
+
+    @classmethod
+    def lend(cls, cupy: Any) -> _Workshop:
+        cupy.cuda.Device().synchronize()  # the last launch of the graph that had it may be under way
+        free = cls._free[cupy.cuda.Device().id]
+        return free.pop() if free else cls(cupy)
+
+    def take_back(self) -> None:
+        self.pool.free_all_blocks()
+        self._free[self.device].append(self)
+
+    @contextmanager
+    def active(self, cupy: Any) -> Iterator[None]:
+        with self.stream, cupy.cuda.using_allocator(self.pool.malloc):
+            yield
 
 
 class _Graph:
@@ -109,111 +183,138 @@ class _Graph:
     def __init__(
         self,
         cupy: Any,
-        step: Step,
         buffer: Buffer,
-        i: int,
-        size: int,
+        first: int,
+        plain: Launch,
+        step: Step,
+        stride: int,
         order: Array,
         figures: Array,
         state: dict[str, Any],
         optimizer: Any,
-        *data: Any,
+        data: tuple[Array, ...],
+        depends: object,
     ):
-        self._arrays, self._optimizer = _arrays(figures, state, data), optimizer
-        self._order, self._copied = cupy.empty(order.shape, order.dtype), None
-        self._rows = cupy.empty((size,), order.dtype)
-        self._at, self._t, self._lr = (_Number(cupy, dtype) for dtype in ("int64", "float64", "float64"))
-        self._pool, self._stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
-        column = cupy.zeros(figures.shape[:1], figures.dtype)
-        on_device = copy.copy(optimizer)
-        object.__setattr__(on_device, "lr", self._lr.place)  # settings are frozen; this copy is nobody else's
-        counted = {**state, "t": self._t.place}
+        self._buffer, self._stride, self._optimizer, self._depends = buffer, stride, optimizer, depends
+        self._kept = _slots(state)
+        self._lent = [weakref.ref(a) for a in (figures, *data)]
+        self._order = cupy.empty(order.shape, order.dtype)
+        self._counters, self._lr = _Cells(cupy.empty((2,), "int64")), _Cells(cupy.empty((1,), "float64"))
+        if type(optimizer).step is not Optimizer.step:
+            name = type(optimizer).__name__
+            raise _Refusal(f"{name}.step is one of its own, which runs on the host; override {name}.update instead")
+
+        def update(p: Array, g: Array) -> None:
+            optimizer.update(p, g, state, self._counters.cell(1), self._lr.cell(0))  # `record` has counted this step
 
         def whole() -> None:
-            feed(self._rows, self._order, self._at.place)
-            step(self._rows, column, counted, on_device, *data)
-            note(figures, column, self._at.place)
+            step(Rows(self._order, self._counters.cells, stride), figures, self._counters.cells, update, *data)
 
         before = _copies(buffer, state)
-        step(order[i * size : (i + 1) * size], column, dict(state), optimizer, *data)
+        steps_before = state["t"]
+        plain(first)
+        state["t"] = steps_before
         expected = _copies(buffer, state)
         _write_back(buffer, state, before)
-        self._set(i, order, state, optimizer)
+        self.begin(order)
+        self._set(first, state, optimizer)
         cupy.get_default_memory_pool().free_all_blocks()  # the graph's pool cannot take them
-        cupy.cuda.get_current_stream().synchronize()
         try:
+            self._workshop = _Workshop.lend(cupy)
             self._graph = self._capture(cupy, whole)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise _Refusal(f"the step could not be captured ({cause})") from error
         finally:
             _write_back(buffer, state, before)
-        self._at.value = self._t.value = None  # the rehearsal has counted
-        self.launch(i, order, dict(state), optimizer)
+        self._forget()  # the rehearsal has counted
+        self.launch(first, dict(state), optimizer)
         agrees = all(map(_agree, before[1], expected[1], _changed(buffer, state, before[0])))
         _write_back(buffer, state, before)
-        self._at.value = self._t.value = None
+        self._forget()
         if not agrees:
             raise _Refusal("a launch of its graph did not compute what the step computes")
 
-    def _capture(self, cupy: Any, work: Callable[[], None]) -> Any:
-        with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
-            self._handle = cublas.Handle(self._stream.ptr, cupy.empty((WORKSPACE,), "uint8"))
-            with cublas.capturing(self._handle):
-                try:
-                    work()  # a rehearsal, in earnest: kernels are compiled and loaded, what is kept is made
-                finally:
-                    self._stream.synchronize()
-                with _no_collection():
-                    self._stream.begin_capture()
-                    try:
-                        work()
-                    except BaseException:
-                        with suppress(Exception):
-                            self._stream.end_capture()
-                        raise
-                    return self._stream.end_capture()
+    def __del__(self) -> None:
+        workshop = vars(self).pop("_workshop", None)
+        if workshop is not None and not sys.is_finalizing():
+            vars(self).pop("_graph", None)  # before another graph gets its memory
+            workshop.take_back()
 
-    def serves(self, size: int, figures: Array, state: dict[str, Any], optimizer: Any, *data: Any) -> bool:
-        arrays = _arrays(figures, state, data)
+    def _capture(self, cupy: Any, work: Callable[[], None]) -> Any:
+        stream = self._workshop.stream
+        with self._workshop.active(cupy), cublas.capturing(self._workshop.handle):
+            try:
+                work()  # a rehearsal, in earnest: kernels are compiled and loaded, what is kept is made
+            finally:
+                stream.synchronize()
+            with _no_collection():
+                stream.begin_capture()
+                try:
+                    work()
+                except BaseException:
+                    with suppress(Exception):
+                        stream.end_capture()
+                    raise
+                return stream.end_capture()
+
+    def serves(
+        self,
+        stride: int,
+        order: Array,
+        figures: Array,
+        state: dict[str, Any],
+        optimizer: Any,
+        data: tuple[Array, ...],
+        depends: object,
+    ) -> bool:
+        """Would a launch do what the step does now?"""
+        lent, kept = (figures, *data), _slots(state)
         return (
-            size == self._rows.shape[0]
-            and len(arrays) == len(self._arrays)
-            and all(a is b for a, b in zip(arrays, self._arrays, strict=True))
+            stride == self._stride
+            and tuple(order.shape) == tuple(self._order.shape)
+            and len(lent) == len(self._lent)
+            and all(a is ref() for a, ref in zip(lent, self._lent, strict=True))
+            and len(kept) == len(self._kept)
+            and all(a is b for a, b in zip(kept, self._kept, strict=True))
             and (optimizer is self._optimizer or _settings(optimizer) == _settings(self._optimizer))
+            and depends == self._depends
         )
 
-    def launch(self, i: int, order: Array, state: dict[str, Any], optimizer: Any) -> None:
-        self._set(i, order, state, optimizer)
+    def begin(self, order: Array) -> None:
+        """Take the order of an epoch's rows."""
+        self._order[...] = order
+
+    def launch(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
+        self._set(i, state, optimizer)
         self._graph.launch()
         state["t"] += 1
-        self._at.value, self._t.value = i + 1, state["t"]  # the graph counts, too
+        self._counters.known = [i + 1, state["t"]]  # the graph counts, too
 
-    def _set(self, i: int, order: Array, state: dict[str, Any], optimizer: Any) -> None:
-        if self._copied is not order:
-            self._order[...] = order
-            self._copied = order
-        self._at.set(i)
-        self._t.set(state["t"])
+    def _set(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
+        self._counters.set(i, state["t"])
         self._lr.set(rate(optimizer.lr, state["t"]))
 
-
-class _Number:
-    """A number on the device, and what the host knows of it; None where that is nothing."""
-
-    def __init__(self, cupy: Any, dtype: str):
-        self.place = cupy.empty((1,), dtype)
-        self.value: float | None = None
-
-    def set(self, value: float) -> None:
-        if value != self.value:
-            self.place.fill(value)
-            self.value = value
+    def _forget(self) -> None:
+        self._counters.known = [None, None]
 
 
-def _arrays(figures: Array, state: dict[str, Any], data: tuple[Any, ...]) -> list[Any]:
-    """The arrays whose addresses are in a graph."""
-    return [figures, *_slots(state), *data]
+class _Cells:
+    """Numbers on the device, and what the host knows of each; None if it knows nothing."""
+
+    def __init__(self, cells: Array):
+        self.cells = cells
+        self.known: list[float | None] = [None] * cells.shape[0]
+
+    def cell(self, i: int) -> Array:
+        """Return number i as an array, (1,)."""
+        return self.cells[i : i + 1]
+
+    def set(self, *values: float) -> None:
+        for i, value in enumerate(values):
+            if value != self.known[i]:
+                self.cell(i).fill(value)
+                self.known[i] = value
 
 
 def _settings(optimizer: Any) -> tuple[type, dict[str, Any]]:

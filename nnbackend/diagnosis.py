@@ -72,12 +72,12 @@ def diagnose(net: Network, x: Any, t: Any) -> Diagnosis:
     and gradients stay as they are. Raises ValueError for data that does not fit the network.
     """
     x, t = net.data(x, t)
-    xp = net.backend.xp
-    gradient = xp.asarray(net.buffer.grad, copy=True)
-    try:
-        return _diagnose(net, x, t)
-    finally:
-        net.buffer.grad[...] = gradient
+    with net.backend.active():
+        gradient = net.backend.xp.asarray(net.buffer.grad, copy=True)
+        try:
+            return _diagnose(net, x, t)
+        finally:
+            net.buffer.grad[...] = gradient
 
 
 def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:

@@ -19,6 +19,7 @@ import numpy as np
 
 from nnbackend import __version__
 from nnbackend.backend import Backend, device_name, driver_cuda_version, mend_cuda, resolve, using, versions
+from nnbackend.capture import WORTH
 from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.errors import BackendError
 from nnbackend.layers import Affine, Layer, ReLU
@@ -103,9 +104,9 @@ def measure(
 ) -> Crossover:
     """Time training steps of a 784-hidden-10 network (ReLU, Adam, float32) on two backends, an epoch each in turn.
 
-    An epoch has 8192 rows of made data, but 4 to 64 batches; one more before it, in which kernels are compiled and the
-    step is captured, is outside the clock. Raises BackendError where one of them does not work, ValueError for sizes
-    that are not positive.
+    An epoch has 8192 rows of made data, but 4 to 64 batches. A fit before all rounds, in which kernels are compiled
+    and the step is captured, is outside the clock. Raises BackendError if one of them does not work, ValueError for
+    sizes that are not positive.
     """
     contestants = [resolve(first), resolve(second)]
     if rounds < 1 or not batches or min(batches) < 1:
@@ -117,9 +118,10 @@ def measure(
         t = generator.integers(0, 10, len(x))
         trainers = [_trainer(on, hidden, batch) for on in contestants]
         data = [(on.asarray(x), on.asarray(t)) for on in contestants]
-        for trainer, (xs, ts) in zip(trainers * rounds, data * rounds, strict=True):
-            trainer.fit(xs, ts, 2)  # every fit captures its step anew, in the first epoch
-        us.append([statistics.median(trainer.history.seconds[1::2]) / steps * 1e6 for trainer in trainers])
+        for epochs in (-(-WORTH // steps), *[1] * rounds):  # the first fit is long enough to be captured
+            for trainer, (xs, ts) in zip(trainers, data, strict=True):
+                trainer.fit(xs, ts, epochs)
+        us.append([statistics.median(trainer.history.seconds[-rounds:]) / steps * 1e6 for trainer in trainers])
     us_first, us_second = zip(*us, strict=True)
     libraries = versions(contestants[0]) | versions(contestants[1])
     device, sizes = device_name(contestants[1]), tuple(sorted(set(batches)))
@@ -177,7 +179,7 @@ def _step(name: str) -> Check:
         with using(name) as on, warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             network = Network([Affine(4, 8), ReLU(), Affine(8, 3)])
-            Trainer(network, Adam(), batch_size=8).fit(x, t, 2)
+            Trainer(network, Adam(), batch_size=8).fit(x, t, WORTH // 2)
             on.synchronize()
     except Exception as error:
         cause = f"a training step failed with {type(error).__name__}: {_flat(error)}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnbackend.backend import to_numpy
-from nnbackend.functions.array import pieces
+from nnbackend.functions.array import Array, pieces
 from nnbackend.network import ROWS_AT_ONCE, Network
 
 HostArray = np.ndarray[Any, Any]
@@ -84,6 +84,11 @@ def evaluate(network: Network, x: Any, t: Any) -> Evaluation:
     that does not fit the network, as Network.loss.
     """
     x, t = network.data(x, t)
+    with network.backend.active():
+        return _evaluate(network, x, t)
+
+
+def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
     end, xp = network.loss_layer, network.backend.xp
     losses, classes, correct, width = [], [], 0, 0
     for piece in pieces(x.shape[0], ROWS_AT_ONCE):

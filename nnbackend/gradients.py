@@ -233,18 +233,20 @@ def check_gradients(
     differences = {} if other is None else _differences(net, other, x, t)
     allowed = float(net.backend.xp.finfo(net.backend.dtype(net.dtype)).eps) ** 0.5
 
-    trial, rows = _Trial(net, x, t, generator), []
-    for name, layer, gradient, loss in trial.cases():
-        shape, size = tuple(gradient.shape), math.prod(gradient.shape)
-        elements = [int(k) for k in generator.choice(size, min(samples, size), replace=False)]
-        moved = INPUTS_MOVED if name == "x" else size
-        random = [(trial.direction(shape, moved) for _ in range(DIRECTIONS_TRIED)) for _ in range(directions)]
-        projected = [_error(loss, gradient, tries, tolerance) for tries in random]
-        sampled = [_error(loss, gradient, [trial.unit(shape, k)], tolerance) for k in elements]
-        difference = differences.get(name)
-        passed = max([0.0, *projected, *sampled]) <= tolerance and (difference or 0.0) <= allowed
-        errors = max(projected, default=None), max(sampled, default=None)
-        rows.append(GradientRow(name, layer, shape, *errors, difference, passed))
+    rows = []
+    with net.backend.active():
+        trial = _Trial(net, x, t, generator)
+        for name, layer, gradient, loss in trial.cases():
+            shape, size = tuple(gradient.shape), math.prod(gradient.shape)
+            elements = [int(k) for k in generator.choice(size, min(samples, size), replace=False)]
+            moved = INPUTS_MOVED if name == "x" else size
+            random = [(trial.direction(shape, moved) for _ in range(DIRECTIONS_TRIED)) for _ in range(directions)]
+            projected = [_error(loss, gradient, tries, tolerance) for tries in random]
+            sampled = [_error(loss, gradient, [trial.unit(shape, k)], tolerance) for k in elements]
+            difference = differences.get(name)
+            passed = max([0.0, *projected, *sampled]) <= tolerance and (difference or 0.0) <= allowed
+            errors = max(projected, default=None), max(sampled, default=None)
+            rows.append(GradientRow(name, layer, shape, *errors, difference, passed))
     return GradientReport(rows, tolerance, None if other is None else other.name, allowed)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnbackend import serialization
-from nnbackend.backend import Backend, resolve, to_numpy
+from nnbackend.backend import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backend import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
@@ -120,14 +120,19 @@ class Network:
             x = layer.forward(x, training)
         return x
 
-    def backward(self) -> None:
-        """Write the gradient of the last forward's loss into `grads`. Call after `loss_layer.forward`."""
-        dy = self.loss_layer.backward()
+    def backward(self, dy: Array | None = None) -> None:
+        """Write the gradient of the last forward's loss into `grads`.
+
+        dy: the gradient with regard to the raw output; if it is None, that of the last `loss_layer.forward`.
+        """
+        if dy is None:
+            dy = self.loss_layer.backward()
         for i in range(len(self._stack) - 1, self._lowest - 1, -1):
             dy = self._stack[i].backward(dy, i > self._lowest)
 
     # --- what users ask ---------------------------------------------------------------------------------------
 
+    @on_its_device
     def predict(self, x: Any) -> Array:
         """The raw output for every row of x: (n, ...) gives (n, ...), one row gives one row."""
         x = self.inputs(x)
@@ -138,6 +143,7 @@ class Network:
         outputs = [self.forward(x[piece, ...]) for piece in self._pieces(x)]
         return outputs[0] if len(outputs) == 1 else self.backend.xp.concat(outputs, axis=0)
 
+    @on_its_device
     def predict_proba(self, x: Any) -> Array:
         """What the loss makes of `predict`: probabilities for SoftmaxWithLoss, the output itself for regression."""
         return self.loss_layer.output(self.predict(x))
@@ -156,12 +162,14 @@ class Network:
             raise ValueError(f"accuracy has no meaning for {self.loss_layer}: its targets are not classes")
         return float(correct)
 
+    @on_its_device
     def gradient(self, x: Any, t: Any, sample_weight: Any = None) -> dict[str, Array]:
         """The gradient of the training loss by name ("W1", ...), as copies."""
         self.loss_and_output(*self._weighted(x, t, sample_weight))
         self.backward()
         return {name: self.backend.xp.asarray(view, copy=True) for name, view in self.grads.items()}
 
+    @on_its_device
     def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
         """The gradient of `loss` by name, by central differences (the book, section 4.5) and no backward pass:
         (loss(p + h) - loss(p - h)) / (2 h) for every element p of every parameter.
@@ -178,6 +186,11 @@ class Network:
 
         return network_gradient(self, x, t, h)
 
+    def signature(self) -> list[Any]:
+        """Return what a recorded training step depends on beside arrays and optimizer; see `Part.signature`."""
+        return [part.signature() for part in (*self._stack, self.loss_layer)]
+
+    @on_its_device
     def activations(self, x: Any) -> dict[str, Array]:
         """The output of every layer by its name, for all rows of x, in inference mode."""
         x = self.inputs(x)
@@ -199,6 +212,7 @@ class Network:
         y = self.forward(x, training=True)
         return self.loss_layer.forward(y, t, *given(weight)), y
 
+    @on_its_device
     def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
         """Mean loss and accuracy as 0-d device arrays (None where accuracy has no meaning), in inference mode."""
         n, end = x.shape[0], self.loss_layer
@@ -224,6 +238,7 @@ class Network:
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(x.shape)}")
         return x
 
+    @on_its_device
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
         """x and t for this network: checked, on its backend, at least one row."""
         x = self.inputs(x)
@@ -238,6 +253,7 @@ class Network:
         x, t = self.data(x, t)
         return x, t, self.weights(sample_weight, x.shape[0])
 
+    @on_its_device
     def weights(self, sample_weight: Any, n: int, argument: str = "sample_weight") -> Array | None:
         """Weights of n rows for this network: checked, on its backend, in its dtype. None stays None."""
         if sample_weight is None:
@@ -284,8 +300,10 @@ class Network:
         stack = [type(layer)(**layer.config()) for layer in self._stack]
         loss = type(self.loss_layer)(**self.loss_layer.config())
         other = _assemble(type(self), stack, loss, dtype or self.dtype, self.seed, resolve(backend))
-        for name in ("data", "state"):
-            getattr(other.buffer, name)[...] = other.backend.asarray(to_numpy(getattr(self.buffer, name)), other.dtype)
+        with other.backend.active():
+            for name in ("data", "state"):
+                values = to_numpy(getattr(self.buffer, name))
+                getattr(other.buffer, name)[...] = other.backend.asarray(values, other.dtype)
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -328,6 +346,7 @@ class TwoLayerNet(Network):
         second = Affine(hidden_size, output_size, weight=weight_init_std)
         super().__init__([first, Sigmoid(), second], SoftmaxWithLoss(), seed=seed, dtype=dtype, backend=backend)
 
+    @on_its_device
     def predict(self, x: Any) -> Array:
         """Class probabilities, (n, output_size)."""
         return self.loss_layer.output(super().predict(x))

@@ -152,19 +152,22 @@ class Optimizer:
         return {"t": 0, **{name: xp.zeros_like(p) for name in self._slots}}
 
     def step(self, p: Array, g: Array, state: State) -> None:
-        """One update of p, in place, for the gradient g."""
-        raise NotImplementedError
+        """Update p in place for the gradient g, and count the step in the state."""
+        lr = rate(self.lr, state["t"])
+        state["t"] += 1
+        self.update(p, g, state, state["t"], lr)
+
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        """Update p and the buffers of the state in place for the gradient g.
+
+        t: the number of this step, from 1; lr: its learning rate. Both may live on the device, as (1,) arrays.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no update(p, g, state, t, lr)")
 
     def config(self) -> dict[str, Any]:
         """The settings as JSON knows them; `optimizer(name, **config)` makes the optimizer again."""
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return settings | ({"lr": self.lr.config()} if isinstance(self.lr, Schedule) else {})
-
-    def _begin(self, state: State) -> float:
-        """Count the step that begins; its learning rate."""
-        lr = rate(self.lr, state["t"])
-        state["t"] += 1
-        return lr
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,8 @@ class SGD(Optimizer):
     lr: float | Schedule = 0.01
     weight_decay: float = 0.0
 
-    def step(self, p: Array, g: Array, state: State) -> None:
-        sgd_step(p, g, self._begin(state), self.weight_decay)
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        sgd_step(p, g, lr, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -188,8 +191,8 @@ class Momentum(Optimizer):
 
     _slots = ("v",)
 
-    def step(self, p: Array, g: Array, state: State) -> None:
-        momentum_step(p, g, state["v"], self._begin(state), self.momentum, self.weight_decay)
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        momentum_step(p, g, state["v"], lr, self.momentum, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,8 @@ class Nesterov(Optimizer):
 
     _slots = ("v",)
 
-    def step(self, p: Array, g: Array, state: State) -> None:
-        nesterov_step(p, g, state["v"], self._begin(state), self.momentum, self.weight_decay)
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        nesterov_step(p, g, state["v"], lr, self.momentum, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,8 @@ class AdaGrad(Optimizer):
 
     _slots = ("h",)
 
-    def step(self, p: Array, g: Array, state: State) -> None:
-        adagrad_step(p, g, state["h"], self._begin(state), self.eps, self.weight_decay)
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        adagrad_step(p, g, state["h"], lr, self.eps, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -231,8 +234,8 @@ class RMSprop(Optimizer):
 
     _slots = ("h",)
 
-    def step(self, p: Array, g: Array, state: State) -> None:
-        rmsprop_step(p, g, state["h"], self._begin(state), self.alpha, self.eps, self.weight_decay)
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        rmsprop_step(p, g, state["h"], lr, self.alpha, self.eps, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -247,9 +250,8 @@ class Adam(Optimizer):
 
     _slots = ("m", "v")
 
-    def step(self, p: Array, g: Array, state: State) -> None:
-        lr, moments, betas = self._begin(state), (state["m"], state["v"]), (self.beta1, self.beta2)
-        adam_step(p, g, *moments, state["t"], lr, *betas, self.eps, self.weight_decay)
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        adam_step(p, g, state["m"], state["v"], t, lr, self.beta1, self.beta2, self.eps, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -264,9 +266,8 @@ class AdamW(Optimizer):
 
     _slots = ("m", "v")
 
-    def step(self, p: Array, g: Array, state: State) -> None:
-        lr, moments, betas = self._begin(state), (state["m"], state["v"]), (self.beta1, self.beta2)
-        adamw_step(p, g, *moments, state["t"], lr, *betas, self.eps, self.weight_decay)
+    def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
+        adamw_step(p, g, state["m"], state["v"], t, lr, self.beta1, self.beta2, self.eps, self.weight_decay)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

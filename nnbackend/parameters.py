@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from nnbackend.backend import Backend
+from nnbackend.backend import Backend, on_its_device
 from nnbackend.functions.array import Array
 from nnbackend.initializers import Initializer
 
@@ -41,13 +41,15 @@ class ParameterBuffer:
         self.backend, self.dtype = backend, dtype
         trainable = [parameter for parameter in parameters if parameter.trainable]
         kept = [parameter for parameter in parameters if not parameter.trainable]
-        self.data = self._lay_out(trainable, "data")
-        self.grad = self._lay_out(trainable, "grad")
-        self.state = self._lay_out(kept, "data")
-        self.clock = backend.zeros((1,), "int64")
-        for parameter in parameters:
-            if parameter.initializer is not None:
-                parameter.data[...] = backend.asarray(parameter.initializer.draw(parameter.shape, generator), dtype)
+        with backend.active():
+            self.data = self._lay_out(trainable, "data")
+            self.grad = self._lay_out(trainable, "grad")
+            self.state = self._lay_out(kept, "data")
+            self.clock = backend.zeros((1,), "int64")
+            for parameter in parameters:
+                if parameter.initializer is not None:
+                    host = parameter.initializer.draw(parameter.shape, generator)
+                    parameter.data[...] = backend.asarray(host, dtype)
 
     def _lay_out(self, parameters: Sequence[Parameter], attribute: str) -> Array:
         """A flat array with room for `parameters`, whose `attribute` becomes a view of it."""
@@ -59,10 +61,12 @@ class ParameterBuffer:
             start = stop
         return flat
 
+    @on_its_device
     def snapshot(self) -> dict[str, Array]:
         """Copies of everything that training changes, by name."""
         return {name: self.backend.xp.asarray(getattr(self, name), copy=True) for name in self._KEPT}
 
+    @on_its_device
     def restore(self, snapshot: Mapping[str, Array]) -> None:
         """Write back what `snapshot` returned."""
         for name in self._KEPT:
@@ -85,7 +89,8 @@ class Views(Mapping[str, Array]):
         value = self._backend.asarray(value, self._dtype)
         if tuple(value.shape) != tuple(view.shape):
             raise ValueError(f"{name}: expected shape {tuple(view.shape)}, got {tuple(value.shape)}")
-        view[...] = value
+        with self._backend.active():
+            view[...] = value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)

@@ -1,14 +1,23 @@
-"""A stand-in for CuPy and its device, on NumPy and g++, which knows what a GPU forbids.
+"""A stand-in for CuPy and its devices, on NumPy and g++, which knows what a GPU forbids.
 
-`installed()` puts it where `import cupy` finds it, so that a whole network trains on "cupy" without one. What it
-keeps of the real thing:
+`installed()` puts it where `import cupy` finds it, so that a whole network trains on "cupy" without one. As a plugin
+(`pytest -p cuda_standin`) it is CuPy for a whole run of the tests. What it keeps of the real thing:
 
-* kernels: the CUDA text itself, compiled by g++ with a loop for the grid, called with the raw addresses;
+* kernels: the CUDA text itself, compiled by g++ with loops for the grid, called with the raw addresses; threads of a
+  block that work together take turns at every __syncthreads;
 * streams that capture: work is then recorded and not done, results hold garbage until the graph is launched, and
   whoever reads a value on the host, waits, copies from the host, multiplies through the library's own handle or
   allocates outside a pool of his own is refused as there;
-* memory pools that hand out freed memory again, full of NaN, and a device whose memory ends;
+* graphs that hold addresses: a launch fails if memory that the graph does not own has been freed since the capture;
+* memory pools (CuPy 14.1 and later) that keep free memory by stream, split and merge it, and hand it out again, full of
+  NaN; a pool that is dropped leaks what is free in it; a block of which a part is in use cannot be returned;
+* devices: an array is born on the current one of its thread, whatever `device=` array-api-compat is told for zeros,
+  full and arange; work on an array of another one is refused; a Device has no hash;
 * cuBLAS's interface: column-major, by address.
+
+What it cannot show: races between threads, blocks or streams, since everything happens in order; a capture that CUDA
+would refuse for another reason than those above; misaligned addresses; how long anything takes; TF32 and bfloat16,
+whose products are computed in float32; launches beyond CUDA's limits other than those that are asserted in `Kernel`.
 """
 
 from __future__ import annotations
@@ -18,11 +27,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -34,34 +45,93 @@ import numpy as np
 SHIM = r"""
 #include <cmath>
 #include <cstddef>
+#include <functional>
+#include <ucontext.h>
 #include <utility>
+#include <vector>
 using namespace std;
 #define __global__
 #define __device__
-struct Index { unsigned x; };
-static thread_local Index blockIdx, blockDim, threadIdx;
+#define __shared__ static
+struct Index { unsigned x, y; };
+static Index blockIdx, blockDim, threadIdx, gridDim;
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
+
+// Threads of a block that work together: each runs on a stack of its own until it waits for the others.
+static const size_t STACK = 1 << 15;
+static ucontext_t scheduler;
+static vector<ucontext_t> fibers(1024);
+static vector<char> stacks(1024 * STACK);
+static function<void()> body;
+static size_t running;
+static bool waiting;
+static void fiber() { body(); }
+static inline void __syncthreads() {
+    waiting = true;
+    swapcontext(&fibers[running], &scheduler);
+}
+static void together(unsigned threads) {
+    vector<bool> done(threads, false);
+    for (size_t i = 0; i < threads; i++) {
+        getcontext(&fibers[i]);
+        fibers[i].uc_stack.ss_sp = &stacks[i * STACK];
+        fibers[i].uc_stack.ss_size = STACK;
+        fibers[i].uc_link = &scheduler;
+        makecontext(&fibers[i], fiber, 0);
+    }
+    for (bool any = true; any;) {
+        any = false;
+        for (running = 0; running < threads; running++) {
+            if (done[running]) continue;
+            threadIdx.x = running % blockDim.x;
+            threadIdx.y = running / blockDim.x;
+            waiting = false;
+            swapcontext(&scheduler, &fibers[running]);
+            done[running] = !waiting;
+            any = any || waiting;
+        }
+    }
+}
+
 template <class... A, size_t... I>
 void call(void (*f)(A...), void** arguments, index_sequence<I...>) { f(*(A*)arguments[I]...); }
 template <class... A>
-void launch(void (*f)(A...), unsigned grid, unsigned block, void** arguments) {
-    blockDim.x = block;
-    for (blockIdx.x = 0; blockIdx.x < grid; blockIdx.x++)
-        for (threadIdx.x = 0; threadIdx.x < block; threadIdx.x++)
-            call(f, arguments, index_sequence_for<A...>());
+void launch(void (*f)(A...), bool cooperative, const unsigned* grid, const unsigned* block, void** arguments) {
+    gridDim = {grid[0], grid[1]};
+    blockDim = {block[0], block[1]};
+    body = [&] { call(f, arguments, index_sequence_for<A...>()); };
+    for (blockIdx.y = 0; blockIdx.y < grid[1]; blockIdx.y++)
+        for (blockIdx.x = 0; blockIdx.x < grid[0]; blockIdx.x++) {
+            if (cooperative) {
+                together(block[0] * block[1]);
+                continue;
+            }
+            for (threadIdx.y = 0; threadIdx.y < block[1]; threadIdx.y++)
+                for (threadIdx.x = 0; threadIdx.x < block[0]; threadIdx.x++) body();
+        }
 }
 """
+DEFINITION = re.compile(r"^(KERNEL|GRID|BLOCK|FUNCTION|BACKWARD)\((\w+)[,)]", re.M)
 
 
 def kernel_names(source: str) -> list[str]:
-    return re.findall(r"^(?:KERNEL|FUNCTION|BACKWARD)\((\w+)[,)]", source, re.M)
+    return [name for _, name in DEFINITION.findall(source)]
+
+
+def cooperative(source: str) -> set[str]:
+    """The kernels in which threads of a block wait for each other."""
+    starts = [*DEFINITION.finditer(source), None]
+    texts = {a[2]: source[a.start() : b.start() if b else None] for a, b in pairwise(starts)}  # type: ignore[index,union-attr]
+    return {name for name, text in texts.items() if "__syncthreads" in text or "block_sum" in text}
 
 
 @cache
 def compiled(source: str) -> ctypes.CDLL:
     """The kernels in `source` as a shared library: run_NAME(grid, block, addresses of the arguments)."""
+    waits = cooperative(source)
     runners = (
-        f'extern "C" void run_nn_{name}(unsigned g, unsigned b, void** a) {{ launch(nn_{name}, g, b, a); }}'
+        f'extern "C" void run_nn_{name}(const unsigned* g, const unsigned* b, void** a) '
+        f"{{ launch(nn_{name}, {str(name in waits).lower()}, g, b, a); }}"
         for name in kernel_names(source)
     )
     text = "\n".join([SHIM, source, *runners])
@@ -93,19 +163,21 @@ class OutOfMemoryError(MemoryError):
 
 
 class Machine:
-    """The one device: its streams, what it may hold, and what it was asked to do."""
+    """The devices: what they may hold together, and what they were asked to do."""
 
     def __init__(self) -> None:
         self.capacity, self.held = 2**30, 0
+        self.devices = 1
         self.capturing: Stream | None = None
         self.counts: dict[str, int] = defaultdict(int)
-        self.pools: list[Any] = []
+        self.blocks: weakref.WeakSet[Block] = weakref.WeakSet()
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Do it now, or, where the current stream captures, when the graph is launched."""
-        stream = STREAMS[-1]
-        if stream.recording is not None:
-            stream.recording.append(work)
+    def do(self, work: Callable[[], None], *touched: Block) -> None:
+        """Do it now, or, where the current stream captures, when the graph is launched. touched: what it works on."""
+        recording = HERE.streams[-1].recording
+        if recording is not None:
+            recording.work.append(work)
+            recording.touched += map(weakref.ref, touched)
         else:
             self.counts["launches"] += 1
             with np.errstate(all="ignore"):
@@ -117,42 +189,134 @@ class Machine:
             raise Forbidden(f"{what}: operation not permitted when stream is capturing")
         self.counts["waits"] += 1
 
+    def block_at(self, address: int) -> Block:
+        """The block in use in which an address lies."""
+        found = [block for block in self.blocks if 0 <= address - block.bytes.ctypes.data < block.bytes.size]
+        assert len(found) == 1, f"address {address:x} is in no array"
+        return found[0]
+
 
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-class Block:
-    """Memory, handed back to its pool when the last array in it is gone."""
+class Memory:
+    """What cudaMalloc returned. In CuPy it goes back when nothing refers to it; here it says so itself."""
 
-    def __init__(self, pool: MemoryPool, bytes_: np.ndarray):
-        self.pool, self.bytes = pool, bytes_
+    def __init__(self, size: int):
+        if MACHINE.held + size > MACHINE.capacity:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+        MACHINE.held += size
+        self.bytes = np.empty(size, np.uint8)
+
+    def free(self) -> None:
+        MACHINE.held -= self.bytes.size
+
+
+class Chunk:
+    """A part of a Memory, between its neighbours."""
+
+    def __init__(self, memory: Memory, offset: int, size: int, arena: Arena):
+        self.memory, self.offset, self.size, self.arena = memory, offset, size, arena
+        self.previous: Chunk | None = None
+        self.next: Chunk | None = None
+
+    def split(self, size: int) -> None:
+        """Keep the first `size` bytes; the rest becomes a free chunk."""
+        if size == self.size:
+            return
+        rest = Chunk(self.memory, self.offset + size, self.size - size, self.arena)
+        rest.previous, rest.next = self, self.next
+        if self.next is not None:
+            self.next.previous = rest
+        self.next, self.size = rest, size
+        self.arena.free.append(rest)
+
+    def merge_next(self) -> None:
+        assert self.next is not None
+        self.size += self.next.size
+        self.next = self.next.next
+        if self.next is not None:
+            self.next.previous = self
+
+
+class Arena:
+    """The free chunks of one stream in one pool."""
+
+    def __init__(self) -> None:
+        self.free: list[Chunk] = []
+
+    def take(self, size: int) -> Chunk | None:
+        """The smallest free chunk that is large enough, cut to size."""
+        large = [chunk for chunk in self.free if chunk.size >= size]
+        if not large:
+            return None
+        chunk = min(large, key=lambda chunk: chunk.size)
+        self.free.remove(chunk)
+        chunk.split(size)
+        return chunk
+
+    def insert(self, chunk: Chunk) -> None:
+        while chunk.next in self.free:
+            self.free.remove(chunk.next)
+            chunk.merge_next()
+        while chunk.previous in self.free:
+            chunk = chunk.previous
+            self.free.remove(chunk)
+            chunk.merge_next()
+        self.free.append(chunk)
+
+    def free_all(self) -> int:
+        """Return the memory of the chunks that are whole."""
+        whole = [chunk for chunk in self.free if chunk.next is None and chunk.previous is None]
+        for chunk in whole:
+            self.free.remove(chunk)
+            chunk.memory.free()
+        return sum(chunk.size for chunk in whole)
+
+
+class Block:
+    """A chunk in use, handed back to its pool when the last array in it is gone."""
+
+    def __init__(self, pool: MemoryPool, chunk: Chunk, device: int):
+        self.pool, self.chunk, self.device = weakref.ref(pool), chunk, device
+        self.bytes = chunk.memory.bytes[chunk.offset : chunk.offset + chunk.size]
+        MACHINE.blocks.add(self)
 
     def __del__(self) -> None:
-        self.pool.free.setdefault(self.bytes.size, []).append(self.bytes)
-        self.pool.used -= self.bytes.size
+        pool = self.pool()
+        if pool is not None:
+            pool.used -= self.chunk.size
+            self.chunk.arena.insert(self.chunk)
+        elif self.chunk.next is None and self.chunk.previous is None and MACHINE is not None:
+            self.chunk.memory.free()
 
 
 class MemoryPool:
+    """As CuPy's since 14.1: dropping it does not return what is free in it, nor split blocks later."""
+
     def __init__(self) -> None:
-        self.free: dict[int, list[np.ndarray]] = {}
+        self.arenas: dict[tuple[int, int], Arena] = defaultdict(Arena)  # by device and stream
         self.held = self.used = 0
 
     def malloc(self, size: int) -> Block:
         if self is POOL and MACHINE.capturing is not None:
             raise AssertionError("memory of the common pool would be handed to others while a graph writes to it")
         size = max(512, -(-size // 512) * 512)
-        if not self.free.get(size):
-            if MACHINE.held + size > MACHINE.capacity:
+        device = HERE.devices[-1]
+        arena = self.arenas[device, HERE.streams[-1].ptr]
+        chunk = arena.take(size)
+        if chunk is None:
+            try:
+                memory = Memory(size)
+            except OutOfMemoryError:
                 self.free_all_blocks()
-            if MACHINE.held + size > MACHINE.capacity:
-                raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
-            MACHINE.held += size
+                memory = Memory(size)
             self.held += size
-            self.free.setdefault(size, []).append(np.empty(size, np.uint8))
-        bytes_ = self.free[size].pop()
-        bytes_[:] = 0xFF  # NaN: nobody may rely on what a fresh array holds
+            chunk = Chunk(memory, 0, size, arena)
+        block = Block(self, chunk, device)
+        block.bytes[:] = 0xFF  # NaN: nobody may rely on what a fresh array holds
         self.used += size
-        return Block(self, bytes_)
+        return block
 
     def total_bytes(self) -> int:
         return self.held
@@ -161,53 +325,60 @@ class MemoryPool:
         return self.used
 
     def free_all_blocks(self) -> None:
-        freed = self.held - self.used
-        self.free.clear()
-        self.held -= freed
-        MACHINE.held -= freed
-
-    def __del__(self) -> None:
-        if MACHINE is not None:  # at exit, modules go in any order
-            MACHINE.held -= self.held
+        self.held -= sum(arena.free_all() for arena in self.arenas.values())
 
 
-MACHINE = Machine()
-POOL = MemoryPool()
-ALLOCATORS: list[Callable[[int], Block]] = [POOL.malloc]
+class Here(threading.local):
+    """What every thread has of its own, as CuPy has it."""
+
+    def __init__(self) -> None:
+        self.devices, self.streams, self.allocators = [0], [DEFAULT_STREAM], [POOL.malloc]
 
 
 @contextmanager
 def using_allocator(malloc: Callable[[int], Block]) -> Iterator[None]:
-    ALLOCATORS.append(malloc)
+    HERE.allocators.append(malloc)
     try:
         yield
     finally:
-        ALLOCATORS.pop()
+        HERE.allocators.pop()
 
 
 # --- streams and graphs -----------------------------------------------------------------------------------------------
 
 
+class Recording:
+    """What a stream has captured so far."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.touched: list[weakref.ref[Block]] = []
+
+
 class Stream:
+    numbers = count()
+
     def __init__(self, non_blocking: bool = False):
-        self.recording: list[Callable[[], None]] | None = None
-        self.ptr = 0 if not STREAMS else id(self)
+        self.recording: Recording | None = None
+        self.ptr = next(self.numbers)  # 0 for the default stream, the first
 
     def __enter__(self) -> Stream:
-        STREAMS.append(self)
+        HERE.streams.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert STREAMS.pop() is self
+        assert HERE.streams.pop() is self
 
     def begin_capture(self) -> None:
         assert self.ptr != 0, "cannot capture on the default (legacy) stream"
-        self.recording, MACHINE.capturing = [], self
+        self.recording, MACHINE.capturing = Recording(), self
 
     def end_capture(self) -> Graph:
-        work, self.recording, MACHINE.capturing = self.recording, None, None
-        assert work is not None
-        return Graph(work)
+        recording, self.recording, MACHINE.capturing = self.recording, None, None
+        assert recording is not None
+        # what the capture itself allocated and freed again is gone by now, or will be: its pool has to stay
+        pool = getattr(HERE.allocators[-1], "__self__", None)
+        return Graph(recording, pool)
 
     def is_capturing(self) -> bool:
         return self.recording is not None
@@ -217,11 +388,17 @@ class Stream:
 
 
 class Graph:
-    def __init__(self, work: list[Callable[[], None]]):
-        self.work = work
+    """Launches what was captured. pool: the one that its temporaries came from."""
+
+    def __init__(self, recording: Recording, pool: MemoryPool | None):
+        self.work, self.pool = recording.work, pool
+        blocks = [ref() for ref in recording.touched]
+        self.touched = {id(b): weakref.ref(b) for b in blocks if b is not None and b.pool() is not pool}
 
     def launch(self, stream: Stream | None = None) -> None:
         MACHINE.counts["graph launches"] += 1
+        for ref in self.touched.values():
+            assert ref() is not None, "the graph reads or writes memory that was freed since it was captured"
         with np.errstate(all="ignore"):
             for work in self.work:
                 work()
@@ -230,31 +407,34 @@ class Graph:
         pass
 
 
-STREAMS: list[Stream] = []
-STREAMS.append(Stream())
+MACHINE = Machine()
+POOL = MemoryPool()
+DEFAULT_STREAM = Stream()
+HERE = Here()
 
 
 class Device:
-    def __init__(self, number: int = 0):
-        self.id = number
+    def __init__(self, number: int | Device | None = None):
+        self.id: int = HERE.devices[-1] if number is None else getattr(number, "id", number)  # type: ignore[assignment]
 
     def synchronize(self) -> None:
         MACHINE.host("cudaDeviceSynchronize")
 
     def use(self) -> Device:
+        HERE.devices[-1] = self.id
         return self
 
     def __enter__(self) -> Device:
+        HERE.devices.append(self.id)
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        HERE.devices.pop()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and other.id == self.id
 
-    def __hash__(self) -> int:
-        return self.id
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def mem_info(self) -> tuple[int, int]:
@@ -280,7 +460,7 @@ class ndarray:
     itemsize = property(lambda self: self._view.itemsize)
     strides = property(lambda self: self._view.strides)
     flags = property(lambda self: SimpleNamespace(c_contiguous=self._view.flags.c_contiguous))
-    device = property(lambda self: Device(0))
+    device = property(lambda self: Device(self._block.device))
     data = property(lambda self: SimpleNamespace(ptr=self._view.ctypes.data))
     T = property(lambda self: ndarray(self._view.T, self._block))
 
@@ -313,10 +493,11 @@ class ndarray:
         return on_device(lambda x, k: x[k], self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        view, key, value = self._view, bare(key), bare(value)
+        view, touched = bare(self), blocks(self, key, value)
+        key, value = bare(key), bare(value)
         if isinstance(value, np.ndarray) and value.size > 1 and MACHINE.capturing is not None:
             np.broadcast_shapes(view[key].shape, value.shape)
-        MACHINE.do(lambda: view.__setitem__(key, value))
+        MACHINE.do(lambda: view.__setitem__(key, value), *touched)
 
     def fill(self, value: float) -> None:
         self[...] = value
@@ -349,8 +530,8 @@ def _operators() -> None:
             return on_device(f, self, other)
 
         def in_place(self: ndarray, other: Any, f: Any = getattr(np.ndarray, f"__i{name}__")) -> ndarray:  # noqa: B008
-            view, other = self._view, bare(other)
-            MACHINE.do(lambda: f(view, other))
+            view, touched, other = bare(self), blocks(self, other), bare(other)
+            MACHINE.do(lambda: f(view, other), *touched)
             return self
 
         setattr(ndarray, f"__{name}__", binary)
@@ -365,26 +546,41 @@ def _operators() -> None:
     ndarray.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[attr-defined]
 
 
-def bare(value: Any) -> Any:
-    """`value` with NumPy views in place of arrays on the device."""
+def bare(value: Any, anywhere: bool = False) -> Any:
+    """`value` with NumPy views in place of arrays on the device, which is the current one unless `anywhere`."""
     if isinstance(value, ndarray):
+        if value._block.device != HERE.devices[-1] and not anywhere:
+            raise ValueError(
+                "Array device must be same as the current device: "
+                f"array device = {value._block.device} while current = {HERE.devices[-1]}"
+            )
         return value._view
     if isinstance(value, list | tuple):
-        return type(value)(bare(part) for part in value)
+        return type(value)(bare(part, anywhere) for part in value)
     if isinstance(value, np.ndarray):
         raise TypeError("a NumPy array met an array on the device")
     return value
 
 
+def blocks(*values: Any) -> list[Block]:
+    """The memory of all arrays in `values`."""
+    found = []
+    for value in values:
+        found += blocks(*value) if isinstance(value, list | tuple) else []
+        found += [value._block] if isinstance(value, ndarray) else []
+    return found
+
+
 def fresh(shape: tuple[int, ...], dtype: Any) -> ndarray:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    block = ALLOCATORS[-1](size)
+    block = HERE.allocators[-1](size)
     return ndarray(block.bytes[:size].view(dtype).reshape(shape), block)
 
 
 def on_device(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """A NumPy function as an operation of the device: a view stays one, everything else gets memory of its own."""
-    inputs, settings = bare(arguments), {name: bare(value) for name, value in named.items() if name != "device"}
+    inputs = bare(arguments, anywhere=True)
+    settings = {name: bare(value) for name, value in named.items() if name != "device"}
     out = named.pop("out", None)
     settings.pop("out", None)
     with np.errstate(all="ignore"):
@@ -399,9 +595,11 @@ def on_device(function: Callable[..., Any], *arguments: Any, **named: Any) -> An
     owner = next((p for p in parts if np.size(result) and np.may_share_memory(result, p._view)), None)
     if owner is not None:
         return ndarray(result, owner._block)
+    bare(arguments)  # a view may be taken anywhere, but work is done on the current device
     out = fresh(np.shape(result), result.dtype) if out is None else out
-    target = out._view
-    MACHINE.do(lambda: np.copyto(target, function(*inputs, **settings), casting="same_kind"))
+    target = bare(out)
+    work = lambda: np.copyto(target, function(*inputs, **settings), casting="same_kind")  # noqa: E731
+    MACHINE.do(work, *blocks(out, arguments, list(named.values())))
     return out
 
 
@@ -419,7 +617,8 @@ def asarray(x: Any, dtype: Any = None, device: Any = None, copy: bool | None = N
         return x
     if MACHINE.capturing is not None:
         raise Forbidden("a copy from the host would be repeated with the values of today")
-    return on_device(lambda: np.array(x, dtype=dtype))
+    with Device(device):
+        return on_device(lambda: np.array(x, dtype=dtype))
 
 
 class Kernel:
@@ -427,10 +626,15 @@ class Kernel:
         self.name, self.run = name, getattr(compiled(source), f"run_{name}")
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        (gx, gy), (bx, by) = ((*sizes, 1)[:2] for sizes in (grid, block))
+        assert 0 < gx < 2**31
+        assert 0 < gy < 2**16
+        assert 0 < bx * by <= 1024
+        sizes = (ctypes.c_uint * 2)(gx, gy), (ctypes.c_uint * 2)(bx, by)
         values, keep = [], []
         for argument in arguments:
             if isinstance(argument, ndarray):
-                assert argument._view.flags.c_contiguous
+                assert bare(argument).flags.c_contiguous
                 values.append(ctypes.c_void_p(argument.data.ptr))
                 keep.append(argument._block.bytes)
             elif isinstance(argument, float):
@@ -442,7 +646,7 @@ class Kernel:
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         kept = (values, keep)
         MACHINE.counts[f"kernel {self.name}"] += 1
-        MACHINE.do(lambda: kept and self.run(grid[0], block[0], addresses))
+        MACHINE.do(lambda: kept and self.run(*sizes, addresses), *blocks(arguments))
 
 
 class RawModule:
@@ -481,7 +685,7 @@ class Cublas:
                      a: Any, type_a: int, lead_a: int, b: Any, type_b: int, lead_b: int, beta: Any,
                      c: Any, type_c: int, lead_c: int, compute: int, algorithm: int) -> int:  # fmt: skip
         settings = self.handles[handle.value]
-        assert settings["stream"] == STREAMS[-1].ptr, "the handle works on another stream"
+        assert settings["stream"] == HERE.streams[-1].ptr, "the handle works on another stream"
         assert MACHINE.capturing is None or settings["workspace"], "cuBLAS would allocate while capturing"
         dtype = {0: np.dtype("f4"), 1: np.dtype("f8")}[type_a]
         assert type_a == type_b == type_c
@@ -502,8 +706,11 @@ class Cublas:
         out = matrix(c, m, n, lead_c)
         MACHINE.counts[f"gemm {compute}"] += 1
         assert scales == (1.0, 0.0)
-        MACHINE.do(lambda: np.copyto(out, left @ right))
+        MACHINE.do(lambda: np.copyto(out, left @ right), *(MACHINE.block_at(pointer.value) for pointer in (a, b, c)))
         return 0
+
+
+CUBLAS = Cublas()
 
 
 # --- the modules ------------------------------------------------------------------------------------------------------
@@ -541,12 +748,12 @@ CUPY.__dict__.update(
         Graph=Graph,
         MemoryPool=MemoryPool,
         Stream=Stream,
-        get_current_stream=lambda: STREAMS[-1],
+        get_current_stream=lambda: HERE.streams[-1],
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
             CUDARuntimeError=Forbidden,
             driverGetVersion=lambda: 13000,
-            getDeviceCount=lambda: 1,
+            getDeviceCount=lambda: MACHINE.devices,
             getDeviceProperties=lambda index: {"name": b"stand-in", "totalGlobalMem": 2**30, "major": 9, "minor": 0},
             runtimeGetVersion=lambda: 13000,
         ),
@@ -564,7 +771,7 @@ def installed() -> Iterator[Machine]:
     before = {name: sys.modules.get(name) for name in [*mine, "nnbackend.kernels.cupy"]}
     sys.modules.update(mine)
     sys.modules.pop("nnbackend.kernels.cupy", None)
-    library, cublas.library = cublas.library, cache(Cublas)  # type: ignore[assignment]
+    library, cublas.library = cublas.library, lambda: CUBLAS  # type: ignore[assignment]
     cublas._shared.cache_clear()
     real = getattr(array_api_compat, "cupy", None)
     array_api_compat.cupy = XP  # type: ignore[attr-defined]
@@ -582,3 +789,10 @@ def installed() -> Iterator[Machine]:
             sys.modules.pop(name, None)
             if module is not None:
                 sys.modules[name] = module
+
+
+def pytest_configure(config: object) -> None:
+    """As a plugin: be CuPy from before the tests are collected until the process ends."""
+    context = installed()
+    context.__enter__()
+    config.add_cleanup(lambda: context.__exit__(None, None, None))  # type: ignore[attr-defined]

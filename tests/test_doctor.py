@@ -394,7 +394,7 @@ def test_a_kernel_that_does_not_compile_names_the_headers(monkeypatch: pytest.Mo
     def fail(*arguments: Any, **settings: Any) -> None:
         raise CompileException("catastrophic error: cannot open source file cuda_fp16.h")
 
-    monkeypatch.setattr("nnbackend.training.trainer.one_pass", fail)
+    monkeypatch.setattr("nnbackend.training.trainer.recorded_pass", fail)
     monkeypatch.setattr(backend_module, "driver_cuda_version", lambda: (12, 8))
     with standin.installed():
         found = of(doctor.examine(), "step", "cupy")

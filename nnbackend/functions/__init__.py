@@ -58,6 +58,7 @@ from nnbackend.functions.pooling import (
     max_pooling,
     max_pooling_backward,
 )
+from nnbackend.functions.steps import record, softmax_cross_entropy_recorded, take_rows
 
 __all__ = [
     "absolute_error_rows",
@@ -94,6 +95,7 @@ __all__ = [
     "mean_squared_error",
     "mean_squared_error_backward",
     "philox",
+    "record",
     "relu",
     "relu_backward",
     "sigmoid",
@@ -107,8 +109,10 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_recorded",
     "softmax_cross_entropy_rows",
     "squared_error_rows",
+    "take_rows",
     "tanh",
     "tanh_backward",
     "total_weight",

@@ -1,9 +1,13 @@
 // The kernels of cupy.py. T is float or double: the line "typedef ... T;" is put before this text.
 //
-// Every kernel writes element (or row) i in one thread and shares nothing with its neighbours, so the same text
-// compiles for a CPU, where a loop takes the place of the grid. Its first argument is the number of threads that work.
+// The same text compiles for a CPU, where loops take the place of the grid. A KERNEL writes element (or row) i in one
+// thread and shares nothing with its neighbours; its first argument is the number of threads that work. A GRID kernel
+// walks over a matrix, (n, columns), 32 columns and 8 rows of threads at a time. In a BLOCK kernel, and in a GRID
+// kernel that says so, the threads of a block work together.
 
 #define KERNEL(name) extern "C" __global__ void nn_##name
+#define GRID(name) extern "C" __global__ void nn_##name
+#define BLOCK(name) extern "C" __global__ void nn_##name
 #define THREAD(i, n)                                                      \
     const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; \
     if (i >= n) return
@@ -55,9 +59,25 @@ KERNEL(gelu_backward)(long long n, T* out, const T* dy, const T* in, double) {
     out[i] = dy[i] * ((T)0.5 * (1 + u) + (T)0.5 * x * (1 - u * u) * slope);
 }
 
-KERNEL(add_bias)(long long n, T* y, const T* b, long long columns) {
-    THREAD(i, n);
-    y[i] += b[i % columns];
+GRID(add_bias)(long long n, T* y, const T* b, long long columns) {
+    const long long j = blockIdx.x * 32 + threadIdx.x;
+    if (j >= columns) return;
+    const T bias = b[j];
+    for (long long i = blockIdx.y * 8 + threadIdx.y; i < n; i += gridDim.y * 8) y[i * columns + j] += bias;
+}
+
+// Row blockIdx.y of out is the sum of `rows` rows of x, those from blockIdx.y * rows on. Threads work together.
+GRID(column_sum)(long long n, T* out, const T* x, long long columns, long long rows) {
+    __shared__ T part[8][33];
+    const long long j = blockIdx.x * 32 + threadIdx.x, end = min((blockIdx.y + 1) * rows, n);
+    T sum = 0;
+    if (j < columns)
+        for (long long i = blockIdx.y * rows + threadIdx.y; i < end; i += 8) sum += x[i * columns + j];
+    part[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || j >= columns) return;
+    for (int k = 1; k < 8; k++) sum += part[k][threadIdx.x];
+    out[blockIdx.y * columns + j] = sum;
 }
 
 // --- rows: one thread walks along a row, which suits few columns ----------------------------------------------------
@@ -131,13 +151,16 @@ KERNEL(softmax_cross_entropy_backward)(
     }
 }
 
-KERNEL(is_correct)(long long n, long long* out, const T* in, long long columns, const long long* t) {
-    THREAD(i, n);
-    const T* y = in + i * columns;
+__device__ inline long long argmax(const T* y, long long columns) {
     long long best = 0;
     for (long long j = 1; j < columns && y[best] == y[best]; j++)  // as argmax has it, a NaN is the largest
         if (y[j] > y[best] || y[j] != y[j]) best = j;
-    out[i] = best == t[i];
+    return best;
+}
+
+KERNEL(is_correct)(long long n, long long* out, const T* in, long long columns, const long long* t) {
+    THREAD(i, n);
+    out[i] = argmax(in + i * columns, columns) == t[i];
 }
 
 // --- random bits ------------------------------------------------------------------------------------------------
@@ -172,6 +195,7 @@ KERNEL(dropout_mask)(long long n, T* out, long long size, long long bound, doubl
 
 // A number, and where it is to be read instead if it lives on the device (else null).
 #define NUMBER(name) double name, const double* device_##name
+#define COUNT(name) double name, const long long* device_##name
 #define VALUE(name) (T)(device_##name ? *device_##name : name)
 
 __device__ inline T penalised(T p, T g, double weight_decay) {
@@ -221,7 +245,7 @@ KERNEL(rmsprop_step)(
     const T v_hat = v[i] / -expm1((T)(VALUE(t) * log_beta2)); \
     p[i] -= VALUE(lr) * m_hat / (sqrt(v_hat) + (T)eps)
 #define ADAM_ARGUMENTS                                                                                   \
-    long long n, T *p, const T *gradient, T *m, T *v, NUMBER(t), NUMBER(lr), double beta1, double beta2, \
+    long long n, T *p, const T *gradient, T *m, T *v, COUNT(t), NUMBER(lr), double beta1, double beta2, \
         double log_beta1, double log_beta2, double eps, double weight_decay
 
 KERNEL(adam_step)(ADAM_ARGUMENTS) {
@@ -237,21 +261,131 @@ KERNEL(adamw_step)(ADAM_ARGUMENTS) {
     ADAM(g);
 }
 
-// --- the captured step: its row numbers come from, and its figures go to, where a counter on the device points ------
-
-KERNEL(feed)(long long n, long long* rows, const long long* order, const long long* at) {
-    THREAD(i, n);
-    rows[i] = order[*at * n + i];
+// Sums over the threads of a block: every thread passes its term, and thread 0 gets the sum. The order is fixed.
+template <class V>
+__device__ inline V block_sum(V term, V* shared) {
+    const unsigned thread = threadIdx.x;
+    shared[thread] = term;
+    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {  // blockDim.x is a power of two
+        __syncthreads();
+        if (thread < half) shared[thread] += shared[thread + half];
+    }
+    __syncthreads();
+    return shared[0];
 }
 
-KERNEL(enter)(long long n, T* column, long long apart, const T* loss, const long long* correct) {
-    THREAD(i, n);
-    column[0] = *loss;
-    column[apart] = (T)*correct;
+// Block k writes the sum of the squares of its share of x.
+BLOCK(square_sums)(long long n, double* out, const T* x) {
+    __shared__ double shared[256];
+    double sum = 0;
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += gridDim.x * (long long)blockDim.x)
+        sum += (double)x[i] * x[i];
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-KERNEL(note)(long long n, T* figures, const T* column, long long rows, long long columns, long long* at) {
+// g is scaled down to the norm `limit` if it is longer. squares: `parts` numbers, at most 256, that sum to its square.
+BLOCK(clip)(long long n, T* g, const double* squares, long long parts, double limit) {
+    __shared__ double shared[256];
+    const double norm = sqrt(block_sum(threadIdx.x < parts ? squares[threadIdx.x] : 0.0, shared));
+    const double factor = limit / (norm + 1e-6);
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < n && !(factor >= 1)) g[i] *= (T)factor;
+}
+
+// --- the two ends of a step: `at` is its number, read from the first of the counters if they live on the device -------
+
+#define AT long long at, long long* counters
+
+// Copies rows of up to three arrays, in words of 32 bits: for each the new rows, the old ones, the width of a row.
+GRID(take_rows)(long long n, const long long* order, long long length, AT, long long stride, long long start,
+                unsigned* to0, const unsigned* from0, long long width0, unsigned* to1, const unsigned* from1,
+                long long width1, unsigned* to2, const unsigned* from2, long long width2) {
+    const long long i = blockIdx.y * 8 + threadIdx.y, first = (counters ? counters[0] : at) * stride + start;
+    long long j = blockIdx.x * 32 + threadIdx.x;
+    if (i >= n || first + i >= length) return;
+    const long long row = order[first + i];
+    if (j < width0) {
+        to0[i * width0 + j] = from0[row * width0 + j];
+    } else if ((j -= width0) < width1) {
+        to1[i * width1 + j] = from1[row * width1 + j];
+    } else if ((j -= width1) < width2) {
+        to2[i * width2 + j] = from2[row * width2 + j];
+    }
+}
+
+// figures: (rows, steps), steps apart. The counters are advanced. One thread does it.
+__device__ inline void enter(T* figures, long long steps, AT, long long count, T loss, T correct, bool both) {
+    const long long column = counters ? counters[0] : at;
+    figures[column] = loss;
+    if (both) figures[steps + column] = correct;
+    for (long long k = 0; k < count; k++) counters[k]++;
+}
+
+KERNEL(record)(
+    long long n, T* figures, long long steps, AT, long long count, const T* loss, const long long* correct) {
     THREAD(i, n);
-    for (long long j = 0; j < rows; j++) figures[j * columns + *at] = column[j];
-    *at += 1;
+    enter(figures, steps, at, counters, count, *loss, correct ? (T)*correct : 0, correct != 0);
+}
+
+// The loss of row i, and in `out` the gradient of the mean over n rows.
+__device__ inline T loss_and_gradient(long long i, T* out, const T* in, long long columns, const long long* labels,
+                                      const T* targets, double label_smoothing, T n) {
+    const T* x = in + i * columns;
+    const T m = largest(x, columns);
+    T total = 0, sum = 0;
+    for (long long j = 0; j < columns; j++) total += exp(x[j] - m);
+    const T log_total = log(total);
+    for (long long j = 0; j < columns; j++) {
+        const T q = target(i, j, columns, labels, targets, 0, 0, label_smoothing);
+        sum += q * (log_total - (x[j] - m));
+        out[i * columns + j] = (exp(x[j] - m) / total - q) / n;
+    }
+    return sum;
+}
+
+__device__ inline bool right(
+    long long i, const T* in, long long columns, const long long* labels, const T* targets) {
+    const long long t = labels ? labels[i] : argmax(targets + i * columns, columns);
+    return argmax(in + i * columns, columns) == t;
+}
+
+// Few rows: one block does all, a thread a row.
+BLOCK(softmax_cross_entropy_recorded)(long long n, T* out, const T* in, long long columns, const long long* labels,
+                                      const T* targets, double label_smoothing, T* figures, long long steps, AT,
+                                      long long count) {
+    __shared__ T losses[1024];
+    __shared__ int rights[1024];
+    const long long i = threadIdx.x;
+    T loss = 0;
+    int correct = 0;
+    if (i < n) {
+        loss = loss_and_gradient(i, out, in, columns, labels, targets, label_smoothing, (T)n);
+        correct = right(i, in, columns, labels, targets);
+    }
+    loss = block_sum(loss, losses);
+    correct = block_sum(correct, rights);
+    if (i == 0) enter(figures, steps, at, counters, count, loss / (T)n, (T)correct, true);
+}
+
+// Many rows: first every row for itself, then the sums.
+KERNEL(softmax_cross_entropy_apart)(long long n, T* out, T* loss, int* correct, const T* in, long long columns,
+                                    const long long* labels, const T* targets, double label_smoothing) {
+    THREAD(i, n);
+    loss[i] = loss_and_gradient(i, out, in, columns, labels, targets, label_smoothing, (T)n);
+    correct[i] = right(i, in, columns, labels, targets);
+}
+
+BLOCK(record_mean)(long long n, T* figures, long long steps, AT, long long count, const T* loss, const int* correct) {
+    __shared__ T losses[1024];
+    __shared__ int rights[1024];
+    T sum = 0;
+    int hits = 0;
+    for (long long i = threadIdx.x; i < n; i += blockDim.x) {
+        sum += loss[i];
+        hits += correct[i];
+    }
+    sum = block_sum(sum, losses);
+    hits = block_sum(hits, rights);
+    if (threadIdx.x == 0) enter(figures, steps, at, counters, count, sum / (T)n, (T)hits, true);
 }

@@ -14,7 +14,6 @@ from typing import Any
 import cupy
 
 from nnbackend import cublas
-from nnbackend.capture import enter, feed, note
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -28,6 +27,7 @@ from nnbackend.functions import (
     gelu_backward,
     leaky_relu,
     leaky_relu_backward,
+    record,
     relu,
     relu_backward,
     sigmoid,
@@ -38,7 +38,9 @@ from nnbackend.functions import (
     softmax_backward,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_recorded,
     softmax_cross_entropy_rows,
+    take_rows,
     tanh,
     tanh_backward,
     total_weight,
@@ -59,6 +61,9 @@ from nnbackend.optimizers import (
 
 Array = Any
 THREADS = 128
+TOGETHER = 256  # threads of a block that work together, rows that one sums, and the largest number of partial sums
+BLOCK_ROWS = 1024  # the largest number of rows, and of threads, that one block takes
+GRID_ROWS = 8 * 65535  # the largest number of rows for which a grid of CUDA has room
 COLUMNS = 256  # one thread walks along a row: for longer ones the reference's reductions are the better choice
 PATCHES = 2**24  # elements: how much of a batch of images is laid out for a product at a time
 NULL = 0
@@ -77,9 +82,46 @@ def _module(dtype: str) -> Any:
 
 
 def _launch(name: str, dtype: Any, n: int, *arguments: Any) -> None:
-    """Run n threads of a kernel. arguments: contiguous arrays, ints, floats (double there), NULL."""
+    """Run n threads of a KERNEL. arguments: contiguous arrays, ints, floats (double there), NULL."""
     if n:
-        _kernel(name, dtype.char)((-(-n // THREADS),), (THREADS,), (n, *arguments))
+        _kernel(name, dtype.char)((_parts(n, THREADS),), (THREADS,), (n, *arguments))
+
+
+def _launch_grid(name: str, dtype: Any, shape: tuple[int, int], *arguments: Any, blocks: int | None = None) -> None:
+    """Run a GRID kernel over a matrix of `shape`; blocks: how many of them lie below each other."""
+    n, columns = shape
+    if n and columns:
+        below = min(_parts(n, 8), 65535) if blocks is None else blocks
+        _kernel(name, dtype.char)((_parts(columns, 32), below), (32, 8), (n, *arguments))
+
+
+def _launch_blocks(name: str, dtype: Any, blocks: int, threads: int, n: int, *arguments: Any) -> None:
+    """Run so many blocks of a BLOCK kernel."""
+    _kernel(name, dtype.char)((blocks,), (threads,), (n, *arguments))
+
+
+def _parts(n: int, size: int) -> int:
+    """Return how many parts of `size` n has."""
+    return -(-n // size)
+
+
+def _column_sum(x: Array, out: Array) -> None:
+    """out <- the sum of the rows of x, a contiguous matrix. The order of the additions depends on its shape alone."""
+    n, columns = x.shape
+    if n == 0:
+        out.fill(0)
+        return
+    rows = max(TOGETHER, _parts(n, TOGETHER))
+    parts = _parts(n, rows)
+    to = out if parts == 1 else cupy.empty((parts, columns), x.dtype)
+    _launch_grid("column_sum", x.dtype, x.shape, to, x, columns, rows, blocks=parts)
+    if parts > 1:
+        _column_sum(to, out)
+
+
+def _add_bias(y: Array, b: Array) -> None:
+    """y += b for every row of y, a contiguous matrix."""
+    _launch_grid("add_bias", y.dtype, y.shape, y, _contiguous(b), y.shape[1])
 
 
 def _real(*arrays: Array) -> bool:
@@ -196,16 +238,16 @@ def _(x: Array, W: Array, b: Array) -> Array:
     if not _real(x, W, b):
         return affine.dispatch(object)(x, W, b)
     y = _product(x, W)
-    _launch("add_bias", y.dtype, y.size, y, _contiguous(b), y.shape[1])
+    _add_bias(y, b)
     return y
 
 
 @affine_backward.register(cupy.ndarray)
 def _(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> Array | None:
-    if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous):
+    if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous and db.flags.c_contiguous):
         return affine_backward.dispatch(object)(dy, x, W, dW, db, need_dx)
     _product(x.T, dy, dW)
-    cupy.sum(dy, axis=0, out=db)
+    _column_sum(_contiguous(dy), db)
     return _product(dy, W.T) if need_dx else None
 
 
@@ -237,7 +279,7 @@ def _(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 0) -> Arra
     y = cupy.empty((x.shape[0], *count, o), x.dtype)
     for piece in _batches(x, W, count):
         _product(_patches(x[piece], W, count, stride), filters, y[piece].reshape(-1, o))
-    _launch("add_bias", y.dtype, y.size, y, _contiguous(b), o)
+    _add_bias(y.reshape(-1, o), b)
     return y
 
 
@@ -252,11 +294,11 @@ def _(
     padding: Size = 0,
     need_dx: bool = True,
 ) -> Array | None:
-    if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous):
+    if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous and db.flags.c_contiguous):
         return convolution_backward.dispatch(object)(dy, x, W, dW, db, stride, padding, need_dx)
     (_, h, w, _), (kh, kw, c, o), count = x.shape, W.shape, dy.shape[1:3]
     x, dy, filters = pad(x, padding), _contiguous(dy), _contiguous(W).reshape(kh * kw * c, o)
-    cupy.sum(dy.reshape(-1, o), axis=0, out=db)
+    _column_sum(dy.reshape(-1, o), db)
     dW.fill(0)
     dx = cupy.zeros(x.shape, x.dtype) if need_dx else None
     for piece in _batches(x, W, count):
@@ -370,8 +412,13 @@ def _(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Array:
 
 
 def _number(value: Any) -> tuple[float, Any]:
-    """A number as a kernel takes it: its value, or its place on the device."""
+    """Return a number as a kernel takes it: its value, or its place on the device."""
     return (0.0, _as(value, cupy.float64)) if isinstance(value, cupy.ndarray) else (float(value), NULL)
+
+
+def _count(value: Any) -> tuple[float, Any]:
+    """Return a count of steps as a kernel takes it."""
+    return (0.0, _as(value, cupy.int64)) if isinstance(value, cupy.ndarray) else (float(value), NULL)
 
 
 def _in_place(g: Array, *written: Array) -> bool:
@@ -381,7 +428,15 @@ def _in_place(g: Array, *written: Array) -> bool:
 
 @clip_by_norm.register(cupy.ndarray)
 def _(g: Array, limit: float) -> None:
-    g *= cupy.minimum(limit / (cupy.sqrt((g * g).sum()) + 1e-6), 1.0)  # a dot product could not be captured
+    if not _in_place(g):
+        return clip_by_norm.dispatch(object)(g, limit)
+    if g.size:
+        squares = cupy.empty((min(TOGETHER, _parts(g.size, 4 * TOGETHER)),), cupy.float64)
+        _launch_blocks("square_sums", g.dtype, squares.size, TOGETHER, g.size, squares, g)
+        _launch_blocks(
+            "clip", g.dtype, _parts(g.size, TOGETHER), TOGETHER, g.size, g, squares, squares.size, float(limit)
+        )
+    return None
 
 
 def _update(function: Callable[..., None], p: Array, g: Array, slots: tuple[Array, ...], *settings: Any) -> None:
@@ -462,26 +517,74 @@ def _(
 
 def _adam_settings(t: Any, lr: Any, beta1: float, beta2: float, eps: float, weight_decay: float) -> tuple[Any, ...]:
     logarithms = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
-    return (*_number(t), *_number(lr), float(beta1), float(beta2), *logarithms, float(eps), float(weight_decay))
+    return (*_count(t), *_number(lr), float(beta1), float(beta2), *logarithms, float(eps), float(weight_decay))
 
 
-# --- the captured step ---------------------------------------------------------------------------------------------
+# --- the two ends of a step ----------------------------------------------------------------------------------------
 
 
-@feed.register(cupy.ndarray)
-def _(rows: Array, order: Array, at: Array) -> None:
-    _launch("feed", cupy.dtype("float32"), rows.size, rows, order, at)
+def _place(at: Array | int) -> tuple[int, Any, int]:
+    """Return the number of a step as a kernel takes it: its value, or counters on the device and how many they are."""
+    return (at, NULL, 0) if isinstance(at, int) else (0, at, at.size)
 
 
-@enter.register(cupy.ndarray)
-def _(column: Array, loss: Array, correct: Array) -> None:
-    if _real(column, loss) and correct.dtype == cupy.int64:
-        apart = column.strides[0] // column.itemsize  # a column of a table, perhaps
-        _launch("enter", column.dtype, 1, column.data.ptr, apart, loss, correct)
+def _are_words(*arrays: Array) -> bool:
+    """Are these arrays rows of words of 32 bits?"""
+    return all(a.itemsize in (4, 8) and a.ndim and a.flags.c_contiguous for a in arrays)
+
+
+@take_rows.register(cupy.ndarray)
+def _(order: Array, at: Array | int, stride: int, start: int, size: int, *arrays: Array) -> tuple[Array, ...]:
+    inside = not isinstance(at, int) or at * stride + start + size <= order.size
+    if not (_are_words(order, *arrays) and order.dtype == cupy.int64 and len(arrays) <= 3 and inside):
+        return take_rows.dispatch(object)(order, at, stride, start, size, *arrays)
+    if size > GRID_ROWS:
+        return take_rows.dispatch(object)(order, at, stride, start, size, *arrays)
+    taken = tuple(cupy.empty((size, *a.shape[1:]), a.dtype) for a in arrays)
+    widths = [math.prod(a.shape[1:]) * a.itemsize // 4 for a in arrays]
+    copies: list[Any] = []
+    for to, a, width in zip(taken, arrays, widths, strict=True):
+        copies += [to, a, width]
+    copies += [NULL, NULL, 0] * (3 - len(arrays))
+    settings = (order, order.size, *_place(at)[:2], stride, start)
+    _launch_grid("take_rows", cupy.dtype("float32"), (size, sum(widths)), *settings, *copies)
+    return taken
+
+
+def _takes_entries(figures: Array, at: Array | int) -> bool:
+    return (
+        figures.dtype.char in "fd"
+        and figures.flags.c_contiguous
+        and (isinstance(at, int) or (at.dtype == cupy.int64 and at.flags.c_contiguous))
+    )
+
+
+@record.register(cupy.ndarray)
+def _(figures: Array, at: Array | int, *values: Array | float) -> None:
+    kinds = [getattr(value, "dtype", None) for value in values]
+    if not (_takes_entries(figures, at) and kinds in ([figures.dtype], [figures.dtype, cupy.int64])):
+        return record.dispatch(object)(figures, at, *values)
+    loss, correct = (*values, NULL)[:2]
+    return _launch("record", figures.dtype, 1, figures, figures.shape[1], *_place(at), loss, correct)
+
+
+@softmax_cross_entropy_recorded.register(cupy.ndarray)
+def _(
+    x: Array, t: Array, figures: Array, at: Array | int, class_weight: Array = None, label_smoothing: float = 0.0
+) -> Array:
+    targets = _targets(x, t, None, class_weight, label_smoothing)
+    if targets is None or class_weight is not None or x.shape[0] == 0 or not _takes_entries(figures, at):
+        return softmax_cross_entropy_recorded.dispatch(object)(x, t, figures, at, class_weight, label_smoothing)
+    if x.dtype != figures.dtype:
+        return softmax_cross_entropy_recorded.dispatch(object)(x, t, figures, at, class_weight, label_smoothing)
+    (n, classes), dx = x.shape, cupy.empty(x.shape, x.dtype)
+    rows = (_contiguous(x), classes, *targets[:2], float(label_smoothing))
+    entry = (figures, figures.shape[1], *_place(at))
+    if n <= BLOCK_ROWS:
+        threads = max(32, 2 ** (n - 1).bit_length())
+        _launch_blocks("softmax_cross_entropy_recorded", x.dtype, 1, threads, n, dx, *rows, *entry)
     else:
-        enter.dispatch(object)(column, loss, correct)
-
-
-@note.register(cupy.ndarray)
-def _(figures: Array, column: Array, at: Array) -> None:
-    _launch("note", figures.dtype, 1, figures, column, *figures.shape, at)
+        losses, correct = cupy.empty((n,), x.dtype), cupy.empty((n,), cupy.int32)
+        _launch("softmax_cross_entropy_apart", x.dtype, n, dx, losses, correct, *rows)
+        _launch_blocks("record_mean", x.dtype, 1, BLOCK_ROWS, n, *entry, losses, correct)
+    return dx

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnbackend.backend import Backend, backend, describe
 from nnbackend.errors import BackendError
-from nnbackend.functions import total_weight
+from nnbackend.functions import record, total_weight
 from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.initializers import Initializer
 from nnbackend.parameters import Parameter, ParameterBuffer
@@ -15,6 +15,30 @@ from nnbackend.random import host_generator
 
 Shape = tuple[int, ...]
 RowShape = tuple[int | None, ...]  # None where any length will do
+
+
+class Same:
+    """Compares equal if it holds the same object, which it keeps alive."""
+
+    def __init__(self, thing: object):
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.thing is self.thing
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, str | int | float | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_settled(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _settled(part) for name, part in value.items()}
+    if isinstance(value, Parameter):
+        return [Same(value.data), Same(value.grad)]
+    return Same(value)
 
 
 class Part:
@@ -29,6 +53,15 @@ class Part:
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
         return {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+
+    def signature(self) -> dict[str, Any]:
+        """Return what a recorded training step of this part depends on: the part itself and its public attributes.
+
+        Two signatures are equal if a step that was recorded under the one can be repeated under the other. Numbers and
+        text are compared by value, everything else by identity. Names that begin with an underscore are caches.
+        """
+        settings = {name: _settled(value) for name, value in vars(self).items() if not name.startswith("_")}
+        return {"part": Same(self), **settings}
 
     def __str__(self) -> str:
         return self.name or self.kind
@@ -152,6 +185,14 @@ class Loss(Part):
     def backward(self) -> Array:
         """dy, the gradient of the last forward's loss."""
         raise NotImplementedError
+
+    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int) -> Array:
+        """Do what a training step without weights asks of a loss: record the mean loss of the batch in figures[0, at]
+        and, if the loss classifies, the number of correct rows in figures[1, at]; return dy.
+        """
+        loss = self.forward(y, t)
+        record(figures, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
+        return self.backward()
 
     def output(self, y: Array) -> Array:
         """What the network answers in the user's terms (probabilities, say) for its raw output y."""

@@ -27,6 +27,7 @@ from nnbackend.functions import (
     softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_recorded,
     softmax_cross_entropy_rows,
     squared_error_rows,
     total_weight,
@@ -78,6 +79,12 @@ class SoftmaxWithLoss(Loss):
 
     def backward(self) -> Array:
         return softmax_cross_entropy_backward(self._y, self._t, self._weight, self._class_weight, self.label_smoothing)
+
+    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int) -> Array:
+        if type(self) is not SoftmaxWithLoss:  # a subclass may have changed any of the functions that this one joins
+            return super().recorded(y, t, figures, at)
+        class_weight = self._on_device.like(y, y.dtype)
+        return softmax_cross_entropy_recorded(y, t, figures, at, class_weight, self.label_smoothing)
 
     def output(self, y: Array) -> Array:
         return softmax(y)
@@ -247,18 +254,24 @@ class Huber(_Elementwise):
 
 
 class _Constant:
-    """The numbers of a setting as an array beside the data, made once and not in every step; None stays None."""
+    """The numbers of a setting as an array beside the data, made once for each kind of data; None stays None.
+
+    Every array stays: a recorded step may hold its address.
+    """
 
     def __init__(self, values: Sequence[float] | None):
-        self._values, self._array = values, None
+        self._values = values
+        self._arrays: list[Array] = []
 
     def like(self, x: Array, dtype: Any = None) -> Array:
-        """The array of x's kind and on its device, of `dtype` or else of any floating one."""
+        """Return the array of x's kind and on its device, of `dtype` or else of any floating one."""
         if self._values is None:
             return None
-        a: Array = self._array
-        if type(a) is not type(x) or a.device != x.device or (dtype is not None and a.dtype != dtype):
-            a = self._array = array_namespace(x).asarray(self._values, dtype=dtype, device=device(x))
+        for a in self._arrays:
+            if type(a) is type(x) and a.device == x.device and (dtype is None or a.dtype == dtype):
+                return a
+        a = array_namespace(x).asarray(self._values, dtype=dtype, device=device(x))
+        self._arrays.append(a)
         return a
 
 

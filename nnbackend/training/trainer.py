@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnbackend.backend import to_numpy
-from nnbackend.capture import enter
+from nnbackend.backend import Backend, on_its_device, to_numpy
+from nnbackend.capture import Launch, Rows, Uncaptured
 from nnbackend.errors import ModelFileError, NumericalError
-from nnbackend.functions.array import Array, gather, pieces
+from nnbackend.functions.array import Array
+from nnbackend.layers.base import Same
 from nnbackend.network import Network, given
-from nnbackend.optimizers import Optimizer, State, clip_by_norm
+from nnbackend.optimizers import Optimizer, clip_by_norm
 from nnbackend.random import checked_seed, host_generator
 from nnbackend.schedules import positive
 from nnbackend.training.checkpoint import (
@@ -35,7 +36,7 @@ from nnbackend.training.history import History
 from nnbackend.training.interrupt import Interrupt, listen
 from nnbackend.training.memory import size_that_fits
 from nnbackend.training.progress import Progress
-from nnbackend.training.step import one_pass, passes
+from nnbackend.training.step import recorded_pass, several_passes
 
 Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 
@@ -84,8 +85,9 @@ class Trainer:
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         if not isinstance(self.checkpoint, Checkpoint | None):
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
-        self.state = optimizer.init(network.buffer.data)
-        self._gradient_sum = network.backend.xp.zeros_like(network.buffer.grad) if accumulate > 1 else None
+        with network.backend.active():
+            self.state = optimizer.init(network.buffer.data)
+        self._gradient_sum: Array = None  # room for it, from the first step with accumulate on
         self.history = History()
         self.epoch = 0  # epochs completed
         self.position = 0  # steps done in the epoch that is under way
@@ -96,7 +98,19 @@ class Trainer:
         self.figures: Array = None
         self.seen: Stamp = None  # what the checkpoint file was when this trainer last read or wrote it
         self._resumed: Resumed | None = None
+        self._runner: Any = None  # keeps what it has made of the step from one fit to the next
+        self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
 
+    @property
+    def backend(self) -> Backend:
+        """Return the network's backend."""
+        return self.network.backend
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process."""
+        return vars(self) | {"_runner": None, "_drawn": None}
+
+    @on_its_device
     def resume(self, path: str | os.PathLike[str] | None = None) -> bool:
         """Take up the run whose checkpoint is at `path` (None: where this trainer writes them). Is there one?
 
@@ -127,6 +141,7 @@ class Trainer:
         names = ("batch_size", "seed", "clip_norm", "accumulate", "on_fault")
         return {"optimizer": rule, **{name: getattr(self, name) for name in names}}
 
+    @on_its_device
     def fit(
         self,
         x: Any,
@@ -177,11 +192,12 @@ class Trainer:
         ):
             if not self._has_work(int(epochs), callbacks, prints, data):
                 return self.history
-            run = self.network.backend.compile(self._step, self.network.buffer)
+            if self._runner is None:
+                self._runner = self.network.backend.compile(self.network.buffer)
             stopped = False
             while self.epoch < self.last_epoch and not stopped:
                 try:
-                    self._run_epoch(run, data, checked, progress, interrupt, keeper)
+                    self._run_epoch(data, checked, progress, interrupt, keeper)
                 except MemoryError as error:
                     raise self._too_large(error, data) from None
                 if self.history.interrupted:
@@ -234,7 +250,6 @@ class Trainer:
 
     def _run_epoch(
         self,
-        run: Callable[..., None],
         data: Data,
         validation: Data | None,
         progress: bool,
@@ -244,27 +259,40 @@ class Trainer:
         n = data[0].shape[0]
         rows_per_step = self.batch_size * self.accumulate
         shape = self._figures_shape(data)
-        steps = shape[1]
+        steps, whole = shape[1], n // rows_per_step
         order = self._order(n)
-        batches = [order[piece] for piece in pieces(n, rows_per_step)]
         if self.figures is None or tuple(self.figures.shape) != shape:
             self.position, self.figures = 0, self.network.backend.zeros(shape, self.network.dtype)
         if self.position == 0:
             self.seconds = 0.0
         snapshot, first = self._snapshot(), self.position
         began = time.perf_counter()
+        launch = self._runner.epoch(
+            self._step,
+            rows_per_step,
+            order,
+            self.figures,
+            self.state,
+            self.optimizer,
+            (data[0], data[1], *given(data[2])),
+            first=first,
+            ahead=(self.last_epoch - self.epoch) * whole - first,
+            depends=self._signature(),
+        )
         with Progress(progress, self.epoch + 1, self.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
             while self.position < steps and not interrupt.requested:
-                self._guarded(run, rows_per_step, order, data)
-                bar.advance(batches[self.position].shape[0])
+                self._guarded(launch)
+                bar.advance(rows_per_step if self.position < whole else n - whole * rows_per_step)
                 self.position += 1
                 if bar.wants_figures(self.position):
-                    bar.show(**self._summary(snapshot, first, data, batches))
+                    bar.show(**self._summary(snapshot, first, data, order))
                 if keeper is not None and keeper.after("steps") and self.position < steps:
-                    self._summary(snapshot, first, data, batches)  # what is not finite is never kept
+                    self._summary(snapshot, first, data, order)  # what is not finite is never kept
                     self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
                     keeper.write()
-            summary = self._summary(snapshot, first, data, batches)
+            if self.position == steps and self.epoch + 1 < self.last_epoch:
+                self._draw(n, self.epoch + 1)  # while the device still works
+            summary = self._summary(snapshot, first, data, order)
             if self.position < steps:
                 self.history.interrupted = True
             else:
@@ -277,10 +305,10 @@ class Trainer:
         if self.position == steps:
             self._record(summary, n)
 
-    def _guarded(self, run: Callable[..., None], rows_per_step: int, order: Array, data: Data) -> None:
-        """One step; with on_fault="skip" it is undone, and its loss NaN, where it leaves what is not finite."""
+    def _guarded(self, launch: Launch) -> None:
+        """Do one step. If on_fault is "skip" and the step leaves a value that is not finite, undo it and record NaN."""
         kept = self._snapshot() if self.on_fault == "skip" else None
-        run(self.position, rows_per_step, order, self.figures, self.state, self.optimizer, *data)
+        launch(self.position)
         if kept is not None and not (all_finite(self.figures[:1, self.position]) and self._sound()):
             self._restore(kept)
             self.figures[0, self.position] = math.nan
@@ -293,50 +321,55 @@ class Trainer:
 
     def _step(
         self,
-        rows: Array,
+        rows: Rows,
         figures: Array,
-        state: State,
-        optimizer: Optimizer,
+        at: Array | int,
+        update: Callable[[Array, Array], None],
         x: Array,
         t: Array,
         weight: Array | None = None,
     ) -> None:
-        """One update: gather, forward, backward, update, and note the figures, all on the device."""
-        network = self.network
-        t = gather(t, rows)
-        weights = () if weight is None else (gather(weight, rows),)
-        if rows.shape[0] <= self.batch_size:
-            loss, correct = one_pass(network, gather(x, rows), t, *weights)
+        """Do one update: gather, forward, backward, record the figures, update; all on the device."""
+        network, weights = self.network, given(weight)
+        if rows.size > self.batch_size:
+            several_passes(network, rows, self.batch_size, self._sum_of_gradients(), figures, at, x, t, *weights)
         else:
-            loss, correct = passes(
-                network, x, rows, t, *weights, batch_size=self.batch_size, gradient_sum=self._gradient_sum
-            )
+            recorded_pass(network, figures, at, *rows.take(x, t, *weights))
         if self.clip_norm is not None:
             clip_by_norm(network.buffer.grad, self.clip_norm)
-        optimizer.step(network.buffer.data, network.buffer.grad, state)
-        if correct is None:
-            figures[0] = loss
-        else:
-            enter(figures, loss, correct)
-        if figures.shape[0] > 2:
-            figures[2] = network.loss_layer.total(t, *weights)
-            figures[3] = network.backend.xp.sum(*weights) if weights else float(rows.shape[0])
+        update(network.buffer.data, network.buffer.grad)
+
+    def _signature(self) -> list[Any]:
+        """Return what a step reads beside its arguments, as `Part.signature` does."""
+        room = Same(self._sum_of_gradients()) if self.accumulate > 1 else None
+        return [self.batch_size, self.accumulate, self.clip_norm, room, self.network.signature()]
+
+    def _sum_of_gradients(self) -> Array:
+        if self._gradient_sum is None:
+            self._gradient_sum = self.network.backend.xp.zeros_like(self.network.buffer.grad)
+        return self._gradient_sum
 
     def _order(self, n: int) -> Array:
-        """The epoch's row numbers, shuffled, on the device."""
-        return self.network.backend.asarray(host_generator(self.seed, self.epoch).permutation(n), "int64")
+        """Return the epoch's row numbers, shuffled, on the device."""
+        return self.network.backend.asarray(self._draw(n, self.epoch), "int64")
 
-    def _summary(
-        self, snapshot: dict[str, Any], first: int, data: Data, batches: list[Array]
-    ) -> dict[str, float | None]:
+    def _draw(self, n: int, epoch: int) -> np.ndarray[Any, Any]:
+        """Return the order of n rows in an epoch, on the host; the last one is kept until it is asked for."""
+        wanted = (self.seed, epoch, n)
+        if self._drawn is None or self._drawn[0] != wanted:
+            self._drawn = wanted, host_generator(self.seed, epoch).permutation(n)
+        return self._drawn[1]
+
+    def _summary(self, snapshot: dict[str, Any], first: int, data: Data, order: Array) -> dict[str, float | None]:
         """Mean loss and accuracy of the epoch so far: the one place where training reads the device."""
         figures = to_numpy(self.figures)[:, : self.position].astype(np.float64)
         good = np.isfinite(figures[0])
         if self.on_fault == "stop" and not (good.all() and self._sound()):
-            self._fail(self.position if good.all() else int(good.argmin()), snapshot, first, data, batches)
-        if self.position == len(batches) and not good.any():
+            self._fail(self.position if good.all() else int(good.argmin()), snapshot, first, data, order)
+        if self.position == self.figures.shape[1] and not good.any():
             raise NumericalError(f"every step of epoch {self.epoch + 1} was skipped: none left finite values")
-        sizes = np.array([rows.shape[0] for rows in batches[: self.position]])[good]
+        rows_per_step = self.batch_size * self.accumulate
+        sizes = np.minimum(rows_per_step, order.shape[0] - rows_per_step * np.arange(self.position))[good]
         losses, correct, *divisors = figures[:, good]
         totals, weights = divisors or (sizes, sizes)
         summary: dict[str, float | None] = {
@@ -371,28 +404,30 @@ class Trainer:
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         self.network.buffer.restore(snapshot["network"])
-        self.state = snapshot["optimizer"]
+        numbers, slots = parted(snapshot["optimizer"])
+        self.state.update(numbers)
+        for name, value in slots.items():
+            self.state[name][...] = value  # in place: a captured step holds the addresses
 
-    def _fail(self, bad: int, snapshot: dict[str, Any], first: int, data: Data, batches: list[Array]) -> None:
+    def _fail(self, bad: int, snapshot: dict[str, Any], first: int, data: Data, order: Array) -> None:
         """Repeat the epoch up to the step that failed, which leaves the last good values, and say what failed.
 
         bad: the first step (from 0) whose loss, or whose starting values, are not finite.
         """
-        x, t, weight = data
+        arrays = (data[0], data[1], *given(data[2]))
+        rows_per_step = self.batch_size * self.accumulate
         self._restore(snapshot)
+        launch = Uncaptured().epoch(self._step, rows_per_step, order, self.figures, self.state, self.optimizer, arrays)
         for self.position in range(first, bad):
             kept = self._snapshot()
-            self._step(batches[self.position], self.figures[:, self.position], self.state, self.optimizer, *data)
+            launch(self.position)
             if not self._sound():  # which no loss has shown yet
                 self._restore(kept)
                 bad = self.position
                 break
         self.position = bad
-        rows = batches[bad]
-        parts = (rows[piece] for piece in pieces(rows.shape[0], self.batch_size))
-        place = first_not_finite(
-            self.network, (tuple(gather(a, part) for a in (x, t, *given(weight))) for part in parts)
-        )
+        rows = Rows(order, bad, rows_per_step)
+        place = first_not_finite(self.network, rows.batches(self.batch_size, *arrays))
         raise NumericalError(
             f"training met a value that is not finite at epoch {self.epoch + 1}, step {bad + 1}: {place}. "
             f"The network holds the values before that step."

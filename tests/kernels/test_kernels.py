@@ -90,6 +90,29 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(n, 5)], [draw(n + 9, 7)], [spoiled]]
         case "clip_by_norm":
             return [[draw(size), limit] for size in (n, LONG) for limit in (0.1, 1e9)]
+        case "take_rows":
+            order, step = rng.permutation(3 * n + 2), np.array([2, 5])
+            x, t, weight = draw(3 * n + 2, 6), rng.integers(0, 5, 3 * n + 2), draw(3 * n + 2)
+            return [
+                *[[order, at, n, 0, n, x, t, weight] for at in (1, step)],
+                *[[order, at, n, 1, max(n - 3, 0), x] for at in (1, step)],
+                [order, step, n, 0, n, draw(3 * n + 2, 2, 3), draw(3 * n + 2, 5)],
+                [order, 2, n, n, 2, t],
+            ]
+        case "record":
+            loss, correct = draw(1)[0, ...], np.asarray(n)
+            return [
+                [draw(4, 3), at, *values]
+                for at in (1, np.array([2, 5]))
+                for values in ([loss], [loss, correct], [loss, correct, 3.0, draw(1)[0]])
+            ]
+        case "softmax_cross_entropy_recorded":
+            return [
+                [draw(n, 5), t, draw(2, 3), at, *more]
+                for t in (labels, one_hot)
+                for at in (1, np.array([2, 5]))
+                for more in ([], [None, 0.1], [np.abs(draw(5))])
+            ]
         case "dropout_mask":
             return [[draw(n, 5), 0.3, 2**35 + 1, 2, np.array([4])]]
         case "sgd_step":
@@ -172,7 +195,8 @@ def cases() -> Iterator[Any]:
 
 
 def writes(name: str) -> bool:
-    return name.endswith("_step") or name in ("affine_backward", "clip_by_norm", "convolution_backward")
+    others = ("affine_backward", "clip_by_norm", "convolution_backward", "record", "softmax_cross_entropy_recorded")
+    return name.endswith("_step") or name in others
 
 
 @pytest.mark.parametrize(("name", "kind", "kernel", "form", "n"), list(cases()))
