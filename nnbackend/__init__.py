@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from nnbackend import functions, kernels
+from nnbackend import functions
 from nnbackend.backend import Backend, available, backend, to_numpy, use, using
 from nnbackend.errors import BackendError, CheckpointError, DataError, ModelFileError, NNBackendError, NumericalError
 from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, Xavier
@@ -163,7 +163,6 @@ __all__ = [
     "diagnose",
     "evaluate",
     "functions",
-    "kernels",
     "load",
     "nodes",
     "numerical_gradient",

@@ -6,21 +6,21 @@ import importlib
 import os
 import platform
 import statistics
-import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from nnbackend import __version__
-from nnbackend.backend import Backend, device_name, driver_cuda_version, mend_cuda, resolve, using, versions
-from nnbackend.capture import WORTH
-from nnbackend.crossover import HIDDEN, Crossover
+from nnbackend.backends import Backend, resolve, using
+from nnbackend.backends.base import ROOMS, room
+from nnbackend.backends.crossover import HIDDEN, Crossover
+from nnbackend.backends.cupy.graph import WORTH
 from nnbackend.errors import BackendError
 from nnbackend.layers import Affine, Layer, ReLU
 from nnbackend.network import Network
@@ -30,7 +30,6 @@ from nnbackend.training import Trainer
 __all__ = ["Check", "examine", "healthy", "measure", "table", "text"]
 
 BATCHES = (32, 128, 512, 2048, 8192)
-_FAMILIES = ("numpy", "cupy", "torch", "array_api_strict")
 _EXTRAS = {"matplotlib": "plot", "pillow": "plot", "scikit-learn": "sklearn"}
 
 
@@ -55,8 +54,10 @@ def examine() -> list[Check]:
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     found = [Check("version", "python", True, python), Check("version", "nnbackend", True, __version__)]
     found += [_installed("version", name, f"pip install {name}") for name in ("numpy", "array-api-compat")]
-    found += [_backend(family) for family in _FAMILIES]
-    found += [_step(check.name) for check in found if check.name == "cupy" and check.works]
+    found += [_backend(family) for family in ROOMS]
+    found += [
+        _step(check.name) for check in found if check.kind == "backend" and check.works and room(check.name).captures
+    ]
     found += [_installed("extra", name, f'pip install "nnbackend[{extra}]"') for name, extra in _EXTRAS.items()]
     found.append(_loops())
     return [*found, _selected()]
@@ -123,8 +124,8 @@ def measure(
                 trainer.fit(xs, ts, epochs)
         us.append([statistics.median(trainer.history.seconds[-rounds:]) / steps * 1e6 for trainer in trainers])
     us_first, us_second = zip(*us, strict=True)
-    libraries = versions(contestants[0]) | versions(contestants[1])
-    device, sizes = device_name(contestants[1]), tuple(sorted(set(batches)))
+    libraries = contestants[0].versions() | contestants[1].versions()
+    device, sizes = contestants[1].device_name(), tuple(sorted(set(batches)))
     return Crossover(
         contestants[0].name, contestants[1].name, device, libraries, tuple(hidden), sizes, us_first, us_second
     )
@@ -164,7 +165,7 @@ def _installed(kind: Literal["version", "extra"], name: str, mend: str) -> Check
 def _backend(family: str) -> Check:
     try:
         found = resolve(family)
-        detail, devices = _describe(found)
+        detail, devices = found.version(), found.devices()
     except BackendError as error:
         return Check("backend", family, False, _flat(error))
     except Exception as error:  # a doctor who faints helps nobody
@@ -183,7 +184,7 @@ def _step(name: str) -> Check:
             on.synchronize()
     except Exception as error:
         cause = f"a training step failed with {type(error).__name__}: {_flat(error)}"
-        return Check("step", name, False, f"{cause.rstrip('.')}. {mend_cuda(error)}".rstrip())
+        return Check("step", name, False, f"{cause.rstrip('.')}. {room(name).mend(error)}".rstrip())
     warned = [_flat(warning.message) for warning in said if isinstance(warning.message, Exception)]
     if os.environ.get("NNBACKEND_CAPTURE") == "0":
         how = "it works, kernel by kernel, as NNBACKEND_CAPTURE=0 asks"
@@ -200,7 +201,7 @@ def _loops() -> Check:
     if os.environ.get("NNBACKEND_NATIVE") == "0":
         return Check("extra", name, False, "NNBACKEND_NATIVE=0 leaves them out")
     try:
-        importlib.import_module("nnbackend.kernels.native")
+        importlib.import_module("nnbackend.backends.numpy.native")
     except ModuleNotFoundError:
         cause = "not built for this Python, which takes a C compiler and Python's headers; training on NumPy is slower"
         return Check("extra", name, False, f"{cause}. Install both, then nnbackend again")
@@ -219,43 +220,6 @@ def _selected() -> Check:
     except Exception as error:
         return Check("selected", name, False, f"failed with {type(error).__name__}: {_flat(error)}")
     return Check("selected", found.name, True, why)
-
-
-def _describe(found: Backend) -> tuple[str, tuple[str, ...]]:
-    """The version of a working backend's library, and its devices."""
-    library = sys.modules[found.family]  # `resolve` has imported it
-    match found.family:
-        case "cupy":
-            return _cupy(library)
-        case "torch":
-            return library.__version__, _torch_devices(library)
-        case "array_api_strict":
-            devices = library.__array_namespace_info__().devices()
-            return library.__version__, tuple(str(getattr(device, "_device", device)) for device in devices)
-    return library.__version__, ("cpu",)
-
-
-def _cupy(cupy: Any) -> tuple[str, tuple[str, ...]]:
-    runtime = cupy.cuda.runtime
-    built, driver = runtime.runtimeGetVersion(), driver_cuda_version()
-    newest = "unknown" if driver is None else f"{driver[0]}.{driver[1]}"
-    detail = f"{cupy.__version__}, CUDA runtime {built // 1000}.{built % 1000 // 10}, driver up to CUDA {newest}"
-    devices = []
-    for index in range(runtime.getDeviceCount()):
-        of = runtime.getDeviceProperties(index)
-        name, memory = os.fsdecode(of["name"]), of["totalGlobalMem"] / 2**30
-        capability = f"{of['major']}.{of['minor']}"
-        devices.append(f"cupy:{index}: {name}, {memory:.1f} GiB, compute capability {capability}")
-    return detail, tuple(devices)
-
-
-def _torch_devices(torch: Any) -> tuple[str, ...]:
-    devices = ["torch:cpu"]
-    if torch.cuda.is_available():
-        devices += [f"torch:cuda:{i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        devices.append("torch:mps")
-    return tuple(devices)
 
 
 def _flat(error: Exception) -> str:

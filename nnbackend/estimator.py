@@ -29,8 +29,8 @@ except ImportError as error:
         f"nnbackend.estimator needs scikit-learn 1.6 or newer ({error}). pip install -U scikit-learn"
     ) from error
 
-from nnbackend.backend import Backend, describe, home, resolve, to_numpy, using
-from nnbackend.backend import backend as current_backend
+from nnbackend.backends import Backend, describe, name_of, resolve, to_numpy, using
+from nnbackend.backends import backend as current_backend
 from nnbackend.functions.array import Array, array_namespace, device, pieces
 from nnbackend.layers import (
     ACTIVATIONS,
@@ -149,7 +149,7 @@ def _blocks(x: Any) -> Iterator[tuple[slice, Array]]:
 
 def _on_device(x: object) -> bool:
     """Is x an array of a library other than NumPy, and one on which a network can live?"""
-    return home(x) not in ("", "numpy")
+    return name_of(x) not in ("", "numpy")
 
 
 def _host(x: Any) -> Any:
@@ -238,7 +238,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
         """`fit`, or `partial_fit`. X is used where it lives; y and the weights pass through the host."""
         first = not (hasattr(self, "network_") and (incremental or self.warm_start))
         if first:
-            on = resolve(home(X) if _on_device(X) else self.backend or current_backend())
+            on = resolve(name_of(X) if _on_device(X) else self.backend or current_backend())
         else:
             on = self.network_.backend
         with using(on):
@@ -397,7 +397,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
     def _check_home(self, X: Any, method: str) -> None:
         """Device arrays are for the network that lives there; host data for one that host data trained."""
         on = self.network_.backend
-        if on.owns(X) if _on_device(X) else (on.family == "numpy" or not self._from_device):
+        if on.owns(X) if _on_device(X) else (on.host or not self._from_device):
             return
         raise ValueError(
             f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace and the same device as "
@@ -443,7 +443,7 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         moved = copy(self)
         target = convert(self.network_.buffer.data)
-        moved.network_, moved._from_device = self.network_.to(home(target)), _on_device(target)
+        moved.network_, moved._from_device = self.network_.to(name_of(target)), _on_device(target)
         moved._optimizer_state = None
         return moved
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.functions.array import Array, pieces
 from nnbackend.network import ROWS_AT_ONCE, Network
 

@@ -10,7 +10,7 @@ from itertools import product
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from nnbackend.backend import Backend, describe, resolve, to_numpy
+from nnbackend.backends import Backend, describe, resolve, to_numpy
 from nnbackend.functions.array import Array, array_namespace, pieces
 from nnbackend.functions.losses import fraction
 from nnbackend.layers.base import Columns

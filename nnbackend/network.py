@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from nnbackend import serialization
-from nnbackend.backend import Backend, on_its_device, resolve, to_numpy
-from nnbackend.backend import backend as current_backend
+from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
+from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
 from nnbackend.functions.losses import fraction

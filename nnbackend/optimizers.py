@@ -1,10 +1,7 @@
 """Optimizers: settings, and one pure step over the flat buffers of a network.
 
 An optimizer holds no state of its own: `init` makes it, the caller keeps it, `step` reads and writes it. A step
-owns what it writes: the values p and the slots of the state, in place.
-
-A step function's weight_decay is that of an L2 penalty, as in PyTorch: g + weight_decay p stands for g. In AdamW
-alone it is decoupled from the gradient.
+owns what it writes: the values p and the slots of the state, in place. The formulas are in `functions.optimizers`.
 """
 
 from __future__ import annotations
@@ -12,121 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import singledispatch
 from typing import Any, ClassVar
 
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.optimizers import (
+    adagrad_step,
+    adam_step,
+    adamw_step,
+    momentum_step,
+    nesterov_step,
+    rmsprop_step,
+    sgd_step,
+)
 from nnbackend.schedules import Schedule, number, positive, rate, schedule
 
 State = dict[str, Any]  # "t": steps taken; every other entry a buffer as long as the parameters
-
-
-@singledispatch
-def sgd_step(p: Array, g: Array, lr: float, weight_decay: float = 0.0) -> None:
-    """p <- p - lr g, in place. p, g: (size,), floating."""
-    p -= lr * _penalised(p, g, weight_decay)
-
-
-@singledispatch
-def momentum_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
-    """v <- momentum v + g; p <- p - lr v, in place (Polyak 1964, in PyTorch's form).
-
-    For a constant lr this is the book's v <- momentum v - lr g; p <- p + v.
-    """
-    v *= momentum
-    v += _penalised(p, g, weight_decay)
-    p -= lr * v
-
-
-@singledispatch
-def nesterov_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
-    """v <- momentum v + g; p <- p - lr (g + momentum v), in place (Nesterov 1983; Sutskever et al. 2013, in
-    PyTorch's form: p is the point that has looked ahead already).
-    """
-    g = _penalised(p, g, weight_decay)
-    v *= momentum
-    v += g
-    p -= lr * (g + momentum * v)
-
-
-@singledispatch
-def adagrad_step(p: Array, g: Array, h: Array, lr: float, eps: float, weight_decay: float = 0.0) -> None:
-    """h <- h + g^2; p <- p - lr g / (sqrt(h) + eps), in place (Duchi, Hazan, Singer 2011)."""
-    g = _penalised(p, g, weight_decay)
-    h += g * g
-    p -= lr * g / (array_namespace(p).sqrt(h) + eps)
-
-
-@singledispatch
-def rmsprop_step(p: Array, g: Array, h: Array, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> None:
-    """h <- alpha h + (1 - alpha) g^2; p <- p - lr g / (sqrt(h) + eps), in place (Tieleman, Hinton 2012, in
-    PyTorch's form: eps outside the root).
-    """
-    g = _penalised(p, g, weight_decay)
-    h *= alpha
-    h += (1.0 - alpha) * (g * g)
-    p -= lr * g / (array_namespace(p).sqrt(h) + eps)
-
-
-@singledispatch
-def adam_step(
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    t: float,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float = 0.0,
-) -> None:
-    """One step of Adam, in place (Kingma, Ba 2015, algorithm 1). t counts the steps from 1.
-
-    m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
-    p <- p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
-    """
-    g = _penalised(p, g, weight_decay)
-    m *= beta1
-    m += (1.0 - beta1) * g
-    v *= beta2
-    v += (1.0 - beta2) * (g * g)
-    m_hat = m / (1.0 - beta1**t)
-    v_hat = v / (1.0 - beta2**t)
-    p -= lr * m_hat / (array_namespace(p).sqrt(v_hat) + eps)
-
-
-@singledispatch
-def adamw_step(
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    t: float,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> None:
-    """p <- (1 - lr weight_decay) p, then a step of Adam for g itself, in place (Loshchilov, Hutter 2019)."""
-    p *= 1.0 - lr * weight_decay
-    adam_step(p, g, m, v, t, lr, beta1, beta2, eps)
-
-
-def _penalised(p: Array, g: Array, weight_decay: float) -> Array:
-    """The gradient with that of weight_decay |p|^2 / 2."""
-    return g + weight_decay * p if weight_decay else g
-
-
-@singledispatch
-def clip_by_norm(g: Array, limit: float) -> None:
-    """Scale g, (size,), in place so that its Euclidean norm is at most `limit`: g <- g min(1, limit / (|g| + 1e-6)),
-    PyTorch's clip_grad_norm_ (Pascanu, Mikolov, Bengio 2013). Nothing is read on the host.
-    """
-    xp = array_namespace(g)
-    g *= xp.minimum(limit / (xp.sqrt(g @ g) + 1e-6), 1.0)
 
 
 @dataclass(frozen=True)
@@ -153,9 +51,18 @@ class Optimizer:
 
     def step(self, p: Array, g: Array, state: State) -> None:
         """Update p in place for the gradient g, and count the step in the state."""
-        lr = rate(self.lr, state["t"])
+        lr = self.rate(state["t"])
         state["t"] += 1
         self.update(p, g, state, state["t"], lr)
+
+    def rate(self, t: int) -> float:
+        """Return the learning rate of the step that follows t steps."""
+        return rate(self.lr, t)
+
+    @property
+    def has_own_step(self) -> bool:
+        """Say whether a subclass has replaced `step`, so that `update` is not all that a step does."""
+        return type(self).step is not Optimizer.step
 
     def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
         """Update p and the buffers of the state in place for the gradient g.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from nnbackend.backend import Backend, on_its_device
+from nnbackend.backends import Backend, on_its_device
 from nnbackend.functions.array import Array
 from nnbackend.initializers import Initializer
 

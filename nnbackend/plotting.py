@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.errors import unknown_name
 from nnbackend.evaluation import Evaluation, evaluate
 from nnbackend.network import Network

@@ -10,7 +10,7 @@ import pytest
 from support import NAMESPACES, Namespace
 
 import nnbackend as nn
-from nnbackend.backend import why_not
+from nnbackend.backends import why_not
 
 
 @pytest.fixture(params=NAMESPACES)

@@ -762,15 +762,21 @@ CUPY.__dict__.update(
 )
 
 
+KERNELS = "nnbackend.backends.cupy.kernels"
+REGISTERED: list[ModuleType] = []
+
+
 @contextmanager
 def installed() -> Iterator[Machine]:
     """Within the block `import cupy` finds the stand-in, and so do this library and array-api-compat."""
-    from nnbackend import cublas
+    from nnbackend.backends.cupy import cublas
 
     mine = {"cupy": CUPY, "array_api_compat.cupy": XP}
-    before = {name: sys.modules.get(name) for name in [*mine, "nnbackend.kernels.cupy"]}
+    before = {name: sys.modules.get(name) for name in [*mine, KERNELS]}
     sys.modules.update(mine)
-    sys.modules.pop("nnbackend.kernels.cupy", None)
+    sys.modules.pop(KERNELS, None)
+    if REGISTERED:  # once: every import of the kernels would register them in front of themselves
+        sys.modules[KERNELS] = REGISTERED[0]
     library, cublas.library = cublas.library, lambda: CUBLAS  # type: ignore[assignment]
     cublas._shared.cache_clear()
     real = getattr(array_api_compat, "cupy", None)
@@ -785,6 +791,7 @@ def installed() -> Iterator[Machine]:
             del array_api_compat.cupy
         else:
             array_api_compat.cupy = real
+        REGISTERED[:] = [sys.modules[KERNELS]] if KERNELS in sys.modules else []
         for name, module in before.items():
             sys.modules.pop(name, None)
             if module is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnbackend.backend import Backend, to_numpy
+from nnbackend.backends import Backend, to_numpy
 
 NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "cupy"]
 

@@ -26,7 +26,7 @@ SIDE = 8
 def _no_outside_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NNBACKEND_DATA", raising=False)
     monkeypatch.setenv("NNBACKEND_CACHE", str(tmp_path / "no cache"))
-    monkeypatch.setattr(sys.modules["nnbackend.backend"], "_selected", None)
+    monkeypatch.setattr(sys.modules["nnbackend.backends.select"], "_selected", None)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_other_backends(
     assert json.loads((tmp_path / "a.json").read_text())["settings"]["backend"] == name
     assert nn.backend().name == "numpy"  # the option is for the command alone
 
-    monkeypatch.setattr(sys.modules["nnbackend.backend"], "_selected", None)
+    monkeypatch.setattr(sys.modules["nnbackend.backends.select"], "_selected", None)
     monkeypatch.setenv("NNBACKEND", name)
     assert main([*short, "--quiet"]) == 0
     assert f"backend   {name}\n" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 ROWS = np.random.default_rng(0).standard_normal((60, 5))
 LABELS = np.arange(60) % 3

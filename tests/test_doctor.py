@@ -18,15 +18,14 @@ import cuda_standin as standin
 import numpy as np
 import pytest
 
-from nnbackend import crossover, doctor
-from nnbackend.backend import available, mend_cuda, why_not
-from nnbackend.capture import _Graph
+from nnbackend import doctor
+from nnbackend.backends import available, crossover, why_not
+from nnbackend.backends.crossover import HIDDEN, Crossover
+from nnbackend.backends.cupy import cuda
+from nnbackend.backends.cupy.graph import _Graph
 from nnbackend.cli import main
-from nnbackend.crossover import HIDDEN, Crossover
 from nnbackend.doctor import Check
 from nnbackend.network import Network
-
-backend_module = sys.modules["nnbackend.backend"]
 
 
 class CudaError(RuntimeError):
@@ -85,12 +84,13 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setitem(sys.modules, "array_api_compat.cupy", xp)
         monkeypatch.setattr(array_api_compat, "cupy", xp, raising=False)
-        monkeypatch.setitem(sys.modules, "nnbackend.kernels.cupy", ModuleType("nnbackend.kernels.cupy"))
+        monkeypatch.setitem(
+            sys.modules, "nnbackend.backends.cupy.kernels", ModuleType("nnbackend.backends.cupy.kernels")
+        )
         says_driver(driver // 1000, driver % 1000 // 10) if driver else says_driver(None)
 
     def says_driver(*version: Any) -> None:
-        monkeypatch.setattr(backend_module, "driver_cuda_version", lambda: None if version == (None,) else version)
-        monkeypatch.setattr(doctor, "driver_cuda_version", lambda: None if version == (None,) else version)
+        monkeypatch.setattr(cuda, "driver_version", lambda: None if version == (None,) else version)
 
     install.driver = says_driver  # type: ignore[attr-defined]
     return install
@@ -241,8 +241,10 @@ def test_what_fails_outside_of_a_product_is_a_backend_error(
     pretend: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend()
-    monkeypatch.setitem(sys.modules, "nnbackend.kernels.cupy", None)  # importing it fails
-    assert str(why_not("cupy")).startswith("the kernels for CuPy cannot be made: import of nnbackend.kernels.cupy")
+    monkeypatch.setitem(sys.modules, "nnbackend.backends.cupy.kernels", None)  # importing it fails
+    assert str(why_not("cupy")).startswith(
+        "the kernels for CuPy cannot be made: import of nnbackend.backends.cupy.kernels"
+    )
     sys.modules["cupy"].cuda.runtime.getDeviceCount = lambda: 1 / 0
     assert str(why_not("cupy")).startswith("CuPy finds no CUDA device: division by zero. Check nvidia-smi")
     sys.modules["cupy"].cuda.runtime = SimpleNamespace()
@@ -270,7 +272,7 @@ def test_what_fails_outside_of_a_product_is_a_backend_error(
 )
 def test_what_is_missing_of_cuda_is_named(error: Exception, cause: str | None, pretend: Any) -> None:
     pretend.driver(12, 4)
-    assert mend_cuda(error) == (f'Most likely {cause}: pip install "cupy-cuda12x[ctk]"' if cause else "")
+    assert cuda.mend(error) == (f'Most likely {cause}: pip install "cupy-cuda12x[ctk]"' if cause else "")
     pretend(ones=lambda shape, dtype: (_ for _ in ()).throw(error))
     mend = f"Most likely {cause}: " if cause else ""
     assert str(why_not("cupy")) == f'a product on CUDA device 0 failed: {error}. {mend}pip install "cupy-cuda12x[ctk]"'
@@ -299,13 +301,15 @@ def test_loops_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         known = doctor.importlib.import_module
 
         def import_module(name: str) -> Any:
-            if name == "nnbackend.kernels.native":
+            if name == "nnbackend.backends.numpy.native":
                 raise error
             return known(name)
 
         return import_module
 
-    monkeypatch.setattr(doctor.importlib, "import_module", failing(ModuleNotFoundError("nnbackend.kernels._native")))
+    monkeypatch.setattr(
+        doctor.importlib, "import_module", failing(ModuleNotFoundError("nnbackend.backends.numpy._native"))
+    )
     assert found().detail == (
         "not built for this Python, which takes a C compiler and Python's headers; training on NumPy is slower. "
         "Install both, then nnbackend again"
@@ -357,7 +361,7 @@ def test_a_training_step_that_is_not_captured_says_why(monkeypatch: pytest.Monke
     def refuse(*arguments: Any) -> None:
         raise RuntimeError("no graphs today")
 
-    monkeypatch.setattr("nnbackend.capture._Graph._capture", refuse)
+    monkeypatch.setattr("nnbackend.backends.cupy.graph._Graph._capture", refuse)
     with standin.installed():
         found = of(doctor.examine(), "step", "cupy")
         monkeypatch.setenv("NNBACKEND_CAPTURE", "0")
@@ -395,7 +399,7 @@ def test_a_kernel_that_does_not_compile_names_the_headers(monkeypatch: pytest.Mo
         raise CompileException("catastrophic error: cannot open source file cuda_fp16.h")
 
     monkeypatch.setattr("nnbackend.training.trainer.recorded_pass", fail)
-    monkeypatch.setattr(backend_module, "driver_cuda_version", lambda: (12, 8))
+    monkeypatch.setattr(cuda, "driver_version", lambda: (12, 8))
     with standin.installed():
         found = of(doctor.examine(), "step", "cupy")
     assert not found.works

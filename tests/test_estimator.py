@@ -20,7 +20,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend.backend import home, why_not
+from nnbackend.backends import name_of, why_not
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
 
@@ -211,8 +211,8 @@ def test_arrays_of_another_kind_are_refused() -> None:
 
 
 def test_arrays_know_their_home(on: Namespace) -> None:
-    assert home(on.array([1.0])) == on.backend.name
-    assert home([1.0]) == home(sparse.csr_array(np.eye(2))) == home("numpy") == ""
+    assert name_of(on.array([1.0])) == on.backend.name
+    assert name_of([1.0]) == name_of(sparse.csr_array(np.eye(2))) == name_of("numpy") == ""
     for copied in (pickle.loads(pickle.dumps(on.backend)), copy.deepcopy(on.backend)):
         assert copied == on.backend
 

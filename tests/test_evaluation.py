@@ -9,7 +9,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 N = 90
 RNG = np.random.default_rng(0)

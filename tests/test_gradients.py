@@ -11,7 +11,7 @@ from support import Namespace, assert_close
 
 import nnbackend as nn
 from nnbackend import gradients
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.layers import ACTIVATIONS, LAYERS, LOSSES
 from nnbackend.layers.base import Columns
 

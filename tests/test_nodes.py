@@ -11,7 +11,7 @@ from support import Namespace, assert_close, check_projection
 
 import nnbackend as nn
 from nnbackend import nodes
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 A = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 B = np.array([[0.5, -1.0, 2.0], [3.0, 0.0, -2.0]])

@@ -11,8 +11,9 @@ import pytest
 from support import Namespace, assert_close
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
-from nnbackend.optimizers import OPTIMIZERS, Optimizer, clip_by_norm, optimizer
+from nnbackend.backends import to_numpy
+from nnbackend.functions.optimizers import clip_by_norm
+from nnbackend.optimizers import OPTIMIZERS, Optimizer, optimizer
 
 SIZE, STEPS = 50, 30
 

@@ -12,7 +12,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 

@@ -26,19 +26,21 @@ FLOORS = [
     ["gradients", "network"],
     ["layers"],
     ["datasets", "parameters"],
-    ["backend", "random", "serialization", "initializers"],
-    ["kernels"],
-    ["capture", "crossover"],
-    ["cublas", "optimizers", "nodes"],
-    ["schedules"],
+    ["random", "serialization", "initializers", "optimizers"],
+    ["backend"],
+    ["backends"],
+    ["nodes", "schedules"],
     ["functions", "errors", "cache"],
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}
-NUMPY_ALLOWED = {"kernels/numpy.py", "kernels/native.py", "backend.py", "initializers.py", "random.py"}
-NUMPY_ALLOWED |= {"serialization.py", "plotting.py"}
-NUMPY_ALLOWED_IN = ("book/", "datasets/", "images.py", "estimator.py", "doctor.py")
-# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host
-NUMPY_FOR_HOST_VALUES = {"network.py", "parameters.py", "training/trainer.py", "evaluation.py"}
+# within backends/: what a library's room may know of it, and the kernels know only functions
+KERNELS = {"backends/numpy/kernels.py", "backends/numpy/native.py", "backends/cupy/kernels.py"}
+NUMPY_ALLOWED = {"backends/base.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}
+NUMPY_ALLOWED_IN = ("backends/numpy/", "book/", "datasets/", "images.py", "estimator", "doctor.py")
+# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
+# makes tensors of host arrays
+NUMPY_FOR_HOST_VALUES = {"network.py", "parameters.py", "training/trainer.py", "evaluation.py", "backends/torch.py"}
+FAMILIES = {"cupy", "torch", "array_api_strict"}
 
 
 def imports(file: str, top_level_only: bool) -> set[str]:
@@ -70,19 +72,46 @@ def test_arrows_point_down(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_heavy_libraries_wait_until_they_are_needed(file: str) -> None:
     top = {module.partition(".")[0] for module in imports(file, top_level_only=True)}
-    allowed = {"kernels/cupy.py": {"cupy"}, "estimator.py": {"sklearn"}}.get(file, set())
+    allowed = {"backends/cupy/kernels.py": {"cupy"}}.get(file, {"sklearn"} if file.startswith("estimator") else set())
     assert not top & HEAVY - allowed
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_cupy_is_imported_in_two_places(file: str) -> None:
+def test_cupy_is_imported_in_one_room(file: str) -> None:
     if any(module.partition(".")[0] == "cupy" for module in imports(file, top_level_only=False)):
-        assert file in {"backend.py", "kernels/cupy.py"}
+        assert file.startswith("backends/cupy/")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("backends/")])
+def test_no_code_outside_the_rooms_knows_an_array_library(file: str) -> None:
+    """Nothing is compared with the name of a library, or with the family of a backend."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare | ast.Match):
+            assert not any(isinstance(n, ast.Attribute) and n.attr == "family" for n in ast.walk(node)), node.lineno
+            names = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+            assert not names & FAMILIES, f"{file}:{node.lineno}"
+
+
+@pytest.mark.parametrize("file", sorted(KERNELS))
+def test_kernels_know_functions_alone(file: str) -> None:
+    room = "nnbackend." + file.rpartition("/")[0].replace("/", ".")
+    ours = {module for module in imports(file, top_level_only=False) if module.startswith("nnbackend.")}
+    assert all(module.startswith(("nnbackend.functions", room)) for module in ours), ours
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("backends/")])
+def test_the_rooms_of_two_libraries_do_not_know_each_other(file: str) -> None:
+    rooms = {"numpy", "cupy", "torch", "strict"}
+    own = file.split("/")[1].removesuffix(".py")
+    for module in imports(file, top_level_only=True):
+        parts = module.split(".")
+        if own in rooms and parts[:2] == ["nnbackend", "backends"] and len(parts) > 2:
+            assert parts[2] not in rooms - {own}, f"{file} imports {module}"
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_numpy_is_imported_where_host_arrays_are_the_point(file: str) -> None:
-    if "numpy" in imports(file, top_level_only=False):
+    if "numpy" in imports(file, top_level_only=False) and file != "backends/numpy/build.py":
         assert file in NUMPY_ALLOWED | NUMPY_FOR_HOST_VALUES or file.startswith(NUMPY_ALLOWED_IN)
 
 

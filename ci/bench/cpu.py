@@ -216,7 +216,7 @@ def machine() -> str:
     if cpu.exists():
         names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
         model = names[0] if names else model
-    loops = "with" if "nnbackend.kernels.native" in sys.modules else "without"
+    loops = "with" if "nnbackend.backends.numpy.native" in sys.modules else "without"
     versions[0] += f" ({loops} its loops in C)"
     return f"{model}, {THREADS} threads, Python {platform.python_version()}, {', '.join(versions)}"
 

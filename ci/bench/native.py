@@ -73,7 +73,7 @@ def work() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if question == "loops":
-            print(json.dumps("nnbackend.kernels.native" in sys.modules), flush=True)
+            print(json.dumps("nnbackend.backends.numpy.native" in sys.modules), flush=True)
             continue
         widths, batch, images, _, _ = CASES[question]
         x, t = data.x_train[:images], data.t_train[:images]

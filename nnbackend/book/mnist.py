@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnbackend.backend import backend
+from nnbackend.backends import backend
 from nnbackend.datasets import mnist_host
 from nnbackend.functions.array import Array
 

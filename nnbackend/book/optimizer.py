@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
 from nnbackend.functions.array import Array, array_namespace
-from nnbackend.optimizers import adagrad_step, adam_step, momentum_step, nesterov_step, rmsprop_step, sgd_step
+from nnbackend.functions.optimizers import adagrad_step, adam_step, momentum_step, nesterov_step, rmsprop_step, sgd_step
 
 Params = MutableMapping[str, Array] | Mapping[str, Array]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.functions.convolution import output_size, unpadded, windows
 from nnbackend.functions.convolution import pad as padded

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from nnbackend.backend import Backend
-from nnbackend.backend import backend as current_backend
+from nnbackend.backends import Backend
+from nnbackend.backends import backend as current_backend
 from nnbackend.functions.array import Array
 
 __all__ = ["check_float", "place"]

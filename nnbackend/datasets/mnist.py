@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnbackend.backend import Backend
+from nnbackend.backends import Backend
 from nnbackend.datasets.arrays import check_float, place
 from nnbackend.datasets.download import FILES, cached_mnist, fetch_mnist, is_there
 from nnbackend.datasets.idx import HostArray, read_idx

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from nnbackend.backend import Backend
+from nnbackend.backends import Backend
 from nnbackend.datasets.arrays import check_float, place
 from nnbackend.functions.array import Array
 

@@ -1,7 +1,7 @@
 """The mathematics: stateless functions of arrays, each followed by its backward.
 
 Every function here is written for any array-API namespace and is the definition of what it computes. Faster versions
-for one kind of array are registered on it by `nnbackend.kernels`; `f.dispatch(object)` is always the definition.
+for one kind of array are registered on it by `nnbackend.backends`; `f.dispatch(object)` is always the definition.
 """
 
 from nnbackend.functions.activations import (

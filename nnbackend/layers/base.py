@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from nnbackend.backend import Backend, backend, describe
+from nnbackend.backends import Backend, backend, describe
 from nnbackend.errors import BackendError
 from nnbackend.functions import record, total_weight
 from nnbackend.functions.array import Array, array_namespace, device

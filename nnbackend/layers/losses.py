@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from nnbackend.backend import Backend
+from nnbackend.backends import Backend
 from nnbackend.functions import (
     absolute_error_rows,
     count_correct,

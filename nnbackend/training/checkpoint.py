@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from nnbackend import serialization
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.errors import CheckpointError, ModelFileError
 from nnbackend.functions.array import Array, pieces
 from nnbackend.network import Network

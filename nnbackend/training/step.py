@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnbackend.capture import Rows
+from nnbackend.backends.steps import Rows
 from nnbackend.functions import record
 from nnbackend.functions.array import Array
 from nnbackend.functions.losses import fraction

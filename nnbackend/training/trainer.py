@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnbackend.backend import Backend, on_its_device, to_numpy
-from nnbackend.capture import Launch, Rows, Uncaptured
+from nnbackend.backends import Backend, on_its_device, to_numpy
+from nnbackend.backends.steps import Launch, Rows, Uncaptured
 from nnbackend.errors import ModelFileError, NumericalError
 from nnbackend.functions.array import Array
+from nnbackend.functions.optimizers import clip_by_norm
 from nnbackend.layers.base import Same
 from nnbackend.network import Network, given
-from nnbackend.optimizers import Optimizer, clip_by_norm
+from nnbackend.optimizers import Optimizer
 from nnbackend.random import checked_seed, host_generator
 from nnbackend.schedules import positive
 from nnbackend.training.checkpoint import (

@@ -9,7 +9,7 @@ import pytest
 from support import Namespace, assert_close
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.book import MultiLayerNet, MultiLayerNetExtend, Trainer, TwoLayerNet, load_mnist
 from nnbackend.book import functions as bf
 from nnbackend.book import layers as bl

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnbackend.backend import to_numpy, using
+from nnbackend.backends import to_numpy, using
 from nnbackend.datasets import (
     SAMPLE_NOTE,
     HostData,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nnbackend.backend import to_numpy, using
+from nnbackend.backends import to_numpy, using
 from nnbackend.datasets import spiral, xor
 
 BACKENDS = ["numpy", "array_api_strict:device1"]

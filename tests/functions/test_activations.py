@@ -11,7 +11,7 @@ import pytest
 from support import Namespace, assert_close, away_from_zero, check_projection
 
 from nnbackend import functions as F
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 # name: forward, backward, what PyTorch calls it
 TABLE: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Any, Any], Any]]] = {

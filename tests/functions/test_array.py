@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support import Namespace
 
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.functions import gather, is_finite
 
 

@@ -11,7 +11,7 @@ import pytest
 from support import Namespace, assert_close, check_projection
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.functions import (
     count_correct,
     count_correct_multilabel,

@@ -7,7 +7,7 @@ import pytest
 from support import NAMESPACES, Namespace
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy, why_not
+from nnbackend.backends import to_numpy, why_not
 from nnbackend.functions import dropout_mask, philox
 
 ONES = 0xFFFFFFFF

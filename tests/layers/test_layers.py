@@ -12,7 +12,7 @@ import pytest
 from support import Namespace, assert_close, away_from_zero, check_projection
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 from nnbackend.layers import LAYERS, LOSSES, activation
 
 # one or more ways to make each layer, and the shape of a row that it takes

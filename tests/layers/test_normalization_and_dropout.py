@@ -11,7 +11,7 @@ import pytest
 from support import Namespace, assert_close
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((50, 6)).astype("float32"), RNG.integers(0, 3, 50)

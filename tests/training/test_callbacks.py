@@ -12,7 +12,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((40, 6))

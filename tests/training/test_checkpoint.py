@@ -22,7 +22,7 @@ from support import Namespace
 
 import nnbackend as nn
 from nnbackend import serialization
-from nnbackend.backend import to_numpy, why_not
+from nnbackend.backends import to_numpy, why_not
 from nnbackend.training.checkpoint import aged, differences, fingerprints, period
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import pytest
 from support import NAMESPACES, Namespace
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy, why_not
-from nnbackend.capture import Uncaptured
+from nnbackend.backends import to_numpy, why_not
+from nnbackend.backends.steps import Uncaptured
 from nnbackend.optimizers import OPTIMIZERS
 
 N = 230  # no multiple of the batch size: the last batch is a smaller one

@@ -10,7 +10,7 @@ import pytest
 from support import Namespace, assert_close
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy
+from nnbackend.backends import to_numpy
 
 N = 50
 RNG = np.random.default_rng(0)

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 import nnbackend as nn
-from nnbackend import crossover
-from nnbackend.backend import device_name, resolve, versions
-from nnbackend.crossover import HIDDEN, Crossover
+from nnbackend.backends import crossover, resolve
+from nnbackend.backends.crossover import HIDDEN, Crossover
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +124,7 @@ def test_auto_heeds_a_measurement_of_this_device(capsys: pytest.CaptureFixture[s
     assert chosen(capsys) == "cupy"
     with standin.installed():
         gpu = resolve("cupy")
-        here = {"device": device_name(gpu), "versions": versions(gpu)}
+        here = {"device": gpu.device_name(), "versions": gpu.versions()}
     slower = dataclasses.replace(measured(second=(30.0, 25.0, 40.0)), **here)
     crossover.write(slower)
     assert chosen(capsys) == "numpy (measured: 20 us per step of 128 rows on the CPU, 25 on the GPU)"
@@ -152,5 +151,5 @@ def test_auto_outlives_a_device_that_does_not_say_its_name(
 
 def test_devices_and_versions() -> None:
     on = resolve("numpy")
-    assert device_name(on) == "cpu"
-    assert versions(on) == {"nnbackend": nn.__version__, "numpy": np.__version__}
+    assert on.device_name() == "cpu"
+    assert on.versions() == {"nnbackend": nn.__version__, "numpy": np.__version__}

@@ -48,10 +48,9 @@ class Crossover:
                 found = batch
         return found
 
-    def concerns(self, device: str, versions: dict[str, str]) -> bool:
-        """Was the default network measured on NumPy and that device, by those versions?"""
-        measured = (self.first, self.hidden, self.device, self.versions)
-        return measured == ("numpy", HIDDEN, device, versions)
+    def concerns(self, first: str, device: str, versions: dict[str, str]) -> bool:
+        """Say whether the default network was measured on the backend `first` and that device, by those versions."""
+        return (self.first, self.hidden, self.device, self.versions) == (first, HIDDEN, device, versions)
 
     def at(self, batch: int) -> tuple[float, float]:
         """Microseconds per step of both at the measured batch size that is nearest."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import cupy
 
-from nnbackend import cublas
+from nnbackend.backends.cupy import cublas
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -47,8 +47,9 @@ from nnbackend.functions import (
 )
 from nnbackend.functions.array import pieces
 from nnbackend.functions.convolution import Pair, Size, output_size, pad, unpadded, windows
+from nnbackend.functions.dispatch import kernel
 from nnbackend.functions.losses import fraction
-from nnbackend.optimizers import (
+from nnbackend.functions.optimizers import (
     adagrad_step,
     adam_step,
     adamw_step,
@@ -138,80 +139,80 @@ _contiguous = cupy.ascontiguousarray
 def _elementwise(function: Callable[..., Array], arrays: tuple[Array, ...], *numbers: float) -> Array:
     first = arrays[0]
     if not _real(*arrays) or any(a.shape != first.shape for a in arrays):
-        return function.dispatch(object)(*arrays, *numbers)  # type: ignore[attr-defined]
+        return NotImplemented
     y = cupy.empty(first.shape, first.dtype)
     alpha = float(numbers[0]) if numbers else 0.0
     _launch(function.__name__, y.dtype, y.size, y, *map(_contiguous, arrays), alpha)
     return y
 
 
-@sigmoid.register(cupy.ndarray)
-def _(x: Array) -> Array:
+@kernel(sigmoid, cupy.ndarray)
+def _(x: Array) -> Any:
     return _elementwise(sigmoid, (x,))
 
 
-@sigmoid_backward.register(cupy.ndarray)
-def _(dy: Array, y: Array) -> Array:
+@kernel(sigmoid_backward, cupy.ndarray)
+def _(dy: Array, y: Array) -> Any:
     return _elementwise(sigmoid_backward, (dy, y))
 
 
-@relu.register(cupy.ndarray)
-def _(x: Array) -> Array:
+@kernel(relu, cupy.ndarray)
+def _(x: Array) -> Any:
     return _elementwise(relu, (x,))
 
 
-@relu_backward.register(cupy.ndarray)
-def _(dy: Array, y: Array) -> Array:
+@kernel(relu_backward, cupy.ndarray)
+def _(dy: Array, y: Array) -> Any:
     return _elementwise(relu_backward, (dy, y))
 
 
-@leaky_relu.register(cupy.ndarray)
-def _(x: Array, alpha: float = 0.01) -> Array:
+@kernel(leaky_relu, cupy.ndarray)
+def _(x: Array, alpha: float = 0.01) -> Any:
     return _elementwise(leaky_relu, (x,), alpha)
 
 
-@leaky_relu_backward.register(cupy.ndarray)
-def _(dy: Array, y: Array, alpha: float = 0.01) -> Array:
+@kernel(leaky_relu_backward, cupy.ndarray)
+def _(dy: Array, y: Array, alpha: float = 0.01) -> Any:
     return _elementwise(leaky_relu_backward, (dy, y), alpha)
 
 
-@tanh.register(cupy.ndarray)
-def _(x: Array) -> Array:
+@kernel(tanh, cupy.ndarray)
+def _(x: Array) -> Any:
     return _elementwise(tanh, (x,))
 
 
-@tanh_backward.register(cupy.ndarray)
-def _(dy: Array, y: Array) -> Array:
+@kernel(tanh_backward, cupy.ndarray)
+def _(dy: Array, y: Array) -> Any:
     return _elementwise(tanh_backward, (dy, y))
 
 
-@elu.register(cupy.ndarray)
-def _(x: Array, alpha: float = 1.0) -> Array:
+@kernel(elu, cupy.ndarray)
+def _(x: Array, alpha: float = 1.0) -> Any:
     return _elementwise(elu, (x,), alpha)
 
 
-@elu_backward.register(cupy.ndarray)
-def _(dy: Array, y: Array, alpha: float = 1.0) -> Array:
+@kernel(elu_backward, cupy.ndarray)
+def _(dy: Array, y: Array, alpha: float = 1.0) -> Any:
     return _elementwise(elu_backward, (dy, y), alpha)
 
 
-@silu.register(cupy.ndarray)
-def _(x: Array) -> Array:
+@kernel(silu, cupy.ndarray)
+def _(x: Array) -> Any:
     return _elementwise(silu, (x,))
 
 
-@silu_backward.register(cupy.ndarray)
-def _(dy: Array, x: Array) -> Array:
+@kernel(silu_backward, cupy.ndarray)
+def _(dy: Array, x: Array) -> Any:
     return _elementwise(silu_backward, (dy, x))
 
 
-@gelu.register(cupy.ndarray)
-def _(x: Array) -> Array:
+@kernel(gelu, cupy.ndarray)
+def _(x: Array) -> Any:
     return _elementwise(gelu, (x,))
 
 
-@gelu_backward.register(cupy.ndarray)
-def _(dy: Array, x: Array) -> Array:
+@kernel(gelu_backward, cupy.ndarray)
+def _(dy: Array, x: Array) -> Any:
     return _elementwise(gelu_backward, (dy, x))
 
 
@@ -233,19 +234,19 @@ def _product(a: Array, b: Array, out: Array = None) -> Array:
     return out
 
 
-@affine.register(cupy.ndarray)
-def _(x: Array, W: Array, b: Array) -> Array:
+@kernel(affine, cupy.ndarray)
+def _(x: Array, W: Array, b: Array) -> Any:
     if not _real(x, W, b):
-        return affine.dispatch(object)(x, W, b)
+        return NotImplemented
     y = _product(x, W)
     _add_bias(y, b)
     return y
 
 
-@affine_backward.register(cupy.ndarray)
-def _(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> Array | None:
+@kernel(affine_backward, cupy.ndarray)
+def _(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> Any:
     if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous and db.flags.c_contiguous):
-        return affine_backward.dispatch(object)(dy, x, W, dW, db, need_dx)
+        return NotImplemented
     _product(x.T, dy, dW)
     _column_sum(_contiguous(dy), db)
     return _product(dy, W.T) if need_dx else None
@@ -269,10 +270,10 @@ def _patches(x: Array, W: Array, count: Pair, stride: Size) -> Array:
     return laid_out.reshape(n * count[0] * count[1], kh * kw * c)
 
 
-@convolution.register(cupy.ndarray)
-def _(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 0) -> Array:
+@kernel(convolution, cupy.ndarray)
+def _(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 0) -> Any:
     if not _real(x, W, b):
-        return convolution.dispatch(object)(x, W, b, stride, padding)
+        return NotImplemented
     kh, kw, c, o = W.shape
     count = output_size(x.shape[1:3], (kh, kw), stride, padding)
     x, filters = pad(x, padding), _contiguous(W).reshape(kh * kw * c, o)
@@ -283,7 +284,7 @@ def _(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 0) -> Arra
     return y
 
 
-@convolution_backward.register(cupy.ndarray)
+@kernel(convolution_backward, cupy.ndarray)
 def _(
     dy: Array,
     x: Array,
@@ -293,9 +294,9 @@ def _(
     stride: Size = 1,
     padding: Size = 0,
     need_dx: bool = True,
-) -> Array | None:
+) -> Any:
     if not (_real(dy, x, W, dW, db) and dW.flags.c_contiguous and db.flags.c_contiguous):
-        return convolution_backward.dispatch(object)(dy, x, W, dW, db, stride, padding, need_dx)
+        return NotImplemented
     (_, h, w, _), (kh, kw, c, o), count = x.shape, W.shape, dy.shape[1:3]
     x, dy, filters = pad(x, padding), _contiguous(dy), _contiguous(W).reshape(kh * kw * c, o)
     _column_sum(dy.reshape(-1, o), db)
@@ -315,19 +316,19 @@ def _(
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 
-@softmax.register(cupy.ndarray)
-def _(x: Array) -> Array:
+@kernel(softmax, cupy.ndarray)
+def _(x: Array) -> Any:
     if not _real(x) or not 0 < x.shape[-1] <= COLUMNS:
-        return softmax.dispatch(object)(x)
+        return NotImplemented
     y = cupy.empty(x.shape, x.dtype)
     _launch("softmax", y.dtype, y.size // y.shape[-1], y, _contiguous(x), y.shape[-1])
     return y
 
 
-@softmax_backward.register(cupy.ndarray)
-def _(dy: Array, y: Array) -> Array:
+@kernel(softmax_backward, cupy.ndarray)
+def _(dy: Array, y: Array) -> Any:
     if not _real(dy, y) or dy.shape != y.shape or not 0 < y.shape[-1] <= COLUMNS:
-        return softmax_backward.dispatch(object)(dy, y)
+        return NotImplemented
     dx = cupy.empty(y.shape, y.dtype)
     rows = dx.size // dx.shape[-1]
     _launch("softmax_backward", dx.dtype, rows, dx, _contiguous(dy), _contiguous(y), dx.shape[-1])
@@ -348,23 +349,21 @@ def _as(x: Array, dtype: Any) -> Array:
     return _contiguous(x if x.dtype == dtype else x.astype(dtype))
 
 
-@softmax_cross_entropy_rows.register(cupy.ndarray)
-def _(x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Array:
+@kernel(softmax_cross_entropy_rows, cupy.ndarray)
+def _(x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Any:
     targets = _targets(x, t, weight, class_weight, label_smoothing)
     if targets is None:
-        return softmax_cross_entropy_rows.dispatch(object)(x, t, weight, class_weight, label_smoothing)
+        return NotImplemented
     rows = cupy.empty(x.shape[:1], x.dtype)
     _launch("softmax_cross_entropy", x.dtype, x.shape[0], rows, NULL, _contiguous(x), x.shape[1], *targets)
     return rows
 
 
-@softmax_cross_entropy.register(cupy.ndarray)
-def _(
-    x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0
-) -> tuple[Array, Array]:
+@kernel(softmax_cross_entropy, cupy.ndarray)
+def _(x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Any:
     targets = _targets(x, t, weight, class_weight, label_smoothing)
     if targets is None:
-        return softmax_cross_entropy.dispatch(object)(x, t, weight, class_weight, label_smoothing)
+        return NotImplemented
     rows, y = cupy.empty(x.shape[:1], x.dtype), cupy.empty(x.shape, x.dtype)
     _launch("softmax_cross_entropy", x.dtype, x.shape[0], rows, y, _contiguous(x), x.shape[1], *targets)
     if weight is None and class_weight is None:
@@ -372,11 +371,11 @@ def _(
     return fraction(rows.sum(), total_weight(t, weight, class_weight)), y
 
 
-@softmax_cross_entropy_backward.register(cupy.ndarray)
-def _(y: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Array:
+@kernel(softmax_cross_entropy_backward, cupy.ndarray)
+def _(y: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Any:
     targets = _targets(y, t, weight, class_weight, label_smoothing)
     if targets is None:
-        return softmax_cross_entropy_backward.dispatch(object)(y, t, weight, class_weight, label_smoothing)
+        return NotImplemented
     total = total_weight(t, weight, class_weight)
     divisor = (float(total), NULL) if isinstance(total, int) else (0.0, total)
     dx = cupy.empty(y.shape, y.dtype)
@@ -385,10 +384,10 @@ def _(y: Array, t: Array, weight: Array = None, class_weight: Array = None, labe
     return dx
 
 
-@count_correct.register(cupy.ndarray)
-def _(y: Array, t: Array, weight: Array = None) -> Array:
+@kernel(count_correct, cupy.ndarray)
+def _(y: Array, t: Array, weight: Array = None) -> Any:
     if weight is not None or t.ndim != 1 or y.ndim != 2 or not _real(y) or not 0 < y.shape[1] <= COLUMNS:
-        return count_correct.dispatch(object)(y, t, weight)
+        return NotImplemented
     correct = cupy.empty(t.shape, cupy.int64)
     _launch("is_correct", y.dtype, t.size, correct, _contiguous(y), y.shape[1], _as(t, cupy.int64))
     return correct.sum()
@@ -397,10 +396,10 @@ def _(y: Array, t: Array, weight: Array = None) -> Array:
 # --- random bits ---------------------------------------------------------------------------------------------------
 
 
-@dropout_mask.register(cupy.ndarray)
-def _(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Array:
+@kernel(dropout_mask, cupy.ndarray)
+def _(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Any:
     if not _real(x):
-        return dropout_mask.dispatch(object)(x, ratio, seed, stream, clock)
+        return NotImplemented
     mask = cupy.empty(x.shape, x.dtype)
     seed = (seed + 2**63) % 2**64 - 2**63  # the same 64 bits, as the signed integer that travels
     arguments = (mask, mask.size, round(ratio * 2**24), 1.0 / (1.0 - ratio), seed, stream, clock)
@@ -426,10 +425,10 @@ def _in_place(g: Array, *written: Array) -> bool:
     return _real(g, *written) and all(a.flags.c_contiguous and a.shape == g.shape for a in written)
 
 
-@clip_by_norm.register(cupy.ndarray)
-def _(g: Array, limit: float) -> None:
+@kernel(clip_by_norm, cupy.ndarray)
+def _(g: Array, limit: float) -> Any:
     if not _in_place(g):
-        return clip_by_norm.dispatch(object)(g, limit)
+        return NotImplemented
     if g.size:
         squares = cupy.empty((min(TOGETHER, _parts(g.size, 4 * TOGETHER)),), cupy.float64)
         _launch_blocks("square_sums", g.dtype, squares.size, TOGETHER, g.size, squares, g)
@@ -444,42 +443,42 @@ def _update(function: Callable[..., None], p: Array, g: Array, slots: tuple[Arra
     _launch(function.__name__, p.dtype, p.size, p, _contiguous(g), *slots, *settings)
 
 
-@sgd_step.register(cupy.ndarray)
-def _(p: Array, g: Array, lr: float, weight_decay: float = 0.0) -> None:
+@kernel(sgd_step, cupy.ndarray)
+def _(p: Array, g: Array, lr: float, weight_decay: float = 0.0) -> Any:
     if not _in_place(g, p):
-        return sgd_step.dispatch(object)(p, g, lr, weight_decay)
+        return NotImplemented
     return _update(sgd_step, p, g, (), *_number(lr), float(weight_decay))
 
 
-@momentum_step.register(cupy.ndarray)
-def _(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+@kernel(momentum_step, cupy.ndarray)
+def _(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> Any:
     if not _in_place(g, p, v):
-        return momentum_step.dispatch(object)(p, g, v, lr, momentum, weight_decay)
+        return NotImplemented
     return _update(momentum_step, p, g, (v,), *_number(lr), float(momentum), float(weight_decay))
 
 
-@nesterov_step.register(cupy.ndarray)
-def _(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+@kernel(nesterov_step, cupy.ndarray)
+def _(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> Any:
     if not _in_place(g, p, v):
-        return nesterov_step.dispatch(object)(p, g, v, lr, momentum, weight_decay)
+        return NotImplemented
     return _update(nesterov_step, p, g, (v,), *_number(lr), float(momentum), float(weight_decay))
 
 
-@adagrad_step.register(cupy.ndarray)
-def _(p: Array, g: Array, h: Array, lr: float, eps: float, weight_decay: float = 0.0) -> None:
+@kernel(adagrad_step, cupy.ndarray)
+def _(p: Array, g: Array, h: Array, lr: float, eps: float, weight_decay: float = 0.0) -> Any:
     if not _in_place(g, p, h):
-        return adagrad_step.dispatch(object)(p, g, h, lr, eps, weight_decay)
+        return NotImplemented
     return _update(adagrad_step, p, g, (h,), *_number(lr), float(eps), float(weight_decay))
 
 
-@rmsprop_step.register(cupy.ndarray)
-def _(p: Array, g: Array, h: Array, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> None:
+@kernel(rmsprop_step, cupy.ndarray)
+def _(p: Array, g: Array, h: Array, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> Any:
     if not _in_place(g, p, h):
-        return rmsprop_step.dispatch(object)(p, g, h, lr, alpha, eps, weight_decay)
+        return NotImplemented
     return _update(rmsprop_step, p, g, (h,), *_number(lr), float(alpha), float(eps), float(weight_decay))
 
 
-@adam_step.register(cupy.ndarray)
+@kernel(adam_step, cupy.ndarray)
 def _(
     p: Array,
     g: Array,
@@ -491,13 +490,13 @@ def _(
     beta2: float,
     eps: float,
     weight_decay: float = 0.0,
-) -> None:
+) -> Any:
     if not _in_place(g, p, m, v):
-        return adam_step.dispatch(object)(p, g, m, v, t, lr, beta1, beta2, eps, weight_decay)
+        return NotImplemented
     return _update(adam_step, p, g, (m, v), *_adam_settings(t, lr, beta1, beta2, eps, weight_decay))
 
 
-@adamw_step.register(cupy.ndarray)
+@kernel(adamw_step, cupy.ndarray)
 def _(
     p: Array,
     g: Array,
@@ -509,9 +508,9 @@ def _(
     beta2: float,
     eps: float,
     weight_decay: float,
-) -> None:
+) -> Any:
     if not _in_place(g, p, m, v):
-        return adamw_step.dispatch(object)(p, g, m, v, t, lr, beta1, beta2, eps, weight_decay)
+        return NotImplemented
     return _update(adamw_step, p, g, (m, v), *_adam_settings(t, lr, beta1, beta2, eps, weight_decay))
 
 
@@ -533,13 +532,13 @@ def _are_words(*arrays: Array) -> bool:
     return all(a.itemsize in (4, 8) and a.ndim and a.flags.c_contiguous for a in arrays)
 
 
-@take_rows.register(cupy.ndarray)
-def _(order: Array, at: Array | int, stride: int, start: int, size: int, *arrays: Array) -> tuple[Array, ...]:
+@kernel(take_rows, cupy.ndarray)
+def _(order: Array, at: Array | int, stride: int, start: int, size: int, *arrays: Array) -> Any:
     inside = not isinstance(at, int) or at * stride + start + size <= order.size
     if not (_are_words(order, *arrays) and order.dtype == cupy.int64 and len(arrays) <= 3 and inside):
-        return take_rows.dispatch(object)(order, at, stride, start, size, *arrays)
+        return NotImplemented
     if size > GRID_ROWS:
-        return take_rows.dispatch(object)(order, at, stride, start, size, *arrays)
+        return NotImplemented
     taken = tuple(cupy.empty((size, *a.shape[1:]), a.dtype) for a in arrays)
     widths = [math.prod(a.shape[1:]) * a.itemsize // 4 for a in arrays]
     copies: list[Any] = []
@@ -559,24 +558,24 @@ def _takes_entries(figures: Array, at: Array | int) -> bool:
     )
 
 
-@record.register(cupy.ndarray)
-def _(figures: Array, at: Array | int, *values: Array | float) -> None:
+@kernel(record, cupy.ndarray)
+def _(figures: Array, at: Array | int, *values: Array | float) -> Any:
     kinds = [getattr(value, "dtype", None) for value in values]
     if not (_takes_entries(figures, at) and kinds in ([figures.dtype], [figures.dtype, cupy.int64])):
-        return record.dispatch(object)(figures, at, *values)
+        return NotImplemented
     loss, correct = (*values, NULL)[:2]
     return _launch("record", figures.dtype, 1, figures, figures.shape[1], *_place(at), loss, correct)
 
 
-@softmax_cross_entropy_recorded.register(cupy.ndarray)
+@kernel(softmax_cross_entropy_recorded, cupy.ndarray)
 def _(
     x: Array, t: Array, figures: Array, at: Array | int, class_weight: Array = None, label_smoothing: float = 0.0
-) -> Array:
+) -> Any:
     targets = _targets(x, t, None, class_weight, label_smoothing)
     if targets is None or class_weight is not None or x.shape[0] == 0 or not _takes_entries(figures, at):
-        return softmax_cross_entropy_recorded.dispatch(object)(x, t, figures, at, class_weight, label_smoothing)
+        return NotImplemented
     if x.dtype != figures.dtype:
-        return softmax_cross_entropy_recorded.dispatch(object)(x, t, figures, at, class_weight, label_smoothing)
+        return NotImplemented
     (n, classes), dx = x.shape, cupy.empty(x.shape, x.dtype)
     rows = (_contiguous(x), classes, *targets[:2], float(label_smoothing))
     entry = (figures, figures.shape[1], *_place(at))

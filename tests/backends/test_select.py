@@ -11,12 +11,12 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend.backend import Backend, describe, resolve, why_not
+from nnbackend.backends import Backend, describe, resolve, why_not
 
 
 @pytest.fixture(autouse=True)
 def unselected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["nnbackend.backend"], "_selected", None)
+    monkeypatch.setattr(sys.modules["nnbackend.backends.select"], "_selected", None)
 
 
 def test_numpy_is_the_default() -> None:
@@ -109,7 +109,7 @@ def test_available_lists_what_works() -> None:
 
 
 def test_a_namespace_whose_slices_are_copies_is_refused() -> None:
-    from nnbackend.backend import _check_views
+    from nnbackend.backends.select import check_views
 
     class Copying:
         float32 = "float32"
@@ -121,7 +121,7 @@ def test_a_namespace_whose_slices_are_copies_is_refused() -> None:
             return np.array(x).reshape(shape)
 
     with pytest.raises(nn.BackendError, match="a reshaped slice is a copy there"):
-        _check_views(Backend("copying", Copying(), "cpu"))
+        check_views(Backend("copying", Copying(), "cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", None])

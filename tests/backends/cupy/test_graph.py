@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import nnbackend as nn
-from nnbackend.backend import to_numpy, why_not
-from nnbackend.capture import Captured, Uncaptured
+from nnbackend.backends import to_numpy, why_not
+from nnbackend.backends.cupy.graph import Captured, Uncaptured
 from nnbackend.functions.array import array_namespace
 from nnbackend.optimizers import OPTIMIZERS, optimizer
 from nnbackend.schedules import Cosine

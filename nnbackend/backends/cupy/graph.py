@@ -18,78 +18,15 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar
 
-from nnbackend import cublas
-from nnbackend.functions import take_rows
-from nnbackend.functions.array import Array, pieces
-from nnbackend.optimizers import Optimizer
-from nnbackend.schedules import rate
+from nnbackend.backends.cupy import cublas
+from nnbackend.backends.steps import Launch, ParameterStore, Rows, Step, Uncaptured
+from nnbackend.functions.array import Array
 
 WORKSPACE = 32 * 2**20  # bytes that cuBLAS may write to: what it asks for on Hopper
 AGREEMENT = 0.5  # of an update: rounding turns the sign of gradients that are all rounding, and nothing else
 WORTH = 10  # whole batches: a graph for fewer costs more than it saves
-
-# step(rows, figures, at, update, *data): take its rows of the data, record its figures at `at`, call update(p, g)
-Step: TypeAlias = Callable[..., None]
-Launch: TypeAlias = Callable[[int], None]  # does the step of that number in the epoch
-
-
-class Buffer(Protocol):
-    """What a step changes beside the optimizer's state."""
-
-    def snapshot(self) -> dict[str, Array]: ...
-
-    def restore(self, snapshot: dict[str, Array]) -> None: ...
-
-
-class Rows:
-    """The rows of one step: `size` rows of the shuffled `order`, in the epoch's step `at` of `stride` rows each."""
-
-    __slots__ = ("at", "order", "size", "stride")
-
-    def __init__(self, order: Array, at: Array | int, stride: int):
-        self.order, self.at, self.stride = order, at, stride
-        self.size = min(stride, order.shape[0] - at * stride) if isinstance(at, int) else stride
-
-    def take(self, *arrays: Array, start: int = 0, size: int | None = None) -> tuple[Array, ...]:
-        """Gather `size` of these rows of each array, from number `start` on; all of them by default."""
-        return take_rows(self.order, self.at, self.stride, start, self.size if size is None else size, *arrays)
-
-    def batches(self, batch_size: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-        """Gather these rows in batches of at most `batch_size`, one after the other."""
-        for piece in pieces(self.size, batch_size):
-            yield self.take(*arrays, start=piece.start, size=piece.stop - piece.start)
-
-
-class Uncaptured:
-    """Runs steps as they are."""
-
-    def epoch(
-        self,
-        step: Step,
-        stride: int,
-        order: Array,
-        figures: Array,
-        state: dict[str, Any],
-        optimizer: Any,
-        data: tuple[Array, ...],
-        *,
-        first: int = 0,
-        ahead: int = 0,
-        depends: object = None,
-    ) -> Launch:
-        """Prepare the steps of an epoch and return the function that does step i of it.
-
-        step: see above. stride: rows of a step; order: (n,) integers, the shuffled rows; figures: (k, steps).
-        first: the first step that will be asked for. ahead: whole batches that are still to come, of this epoch and
-        later ones. depends: what the step reads beside its arguments, for comparison with an earlier epoch.
-        """
-
-        def update(p: Array, g: Array) -> None:
-            optimizer.step(p, g, state)
-
-        return lambda i: step(Rows(order, i, stride), figures, i, update, *data)
 
 
 class Captured(Uncaptured):
@@ -101,8 +38,8 @@ class Captured(Uncaptured):
     then says why.
     """
 
-    def __init__(self, buffer: Buffer, cupy: Any):
-        self._buffer, self._cupy = buffer, cupy
+    def __init__(self, store: ParameterStore, cupy: Any):
+        self._store, self._cupy = store, cupy
         self._graph: _Graph | None = None
         self._refused = False
 
@@ -129,7 +66,7 @@ class Captured(Uncaptured):
                 return plain
             arguments = (step, stride, order, figures, state, optimizer, data, depends)
             try:
-                self._graph = _Graph(self._cupy, self._buffer, first, plain, *arguments)
+                self._graph = _Graph(self._cupy, self._store, first, plain, *arguments)
             except _Refusal as refusal:
                 self._refused = True
                 warnings.warn(f"training goes on without a CUDA graph, more slowly: {refusal}", stacklevel=4)
@@ -183,7 +120,7 @@ class _Graph:
     def __init__(
         self,
         cupy: Any,
-        buffer: Buffer,
+        store: ParameterStore,
         first: int,
         plain: Launch,
         step: Step,
@@ -195,12 +132,12 @@ class _Graph:
         data: tuple[Array, ...],
         depends: object,
     ):
-        self._buffer, self._stride, self._optimizer, self._depends = buffer, stride, optimizer, depends
+        self._store, self._stride, self._optimizer, self._depends = store, stride, optimizer, depends
         self._kept = _slots(state)
         self._lent = [weakref.ref(a) for a in (figures, *data)]
         self._order = cupy.empty(order.shape, order.dtype)
         self._counters, self._lr = _Cells(cupy.empty((2,), "int64")), _Cells(cupy.empty((1,), "float64"))
-        if type(optimizer).step is not Optimizer.step:
+        if optimizer.has_own_step:
             name = type(optimizer).__name__
             raise _Refusal(f"{name}.step is one of its own, which runs on the host; override {name}.update instead")
 
@@ -210,12 +147,12 @@ class _Graph:
         def whole() -> None:
             step(Rows(self._order, self._counters.cells, stride), figures, self._counters.cells, update, *data)
 
-        before = _copies(buffer, state)
+        before = _copies(store, state)
         steps_before = state["t"]
         plain(first)
         state["t"] = steps_before
-        expected = _copies(buffer, state)
-        _write_back(buffer, state, before)
+        expected = _copies(store, state)
+        _write_back(store, state, before)
         self.begin(order)
         self._set(first, state, optimizer)
         cupy.get_default_memory_pool().free_all_blocks()  # the graph's pool cannot take them
@@ -226,11 +163,11 @@ class _Graph:
             cause = f"{type(error).__name__}: {error}"
             raise _Refusal(f"the step could not be captured ({cause})") from error
         finally:
-            _write_back(buffer, state, before)
+            _write_back(store, state, before)
         self._forget()  # the rehearsal has counted
         self.launch(first, dict(state), optimizer)
-        agrees = all(map(_agree, before[1], expected[1], _changed(buffer, state, before[0])))
-        _write_back(buffer, state, before)
+        agrees = all(map(_agree, before[1], expected[1], _changed(store, state, before[0])))
+        _write_back(store, state, before)
         self._forget()
         if not agrees:
             raise _Refusal("a launch of its graph did not compute what the step computes")
@@ -293,7 +230,7 @@ class _Graph:
 
     def _set(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
         self._counters.set(i, state["t"])
-        self._lr.set(rate(optimizer.lr, state["t"]))
+        self._lr.set(optimizer.rate(state["t"]))
 
     def _forget(self) -> None:
         self._counters.known = [None, None]
@@ -325,20 +262,20 @@ def _slots(state: dict[str, Any]) -> list[Array]:
     return [value for name, value in state.items() if name != "t"]
 
 
-def _copies(buffer: Buffer, state: dict[str, Any]) -> tuple[dict[str, Array], list[Array]]:
+def _copies(store: ParameterStore, state: dict[str, Any]) -> tuple[dict[str, Array], list[Array]]:
     """What a step changes, copied: the buffer's part, as it restores it, and all arrays in a fixed order."""
-    kept = buffer.snapshot()
+    kept = store.snapshot()
     return kept, [*kept.values(), *(slot.copy() for slot in _slots(state))]
 
 
-def _changed(buffer: Buffer, state: dict[str, Any], kept: dict[str, Array]) -> list[Array]:
+def _changed(store: ParameterStore, state: dict[str, Any], kept: dict[str, Array]) -> list[Array]:
     """The arrays of `_copies` themselves."""
-    return [*(getattr(buffer, name) for name in kept), *_slots(state)]
+    return [*(getattr(store, name) for name in kept), *_slots(state)]
 
 
-def _write_back(buffer: Buffer, state: dict[str, Any], copies: tuple[dict[str, Array], list[Array]]) -> None:
+def _write_back(store: ParameterStore, state: dict[str, Any], copies: tuple[dict[str, Array], list[Array]]) -> None:
     kept, arrays = copies
-    buffer.restore(kept)
+    store.restore(kept)
     for slot, value in zip(_slots(state), arrays[len(kept) :], strict=True):
         slot[...] = value
 

@@ -1,4 +1,4 @@
-"""What pip runs when it builds the package: the loops in nnbackend/kernels/native.c are compiled into it.
+"""What pip runs when it builds the package: the loops in nnbackend/backends/numpy/native.c are compiled into it.
 
 Where that fails, for want of a compiler above all, the package is built without them and runs on NumPy alone;
 `nnbackend doctor` says which it is.
@@ -15,7 +15,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = "nnbackend/kernels"
+FOLDER = "nnbackend/backends/numpy"
 # -O3 makes vectors of loops for which neither errno nor a floating-point exception can be asked for afterwards; NaN
 # keeps its meaning whatever CFLAGS say, and products stay apart from sums, for the bits of NumPy on every processor
 UNIX = ["-O3", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]

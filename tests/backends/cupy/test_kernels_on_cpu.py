@@ -15,14 +15,15 @@ from typing import Any
 import cuda_standin as standin
 import numpy as np
 import pytest
-from kernels.test_kernels import LONG, ROWS, arguments, dispatched, prepare, writes
+from backends.test_kernels import LONG, ROWS, arguments, dispatched, prepare, writes
 from support import tolerance
 
 import nnbackend as nn
-from nnbackend import cublas, functions
-from nnbackend.backend import to_numpy
+from nnbackend import functions
+from nnbackend.backends import to_numpy
+from nnbackend.backends.cupy import cublas
 
-SOURCE = (Path(nn.__file__).parent / "kernels" / "cupy.cu").read_text()
+SOURCE = (Path(nn.__file__).parent / "backends" / "cupy" / "kernels.cu").read_text()
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")  # A100, H100 and H200, B200, RTX 50
 
 
@@ -53,7 +54,7 @@ def nvrtc() -> ctypes.CDLL:
 def test_the_source_compiles_for_real_devices(nvrtc: ctypes.CDLL, architecture: str, real: str) -> None:
     program = ctypes.c_void_p()
     source = f"typedef {real} T;\n{SOURCE}".encode()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"cupy.cu", 0, None, None) == 0
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None) == 0
     options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++14", b"-Werror=all-warnings"]
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     size = ctypes.c_size_t()
@@ -72,8 +73,8 @@ def test_the_source_compiles_for_real_devices(nvrtc: ctypes.CDLL, architecture: 
 
 
 # read off the source: importing it here would register the stand-in for every test that is collected later
-PYTHON = (Path(nn.__file__).parent / "kernels" / "cupy.py").read_text()
-REGISTERED = sorted(set(re.findall(r"^@(\w+)\.register\(cupy\.ndarray\)", PYTHON, re.M)) & set(dispatched()))
+PYTHON = (Path(nn.__file__).parent / "backends" / "cupy" / "kernels.py").read_text()
+REGISTERED = sorted(set(re.findall(r"^@kernel\((\w+), cupy\.ndarray\)", PYTHON, re.M)) & set(dispatched()))
 
 
 def test_every_kernel_is_found(cupy: nn.Backend) -> None:

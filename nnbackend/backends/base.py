@@ -1,0 +1,220 @@
+"""What a backend is: an array library and a device, on which new arrays are created."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+import numpy as np
+
+from nnbackend.backends.steps import ParameterStore, Uncaptured
+from nnbackend.errors import BackendError
+from nnbackend.functions.array import Array
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# for each array library, by the module that its arrays name: its Backend, or the module that defines it as BACKEND
+ROOMS: dict[str, type[Backend] | str] = {
+    "numpy": "nnbackend.backends.numpy",
+    "cupy": "nnbackend.backends.cupy",
+    "torch": "nnbackend.backends.torch",
+    "array_api_strict": "nnbackend.backends.strict",
+}
+IMMUTABLE = ("jax", "jaxlib", "tensorflow", "dask", "ndonnx")
+_NOTHING = nullcontext()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Creates arrays of one library on one device.
+
+    name: what NNBACKEND would say; xp: the library's array-API namespace; device: its device object. A subclass
+    answers what is special about a library. It is found by its `family`, the name of the library's root module.
+    """
+
+    name: str
+    xp: Any
+    device: Any
+
+    family: ClassVar[str] = ""
+    host: ClassVar[bool] = False  # whether its arrays are NumPy's
+    automatic: ClassVar[bool] = False  # whether "auto" may choose it
+    captures: ClassVar[bool] = False  # whether `compile` does more than run the steps as they are
+
+    # --- what a subclass answers ----------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, device: str) -> Backend:
+        """Return the backend for a device, given as the text behind the colon of its name ("" for the default).
+
+        Raises BackendError with the exact cause, and what mends it, if the library or the device does not work.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def to_host(cls, x: Any) -> Any:
+        """Return what NumPy can read of an array of this library, copied from the device at most once."""
+        return x
+
+    @classmethod
+    def name_of(cls, x: Any) -> str:
+        """Return the name of the backend on which an array of this library lives."""
+        return cls.family
+
+    @classmethod
+    def mend(cls, error: Exception) -> str:
+        """Say what mends the installation if that is what an error during work speaks of; else return ""."""
+        return ""
+
+    def active(self) -> AbstractContextManager[object]:
+        """Make the device the current one within a `with` block, if the library has a current device."""
+        return _NOTHING
+
+    def activate(self) -> None:
+        """Make the device the current one from now on, if the library has a current device."""
+
+    def put(self, host: np.ndarray[Any, Any]) -> Array:
+        """Copy a host array to the device."""
+        return self.xp.asarray(host, device=self.device)
+
+    def synchronize(self) -> None:
+        """Wait until everything that was launched on the device has finished (nothing to do on a CPU)."""
+
+    def compile(self, store: ParameterStore) -> Uncaptured:
+        """Return what runs training steps that change the `store`."""
+        return Uncaptured()
+
+    def memory(self) -> dict[str, int] | None:
+        """Return bytes of device memory, or None if the library keeps no pool of it (every library but CuPy).
+
+        "used": in arrays that are alive; "held": taken by the pool, for these and for later ones; "available": what
+        new arrays may still have, of the pool or of the device; "total": of the device.
+        """
+        return None
+
+    def version(self) -> str:
+        """Return the version of the library, and of what it stands on."""
+        return str(sys.modules[self.family].__version__)
+
+    def devices(self) -> tuple[str, ...]:
+        """Describe every device of the library on this machine, a line each."""
+        return (str(self.device),)
+
+    def device_name(self) -> str:
+        """Return what the maker calls the device."""
+        return str(self.device)
+
+    # --- the same for all -------------------------------------------------------------------------------------------
+
+    def dtype(self, name: str) -> Any:
+        """Return the namespace's dtype called `name` ("float32", "int64", ...)."""
+        return getattr(self.xp, name)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return a new array of zeros. shape: its shape; dtype: the name of its dtype."""
+        with self.active():
+            return self.xp.zeros(shape, dtype=self.dtype(dtype), device=self.device)
+
+    def owns(self, x: object) -> bool:
+        """Say whether `x` is an array of this library on this device."""
+        return family_of(x) == self.family and device_of(x) == self.device
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        """Return `x` on this backend. x: an array that is already here, which is cast if need be, or host data, which
+        is moved once.
+
+        Raises BackendError for an array of another device or library (`to_numpy` it first), ValueError for host data
+        that is not a regular array of numbers.
+        """
+        with self.active():
+            here = x if self.owns(x) else self.put(self._host_array(x, dtype))
+            wanted = here.dtype if dtype is None else self.dtype(dtype)
+            return here if here.dtype == wanted else self.xp.astype(here, wanted)
+
+    def _host_array(self, x: Any, dtype: str | None) -> np.ndarray[Any, Any]:
+        if family_of(x) not in ("numpy", ""):
+            raise BackendError(
+                f"got {describe(x)}, but this backend is {self.name!r}. "
+                f"Move it first: nn.backend().asarray(nn.to_numpy(x))."
+            )
+        host = np.asarray(x)
+        if host.dtype.kind not in "biuf":
+            raise ValueError(f"expected an array of numbers, got dtype {host.dtype} from {describe(x)}")
+        if not host.dtype.isnative:
+            host = host.astype(host.dtype.newbyteorder("="))
+        if dtype is not None and np.dtype(dtype).itemsize <= host.itemsize:  # the smaller of the two travels
+            host = host.astype(dtype, copy=False)
+        return host
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of nnbackend, NumPy and the library: what a measurement depends on."""
+        return {name: sys.modules[name].__version__ for name in ("nnbackend", "numpy", self.family)}
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # a Device of CuPy has no hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the name, since a namespace is a module and a device a thing of this machine."""
+        from nnbackend.backends.select import resolve
+
+        return resolve, (self.name,)
+
+
+def room(family: str) -> type[Backend]:
+    """Return the Backend of a library, by the name of its root module. Raises KeyError for an unknown one."""
+    found = ROOMS[family]
+    if isinstance(found, str):
+        found = ROOMS[family] = importlib.import_module(found).BACKEND
+    return found
+
+
+def on_its_device(method: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a method of an object with a `backend`, so that its device is the current one while the method runs."""
+
+    @functools.wraps(method)
+    def wrapped(*arguments: P.args, **settings: P.kwargs) -> R:
+        with arguments[0].backend.active():  # type: ignore[attr-defined]
+            return method(*arguments, **settings)
+
+    return wrapped
+
+
+def family_of(x: object) -> str:
+    """Return which library made `x`; "" for lists, scalars and everything else that is host data or no array."""
+    root = type(x).__module__.partition(".")[0]
+    if root in ROOMS or root in IMMUTABLE:
+        return root
+    return "numpy" if isinstance(x, np.ndarray) else ""
+
+
+def device_of(x: Any) -> Any:
+    """Return the device of an array."""
+    return "cpu" if family_of(x) == "numpy" else x.device
+
+
+def describe(x: object) -> str:
+    """Return the kind of an array in words: `a numpy array`, `a cupy array on device 1`."""
+    family = family_of(x)
+    if not family:
+        return f"a {type(x).__name__}"
+    return f"a {family} array" if family == "numpy" else f"a {family} array on {device_of(x)}"
+
+
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+    """Return a NumPy array with the values of `x`, wherever they live (one device-to-host copy, or none)."""
+    family = family_of(x)
+    return np.asarray(room(family).to_host(x) if family in ROOMS else x)
+
+
+def name_of(x: Any) -> str:
+    """Return the name of the backend on which the array `x` lives, as NNBACKEND would say it; "" for lists, data frames
+    and other host data, and for arrays on which no network can live.
+    """
+    family = family_of(x)
+    return room(family).name_of(x) if family in ROOMS else ""

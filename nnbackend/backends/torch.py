@@ -1,0 +1,61 @@
+"""PyTorch, on whatever device it has. It has no kernels of its own: the definitions run on its tensors."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+
+from nnbackend.backends.base import Backend
+from nnbackend.errors import BackendError
+from nnbackend.functions.array import Array
+
+
+class TorchBackend(Backend):
+    """Creates PyTorch tensors."""
+
+    family = "torch"
+
+    @classmethod
+    def open(cls, device: str) -> Backend:
+        if importlib.util.find_spec("torch") is None:
+            raise BackendError("PyTorch is not installed. pip install torch")
+        try:
+            import array_api_compat.torch as xp
+        except Exception as error:
+            raise BackendError(f"PyTorch is installed but cannot be imported: {error}. pip install -U torch") from error
+        try:
+            where = xp.zeros(1, device=device or "cpu").device  # "cuda" becomes the device it stands for
+        except Exception as error:
+            raise BackendError(f"torch has no working device {device!r}: {str(error).splitlines()[0]}") from error
+        return cls(f"torch:{device}" if device else "torch", xp, where)
+
+    @classmethod
+    def to_host(cls, x: Any) -> Any:
+        return x.detach().cpu().numpy()
+
+    @classmethod
+    def name_of(cls, x: Any) -> str:
+        return "torch" if x.device.type == "cpu" else f"torch:{x.device}"
+
+    def put(self, host: np.ndarray[Any, Any]) -> Array:
+        # a tensor that shares a read-only buffer is undefined behaviour: copy
+        return self.xp.tensor(np.ascontiguousarray(host), device=self.device)
+
+    def synchronize(self) -> None:
+        if self.device.type != "cpu":
+            getattr(self.xp, self.device.type).synchronize()
+
+    def devices(self) -> tuple[str, ...]:
+        torch = sys.modules["torch"]
+        found = ["torch:cpu"]
+        if torch.cuda.is_available():
+            found += [f"torch:cuda:{i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            found.append("torch:mps")
+        return tuple(found)
+
+
+BACKEND = TorchBackend
