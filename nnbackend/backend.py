@@ -68,7 +68,7 @@ class Backend:
         if self.family == "numpy":
             here = host
         elif self.family == "torch":  # a tensor that shares a read-only buffer is undefined behaviour: copy
-            here = self.xp.tensor(np.ascontiguousarray(host), device=self.device)
+            here = self.xp.tensor(np.asarray(host, order="C"), device=self.device)
         else:
             here = self.xp.asarray(host, device=self.device)
         return here if dtype is None or here.dtype == self.dtype(dtype) else self.xp.astype(here, self.dtype(dtype))
