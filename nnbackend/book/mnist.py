@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import Any
+
 import numpy as np
 
-from nnbackend.backend import backend
-from nnbackend.datasets import mnist_host
-from nnbackend.functions.array import Array
+from nnbackend.datasets import SAMPLE_NOTE, mnist_host
 
-Split = tuple[Array, Array]
+Split = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def load_mnist(
-    normalize: bool = True, flatten: bool = True, one_hot_label: bool = False, *, data: str = "auto"
+    normalize: bool = True,
+    flatten: bool = True,
+    one_hot_label: bool = False,
+    *,
+    data: str | os.PathLike[str] = "auto",
 ) -> tuple[Split, Split]:
-    """((x_train, t_train), (x_test, t_test)) on the current backend.
+    """Return ((x_train, t_train), (x_test, t_test)) as NumPy arrays, whatever the backend.
+
+    A script of the book goes on with NumPy: it draws batches by NumPy's indices and compares labels with np.sum. The
+    networks of `nnbackend.book` move what they are given to the backend that was selected when they were made.
 
     normalize: float32 in [0, 1] instead of uint8 up to 255. flatten: rows of 784 instead of (1, 28, 28).
-    one_hot_label: t as rows of 10 instead of labels. data: which images, as `nnbackend.datasets.mnist` has it.
-    """
-    host, on = mnist_host(data), backend()
+    one_hot_label: t as rows of ten float64 instead of labels, uint8. data: which images, as `nnbackend.datasets.mnist`
+    has it. With "auto" a line on standard error says so if the images are the sample of 10,000.
 
-    def split(x: np.ndarray, t: np.ndarray) -> Split:
+    Raises as `nnbackend.datasets.mnist`.
+    """
+    host = mnist_host(data)
+    if host.source == "sample" and data == "auto":
+        print(f"nnbackend: {SAMPLE_NOTE}", file=sys.stderr)
+
+    def split(x: np.ndarray[Any, Any], t: np.ndarray[Any, Any]) -> Split:
         x = x.reshape(len(x), -1) if flatten else x.reshape(len(x), 1, *x.shape[-2:])
-        x = x.astype(np.float32) / 255 if normalize else x
-        t = np.eye(10, dtype=np.uint8)[t] if one_hot_label else t.astype(np.int64)
-        return on.asarray(x), on.asarray(t)
+        x = x.astype(np.float32) / np.float32(255) if normalize else x.copy()
+        return x, np.eye(10)[t] if one_hot_label else t.copy()
 
     return split(host.x_train, host.t_train), split(host.x_test, host.t_test)
