@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,20 @@ def _plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biuf" and dtype.isnative
 
 
+def whole(name: str, value: Any, least: int) -> int:
+    """`value` as an int. Raises ValueError, with the name, for what is no whole number of at least `least`."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return number
+
+
 def _moved(name: str, value: Any, at: str) -> Array:
+    if value is None:
+        raise ValueError(f"{name}: expected an array, got None; the backward of a layer comes after its forward")
     try:
         array = _backend(at).asarray(value)
     except (BackendError, TypeError, ValueError) as error:

@@ -6,12 +6,13 @@ are left where the parameters live, so that `W -= lr * layer.dW` needs no other 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from nnbackend import functions as F
-from nnbackend.book.arrays import floating, like, together
+from nnbackend.book.arrays import floating, like, together, whole
 from nnbackend.book.functions import (
     are_rows,
     cross_entropy_error,
@@ -106,9 +107,8 @@ class Affine:
         x, W, b = together(x=x, W=self.W, b=self.b)
         if x.ndim == 0 or W.ndim != 2:
             raise ValueError(f"expected x: (n, ...) and W: (i, o), got shapes {tuple(x.shape)} and {tuple(W.shape)}")
-        xp = array_namespace(x)
         self.original_x_shape = tuple(x.shape)
-        self.x = xp.reshape(x, (1 if x.ndim == 1 else x.shape[0], -1))
+        self.x = _rows(x[None, :] if x.ndim == 1 else x)
         if self.x.shape[1] != W.shape[0]:
             raise ValueError(f"x: expected rows of {W.shape[0]} numbers, as W has rows, got shape {tuple(x.shape)}")
         rows, W, b = floating(self.x, W, b)
@@ -118,7 +118,7 @@ class Affine:
     def backward(self, dout: Any) -> Array:
         dout, x, W = floating(*together(dout=dout, x=self.x, W=self.W))
         xp = array_namespace(dout)
-        dout = xp.reshape(dout, (x.shape[0], -1))
+        dout = xp.reshape(dout, (x.shape[0], W.shape[1]))
         dW, db = xp.empty_like(W), xp.empty_like(dout[0, :])
         dx = F.affine_backward(dout, x, W, dW, db)
         self.dW, self.db = like(dW, self.W), like(db, self.b)
@@ -144,14 +144,12 @@ class SoftmaxWithLoss:
 
     def backward(self, dout: Any = 1) -> Array:
         """Return dout (y - t) / n, t being one-hot rows: the gradient without the 1e-7 of the loss."""
-        xp = array_namespace(self.y)
-        y = xp.reshape(self.y, (1, -1)) if self.y.ndim == 1 else self.y
-        if are_rows(y, self.t):
-            t = xp.astype(xp.reshape(self.t, y.shape), y.dtype)
-        else:
-            t = one_hot(labels(y, self.t), y.shape[1], y.dtype)
-        (dout,) = together(dout=dout) if isinstance(dout, np.ndarray | np.generic) else (dout,)
-        return xp.reshape(dout * ((y - t) / y.shape[0]), self.y.shape)
+        scores, t, dout = together(y=self.y, t=self.t, dout=dout)
+        xp = array_namespace(scores)
+        y = xp.reshape(scores, (1, -1)) if scores.ndim == 1 else scores
+        rows = are_rows(y, t)
+        t = xp.astype(xp.reshape(t, y.shape), y.dtype) if rows else one_hot(labels(y, t), y.shape[1], y.dtype)
+        return xp.reshape(xp.astype(dout, y.dtype) * ((y - t) / y.shape[0]), scores.shape)
 
 
 class Dropout:
@@ -200,7 +198,7 @@ class BatchNormalization:
         x, gamma, beta = floating(*together(x=x, gamma=self.gamma, beta=self.beta))
         xp = array_namespace(x)
         self.input_shape = tuple(x.shape)
-        x = xp.reshape(x, (x.shape[0], -1))
+        x = _rows(x)
         gamma, beta = _vector("gamma", gamma, x.shape[1]), _vector("beta", beta, x.shape[1])
         if self.running_mean is None:
             self.running_mean, self.running_var = xp.zeros_like(gamma), xp.zeros_like(gamma)
@@ -235,7 +233,8 @@ class Convolution:
     """
 
     def __init__(self, W: Any, b: Any, stride: int = 1, pad: int = 0):
-        self.W, self.b, self.stride, self.pad = W, b, stride, pad
+        self.W, self.b = W, b
+        self.stride, self.pad = whole("stride", stride, 1), whole("pad", pad, 0)
         self.x: Array = None
         self.dW: Array = None
         self.db: Array = None
@@ -276,8 +275,11 @@ class Pooling:
     """
 
     def __init__(self, pool_h: int, pool_w: int, stride: int = 2, pad: int = 0):
-        self.pool_h, self.pool_w, self.stride, self.pad = pool_h, pool_w, stride, pad
+        self.pool_h, self.pool_w = whole("pool_h", pool_h, 1), whole("pool_w", pool_w, 1)
+        self.stride, self.pad = whole("stride", stride, 1), whole("pad", pad, 0)
         self.x: Array = None
+        self._padded: Array = None
+        self._y: Array = None
 
     @property
     def arg_max(self) -> Array:
@@ -308,6 +310,11 @@ def _vector(name: str, value: Array, length: int) -> Array:
     if tuple(value.shape) not in ((1,), ()):
         raise ValueError(f"{name}: expected shape ({length},) or a number, got shape {tuple(value.shape)}")
     return array_namespace(value).broadcast_to(value, (length,))
+
+
+def _rows(x: Array) -> Array:
+    """x, (n, ...), as (n, the product of the rest)."""
+    return array_namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
 def _ours(W: Array) -> Array:

@@ -17,6 +17,7 @@ from nnbackend.book.layers import *  # noqa: F403 - here and below, a star impor
 from nnbackend.book.layers import Affine, BatchNormalization, Dropout, Relu, Sigmoid
 from nnbackend.book.network import LayeredNet
 from nnbackend.errors import unknown_name
+from nnbackend.schedules import number
 
 __all__ = ["MultiLayerNetExtend", "OrderedDict", "numerical_gradient", "os", "sys"]
 __all__ += book_layers.__all__
@@ -33,7 +34,9 @@ class MultiLayerNetExtend(LayeredNet):
     weight_decay_lambda: the strength of the L2 penalty. dropout_ration: as the book spells it.
 
     layers: Affine1, BatchNorm1, Activation_function1, Dropout1, Affine2, ... params: W1, b1, W2, b2, ..., gamma1,
-    beta1, ... Raises ValueError for an unknown activation or initial value.
+    beta1, ...
+
+    Raises ValueError for an unknown activation or initial value, TypeError if hidden_size_list is not a list.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class MultiLayerNetExtend(LayeredNet):
         super().__init__()
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation: {unknown_name('activation', activation, _ACTIVATIONS)}")
+        if not isinstance(hidden_size_list, list | tuple):
+            raise TypeError(f"hidden_size_list: expected a list of widths, got {hidden_size_list!r}")
         self.input_size, self.output_size = input_size, output_size
         self.hidden_size_list, self.hidden_layer_num = hidden_size_list, len(hidden_size_list)
         self.weight_decay_lambda = weight_decay_lambda
@@ -77,4 +82,5 @@ def _standard_deviation(weight_init_std: Any, inputs: int) -> float:
         if weight_init_std.lower() not in _INITIAL:
             raise ValueError(f"weight_init_std: {unknown_name('initial value', weight_init_std, _INITIAL)}")
         return math.sqrt(_INITIAL[weight_init_std.lower()] / inputs)
+    number("weight_init_std", weight_init_std)
     return float(weight_init_std)

@@ -30,8 +30,8 @@ class _Optimizer:
     def update(self, params: Any, grads: Mapping[str, Any]) -> None:
         """Change params for the gradients of the same keys.
 
-        Raises KeyError for a gradient that is missing, TypeError for an array of integers, which could not take the
-        change.
+        Raises KeyError for a gradient that is missing, ValueError for one of another shape, TypeError for a parameter
+        that is an array of integers, which could not take the change.
         """
         for slot in self.slots:
             if getattr(self, slot) is None:
@@ -47,6 +47,8 @@ class _Optimizer:
         in_place = hasattr(value, "shape") and hasattr(value, "__setitem__")
         if in_place and not xp.isdtype(old.dtype, "real floating"):
             raise TypeError(f"params[{key!r}]: expected floating numbers, got dtype {old.dtype}")
+        if in_place and tuple(others[0].shape) not in (tuple(old.shape), ()):
+            raise ValueError(f"grads[{key!r}]: expected shape {tuple(old.shape)}, got {tuple(others[0].shape)}")
         new, *changed = self._step(*floating(old, *others))
         for state, part in zip(states, changed, strict=True):
             state[key] = part

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnbackend.backend import to_numpy
-from nnbackend.book.arrays import floating, together
+from nnbackend.book.arrays import together, whole
 from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.functions.convolution import output_size, unpadded, windows
 from nnbackend.functions.convolution import pad as padded
@@ -51,10 +51,15 @@ def conv_output_size(input_size: int, filter_size: int, stride: int = 1, pad: in
 
 
 def im2col(input_data: Any, filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> Array:
-    """Return one row for every window of (n, c, h, w): (n out_h out_w, c filter_h filter_w)."""
-    (x,) = floating(*together(input_data=input_data))
+    """Return one row for every window of (n, c, h, w): (n out_h out_w, c filter_h filter_w), float64.
+
+    Raises ValueError for another number of axes, for a stride or pad that is no whole number, and if no window fits.
+    """
+    (x,), stride, pad = together(input_data=input_data), whole("stride", stride, 1), whole("pad", pad, 0)
+    if x.ndim != 4:
+        raise ValueError(f"input_data: expected shape (n, c, h, w), got {tuple(x.shape)}")
     xp = array_namespace(x)
-    x = padded(xp.permute_dims(x, (0, 2, 3, 1)), pad)
+    x = padded(xp.permute_dims(xp.astype(x, xp.float64, copy=False), (0, 2, 3, 1)), pad)
     count = output_size((x.shape[1], x.shape[2]), (filter_h, filter_w), stride)
     places = xp.stack([x[place] for _, _, place in windows(count, (filter_h, filter_w), stride)], axis=4)
     return xp.reshape(places, (x.shape[0] * count[0] * count[1], -1))
@@ -63,9 +68,10 @@ def im2col(input_data: Any, filter_h: int, filter_w: int, stride: int = 1, pad: 
 def col2im(
     col: Any, input_shape: tuple[int, ...], filter_h: int, filter_w: int, stride: int = 1, pad: int = 0
 ) -> Array:
-    """Add up again what `im2col` has spread out, and return an array of `input_shape`, (n, c, h, w)."""
-    (col,) = floating(*together(col=col))
+    """Add up again what `im2col` has spread out, and return an array of `input_shape`, (n, c, h, w), in float64."""
+    (col,), stride, pad = together(col=col), whole("stride", stride, 1), whole("pad", pad, 0)
     xp = array_namespace(col)
+    col = xp.astype(col, xp.float64, copy=False)
     n, c, h, w = input_shape
     count = output_size((h, w), (filter_h, filter_w), stride, pad)
     places = xp.reshape(col, (n, *count, c, filter_h * filter_w))

@@ -24,7 +24,7 @@ from nnbackend.book import optimizer as bo
 from nnbackend.book.deep_convnet import DeepConvNet
 from nnbackend.book.gradient import numerical_gradient, numerical_gradient_2d
 from nnbackend.book.simple_convnet import SimpleConvNet
-from nnbackend.book.util import shuffle_dataset, smooth_curve
+from nnbackend.book.util import im2col, shuffle_dataset, smooth_curve
 
 RNG = np.random.default_rng(1)
 NEAR = {"rtol": 1e-9, "atol": 1e-12}  # float64, after some hundreds of operations in another order
@@ -706,6 +706,17 @@ def test_the_sample_says_that_it_is_one(data: str, tmp_path: Path) -> None:
         (lambda: bl.Affine(np.ones((3, 2)), np.zeros(2)).forward(np.ones((4, 5))), ValueError, "x: expected rows of 3"),
         (lambda: bl.Affine(np.ones((3, 2)), np.zeros(3)).forward(np.ones((4, 3))), ValueError, "b: expected shape"),
         (lambda: bl.Convolution(np.ones((2, 3, 3, 3)), 0).forward(np.ones((1, 1, 5, 5))), ValueError, "x: .*W: "),
+        (lambda: bl.Affine(np.ones((3, 2)), 0).backward(np.ones((4, 2))), ValueError, "x: .*got None"),
+        (lambda: bl.SoftmaxWithLoss().backward(), ValueError, "y: .*got None"),
+        (lambda: bl.Pooling(2, 2).backward(np.ones((4, 2, 1, 1))), ValueError, "x: .*got None"),
+        (lambda: bl.Convolution(np.ones((2, 3, 3, 3)), 0, stride=0), ValueError, "stride: .*whole number"),
+        (lambda: bl.Convolution(np.ones((2, 3, 3, 3)), 0, pad=-1), ValueError, "pad: .*whole number"),
+        (lambda: bl.Pooling(2, 2, stride=1.5), ValueError, "stride: .*whole number"),
+        (lambda: im2col(np.ones((4, 4)), 2, 2), ValueError, "input_data: expected shape"),
+        (lambda: MultiLayerNet(3, [4], 2).loss(np.ones((0, 3)), []), ValueError, "y: expected at least one row"),
+        (lambda: MultiLayerNet(3, 4, 2), TypeError, "hidden_size_list: expected a list"),
+        (lambda: MultiLayerNet(3, [4], 2, weight_init_std=None), ValueError, "weight_init_std"),
+        (lambda: bo.SGD().update({"x": np.ones(2)}, {"x": np.ones(3)}), ValueError, r"grads\['x'\]: expected shape"),
         (lambda: bl.Pooling(2, 2).forward(np.ones((4, 4))), ValueError, "x: expected shape"),
         (lambda: bl.Dropout(1.5), ValueError, "dropout_ratio: expected a number from 0 to 1"),
         (lambda: bo.SGD().update({"x": np.array([1, 2])}, {"x": 1.0}), TypeError, r"params\['x'\]: expected floating"),
