@@ -29,7 +29,7 @@ from nnbackend.book.functions import (
     sum_squared_error,
 )
 from nnbackend.book.util import col2im, im2col
-from nnbackend.functions.array import Array, array_namespace, one_hot
+from nnbackend.functions.array import Array, array_namespace, device, one_hot
 from nnbackend.functions.convolution import pad, unpadded
 
 __all__ = [
@@ -119,7 +119,7 @@ class Affine:
         dout, x, W = floating(*together(dout=dout, x=self.x, W=self.W))
         xp = array_namespace(dout)
         dout = xp.reshape(dout, (x.shape[0], W.shape[1]))
-        dW, db = xp.empty_like(W), xp.empty_like(dout[0, :])
+        dW, db = _empty_for(W, dout.shape[1])
         dx = F.affine_backward(dout, x, W, dW, db)
         self.dW, self.db = like(dW, self.W), like(db, self.b)
         return xp.reshape(dx, self.original_x_shape)
@@ -241,13 +241,15 @@ class Convolution:
 
     @property
     def col(self) -> Array:
-        """The windows of x, (n h' w', c kh kw)."""
-        return None if self.x is None else im2col(self.x, self.W.shape[2], self.W.shape[3], self.stride, self.pad)
+        """The windows of x, (n h' w', c kh kw); None before the first forward."""
+        (W,) = together(W=self.W)
+        return None if self.x is None else im2col(self.x, W.shape[2], W.shape[3], self.stride, self.pad)
 
     @property
     def col_W(self) -> Array:
         """The filters as columns, (c kh kw, o)."""
-        return None if self.x is None else self.W.reshape(self.W.shape[0], -1).T
+        (W,) = together(W=self.W)
+        return array_namespace(W).reshape(W, (W.shape[0], -1)).T
 
     def forward(self, x: Any) -> Array:
         self.x, W, b = together(x=x, W=self.W, b=self.b)
@@ -262,7 +264,7 @@ class Convolution:
         dout, x, W = floating(*together(dout=dout, x=self.x, W=self.W))
         xp = array_namespace(dout)
         W = _ours(W)
-        dW, db = xp.empty_like(W), xp.empty_like(W[0, 0, 0, :])
+        dW, db = _empty_for(W, W.shape[3])
         dx = F.convolution_backward(F.channels_last(dout), F.channels_last(x), W, dW, db, self.stride, self.pad)
         self.dW, self.db = like(xp.permute_dims(dW, (3, 2, 0, 1)), self.W), like(db, self.b)
         return F.channels_first(dx)
@@ -309,7 +311,14 @@ def _vector(name: str, value: Array, length: int) -> Array:
         return value
     if tuple(value.shape) not in ((1,), ()):
         raise ValueError(f"{name}: expected shape ({length},) or a number, got shape {tuple(value.shape)}")
-    return array_namespace(value).broadcast_to(value, (length,))
+    return array_namespace(value).zeros((length,), dtype=value.dtype, device=device(value)) + value
+
+
+def _empty_for(W: Array, outputs: int) -> tuple[Array, Array]:
+    """Room for the gradients of W and b, contiguous whatever W is."""
+    xp = array_namespace(W)
+    dW, db = (xp.empty(shape, dtype=W.dtype, device=device(W)) for shape in (tuple(W.shape), (outputs,)))
+    return dW, db
 
 
 def _rows(x: Array) -> Array:
