@@ -16,7 +16,7 @@ _backend = lru_cache(maxsize=None)(resolve)  # to open a GPU takes a product on 
 
 
 def together(**arguments: Any) -> list[Array]:
-    """The arguments as arrays of one library on one device, in their order.
+    """Return the arguments as arrays of one library on one device, in their order.
 
     arguments: arrays, lists or numbers, by the names that an error message shall have. NumPy's arrays, lists and
     numbers move to the device of the argument that is not NumPy's. They stay with NumPy if there is none.
@@ -40,7 +40,7 @@ def together(**arguments: Any) -> list[Array]:
 
 
 def floating(*arrays: Array) -> tuple[Array, ...]:
-    """The arrays in one floating dtype: the common one of those that are floating, else float64."""
+    """Return the arrays in one floating dtype: the common one of those that are floating, else float64."""
     dtypes = {array.dtype for array in arrays}
     if len(dtypes) == 1 and isinstance(arrays[0], np.ndarray) and arrays[0].dtype.kind == "f":
         return arrays  # the usual case, in a fraction of the time
@@ -51,12 +51,12 @@ def floating(*arrays: Array) -> tuple[Array, ...]:
 
 
 def like(value: Array, parameter: Any) -> Array:
-    """`value` where `parameter` lives, so that a script may write `parameter -= lr * value`."""
+    """Return `value` where `parameter` lives, so that a script may write `parameter -= lr * value`."""
     return to_numpy(value) if home(parameter) in ("", "numpy") else value
 
 
 def number(value: Any) -> Any:
-    """A number or 0-d array as the NumPy scalar that the book's functions return."""
+    """Return a number or 0-d array as the NumPy scalar that the book's functions return."""
     return to_numpy(value)[()]
 
 
@@ -65,7 +65,7 @@ def _plain(dtype: np.dtype[Any]) -> bool:
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """`value` as an int. Raises ValueError, with the name, for what is no whole number of at least `least`."""
+    """Return `value` as an int. Raises ValueError, with the name, unless it is a whole number of at least `least`."""
     try:
         number = index(value)
     except TypeError:

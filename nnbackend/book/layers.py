@@ -59,7 +59,7 @@ __all__ = [
 
 
 class Relu:
-    """max(x, 0). mask: where x <= 0."""
+    """Takes max(x, 0). mask: where x <= 0."""
 
     def __init__(self) -> None:
         self.mask: Array = None
@@ -76,7 +76,7 @@ class Relu:
 
 
 class Sigmoid:
-    """1 / (1 + exp(-x)). out: the result."""
+    """Takes 1 / (1 + exp(-x)). out: the result."""
 
     def __init__(self) -> None:
         self.out: Array = None
@@ -91,9 +91,9 @@ class Sigmoid:
 
 
 class Affine:
-    """x W + b for rows x, (n, ...), which are flattened; one row, (i,), gives one row. W: (i, o); b: (o,) or a number.
+    """Computes x W + b for x, (n, ...), whose rows are flattened; one row, (i,), gives one row.
 
-    Gradients: dW, db.
+    W: (i, o); b: (o,) or a number. Gradients: dW, db.
     """
 
     def __init__(self, W: Any, b: Any):
@@ -126,7 +126,7 @@ class Affine:
 
 
 class SoftmaxWithLoss:
-    """Softmax and cross entropy error of scores x, (n, classes) or (classes,).
+    """Computes softmax and cross entropy error of scores x, (n, classes) or (classes,).
 
     t: integer labels, (n,) or (n, 1), or one-hot rows of the shape of x; see `cross_entropy_error`.
     """
@@ -177,7 +177,7 @@ class Dropout:
 
 
 class BatchNormalization:
-    """Batch normalisation of (n, d), or of (n, c, h, w) flattened to it, with an epsilon of 10e-7.
+    """Normalises over the batch (n, d), or (n, c, h, w) flattened to it, with an epsilon of 10e-7.
 
     gamma, beta: (d,) or a number. The running variance is that of the batch (divided by n), as in the book.
     running_mean and running_var begin at 0 unless they are given. Gradients: dgamma, dbeta.
@@ -227,7 +227,7 @@ class BatchNormalization:
 
 
 class Convolution:
-    """Convolution of x, (n, c, h, w), with filters W: (o, c, kh, kw). b: (o,) or a number. Gradients: dW, db.
+    """Convolves x, (n, c, h, w), with filters W: (o, c, kh, kw). b: (o,) or a number. Gradients: dW, db.
 
     col, col_W: x and W as the matrices whose product is the convolution, made when they are read.
     """
@@ -271,7 +271,7 @@ class Convolution:
 
 
 class Pooling:
-    """Max pooling of x, (n, c, h, w); padding counts as 0, as in the book, where `nnbackend.MaxPooling` ignores it.
+    """Takes the maximum of every window of x, (n, c, h, w). Padding counts as 0; `nnbackend.MaxPooling` ignores it.
 
     arg_max: the place of every maximum in its window, (n h' w' c,), found when it is read.
     """
@@ -306,7 +306,7 @@ class Pooling:
 
 
 def _vector(name: str, value: Array, length: int) -> Array:
-    """`value`, (length,) or one number, as an array of that length."""
+    """Return `value`, (length,) or one number, as an array of that length."""
     if tuple(value.shape) == (length,):
         return value
     if tuple(value.shape) not in ((1,), ()):
@@ -315,22 +315,23 @@ def _vector(name: str, value: Array, length: int) -> Array:
 
 
 def _empty_for(W: Array, outputs: int) -> tuple[Array, Array]:
-    """Room for the gradients of W and b, contiguous whatever W is."""
+    """Return room for the gradients of W and b, contiguous whatever W is."""
     xp = array_namespace(W)
     dW, db = (xp.empty(shape, dtype=W.dtype, device=device(W)) for shape in (tuple(W.shape), (outputs,)))
     return dW, db
 
 
 def _rows(x: Array) -> Array:
-    """x, (n, ...), as (n, the product of the rest)."""
+    """Return x, (n, ...), with flat rows."""
     return array_namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
 def _ours(W: Array) -> Array:
-    """The book's filters, (o, c, kh, kw), in the order of `nnbackend.functions`, (kh, kw, c, o)."""
+    """Return the book's filters, (o, c, kh, kw), in the order of `nnbackend.functions`, (kh, kw, c, o)."""
     return array_namespace(W).permute_dims(W, (2, 3, 1, 0))
 
 
 def _kept(x: Array, mask: Array) -> Array:
+    """Return x where the mask is true, else 0."""
     xp = array_namespace(x)
     return xp.where(mask, x, xp.zeros_like(x))

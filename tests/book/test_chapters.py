@@ -660,6 +660,19 @@ def test_files_that_are_no_parameters_are_refused(tmp_path: Path) -> None:
     assert all((network.params[name] == value).all() for name, value in before.items())
 
 
+def test_pickles_of_the_former_networks_are_networks_of_the_library() -> None:
+    """The book's networks were subclasses of Network: what their pickles hold is one of the library's."""
+    for former, network in (
+        (MultiLayerNet, nn.Network([nn.Affine(3, 4), nn.ReLU(), nn.Affine(4, 2)])),
+        (TwoLayerNet, nn.TwoLayerNet(3, 4, 2)),
+    ):
+        rebuild, (_, *content) = network.__reduce__()
+        loaded = rebuild(former, *content)
+        x = RNG.random((5, 3))
+        assert type(loaded) is type(network)
+        assert (loaded.predict(x) == network.predict(x)).all()
+
+
 # --- the data --------------------------------------------------------------------------------------------------------
 
 
