@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnbackend import __version__, doctor
-from nnbackend.backends import crossover
 from nnbackend.backends import backend as current_backend
-from nnbackend.backends import to_numpy, using
+from nnbackend.backends import crossover, to_numpy, using
 from nnbackend.datasets import SAMPLE_NOTE, mnist
 from nnbackend.errors import DataError, NNBackendError, unknown_name
 from nnbackend.images import read_images

@@ -467,6 +467,8 @@ def _unpickled(
         )
         on = resolve("numpy")
     *stack, loss = (part(**settings) for part, settings in parts)
+    if not issubclass(kind, Network):  # the networks of `nnbackend.book` were of this class once
+        kind = {"TwoLayerNet": TwoLayerNet}.get(kind.__name__, Network)
     network = _assemble(kind, stack, loss, dtype, seed, on)
     network.buffer.restore({name: on.asarray(value) for name, value in values.items()})
     return network

@@ -42,7 +42,7 @@ class TorchBackend(Backend):
 
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         # a tensor that shares a read-only buffer is undefined behaviour: copy
-        return self.xp.tensor(np.ascontiguousarray(host), device=self.device)
+        return self.xp.tensor(host.copy(), device=self.device)
 
     def synchronize(self) -> None:
         if self.device.type != "cpu":

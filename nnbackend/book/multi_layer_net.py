@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections import OrderedDict
+
+from nnbackend.book import layers as book_layers
+from nnbackend.book.gradient import numerical_gradient
+from nnbackend.book.layers import *  # noqa: F403
 from nnbackend.book.multi_layer_net_extend import MultiLayerNetExtend
+
+__all__ = ["MultiLayerNet", "OrderedDict", "numerical_gradient", "os", "sys"]
+__all__ += book_layers.__all__
 
 
 class MultiLayerNet(MultiLayerNetExtend):

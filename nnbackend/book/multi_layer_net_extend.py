@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+import os
+import sys
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 
-from nnbackend.functions.array import Array
-from nnbackend.layers import Affine, BatchNormalization, Dropout, Layer, ReLU, Sigmoid
-from nnbackend.network import Network
+from nnbackend.backends import backend
+from nnbackend.book import layers as book_layers
+from nnbackend.book.gradient import numerical_gradient
+from nnbackend.book.layers import *  # noqa: F403 - here and below, a star import gives what the book's gives
+from nnbackend.book.layers import Affine, BatchNormalization, Dropout, Relu, Sigmoid
+from nnbackend.book.network import LayeredNet
+from nnbackend.errors import unknown_name
+from nnbackend.schedules import number
+
+__all__ = ["MultiLayerNetExtend", "OrderedDict", "numerical_gradient", "os", "sys"]
+__all__ += book_layers.__all__
+
+_ACTIVATIONS = {"relu": Relu, "sigmoid": Sigmoid}
+_INITIAL = {"he": 2.0, "relu": 2.0, "sigmoid": 1.0, "xavier": 1.0}  # the variance times the number of inputs
 
 
-class MultiLayerNetExtend(Network):
+class MultiLayerNetExtend(LayeredNet):
     """A fully connected network with weight decay, dropout and batch normalisation, in float64.
 
     hidden_size_list: widths, [100, 100, 100] say. activation: "relu" or "sigmoid". weight_init_std: a number, or
     "relu" / "he" for He's and "sigmoid" / "xavier" for Xavier's initial values; weights are drawn from numpy.random.
     weight_decay_lambda: the strength of the L2 penalty. dropout_ration: as the book spells it.
 
-    params and grads by name: W1, b1, gamma1, beta1, W2, ...; predict gives scores.
+    layers: Affine1, BatchNorm1, Activation_function1, Dropout1, Affine2, ... params: W1, b1, W2, b2, ..., gamma1,
+    beta1, ...
+
+    Raises ValueError for an unknown activation or initial value, TypeError if hidden_size_list is not a list.
     """
 
     def __init__(
@@ -35,49 +51,36 @@ class MultiLayerNetExtend(Network):
         dropout_ration: float = 0.5,
         use_batchnorm: bool = False,
     ):
-        activations: dict[str, type[Layer]] = {"sigmoid": Sigmoid, "relu": ReLU}
-        widths = [input_size, *hidden_size_list, output_size]
-        layers: list[Layer] = []
-        for before, width in pairwise(widths[:-1]):
-            layers.append(Affine(before, width))
-            layers += [BatchNormalization(width, eps=10e-7)] if use_batchnorm else []
-            layers.append(activations[activation]())
-            layers += [Dropout(dropout_ration)] if use_dropout else []
-        super().__init__([*layers, Affine(widths[-2], widths[-1])], dtype="float64")
-        self.last_layer = self.loss_layer
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation: {unknown_name('activation', activation, _ACTIVATIONS)}")
+        if not isinstance(hidden_size_list, list | tuple):
+            raise TypeError(f"hidden_size_list: expected a list of widths, got {hidden_size_list!r}")
+        self.input_size, self.output_size = input_size, output_size
+        self.hidden_size_list, self.hidden_layer_num = hidden_size_list, len(hidden_size_list)
         self.weight_decay_lambda = weight_decay_lambda
-        self._weights = [f"W{i}" for i in range(1, len(widths))]
-        for name, before, width in zip(self._weights, widths[:-1], widths[1:], strict=True):
-            self.params[name] = _scale(weight_init_std, before) * np.random.randn(before, width)
+        self.use_dropout, self.use_batchnorm = use_dropout, use_batchnorm
 
-    def predict(self, x: Any, train_flg: bool = False) -> Array:
-        """Scores (logits), (N, output_size)."""
-        return self.forward(self.inputs(x), training=True) if train_flg else super().predict(x)
-
-    def loss(self, x: Any, t: Any, train_flg: bool = False) -> float:
-        """The cross entropy, and half of weight_decay_lambda times the squared weights."""
-        penalty = sum(float(self.backend.xp.sum(self.params[name] ** 2)) for name in self._weights)
-        x, t = self.data(x, t)
-        loss = self.loss_and_output(x, t)[0] if train_flg else self.evaluate(x, t)[0]
-        return float(loss) + 0.5 * self.weight_decay_lambda * penalty
-
-    def gradient(self, x: Any, t: Any, sample_weight: Any = None) -> dict[str, Array]:
-        """The gradient of the training loss, weight decay included."""
-        grads = super().gradient(x, t, sample_weight)
-        for name in self._weights if self.weight_decay_lambda else []:
-            grads[name] = grads[name] + self.weight_decay_lambda * self.params[name]
-        return grads
-
-    def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
-        """The same by central differences, in inference mode; the penalty's part in closed form."""
-        grads = super().numerical_gradient(x, t, h)
-        for name in self._weights if self.weight_decay_lambda else []:
-            grads[name] = grads[name] + self.weight_decay_lambda * self.params[name]
-        return grads
+        widths = [input_size, *hidden_size_list, output_size]
+        last = len(widths) - 1
+        for i in range(1, last + 1):
+            self._draw(i, _standard_deviation(weight_init_std, widths[i - 1]), (widths[i - 1], widths[i]))
+        for i in range(1, last):
+            self._append(f"Affine{i}", Affine, f"W{i}", f"b{i}")
+            if use_batchnorm:
+                self.params[f"gamma{i}"] = backend().asarray(np.ones(widths[i]))
+                self.params[f"beta{i}"] = backend().asarray(np.zeros(widths[i]))
+                self._append(f"BatchNorm{i}", BatchNormalization, f"gamma{i}", f"beta{i}")
+            self._append(f"Activation_function{i}", _ACTIVATIONS[activation])
+            if use_dropout:
+                self._append(f"Dropout{i}", Dropout, dropout_ratio=dropout_ration)
+        self._append(f"Affine{last}", Affine, f"W{last}", f"b{last}")
 
 
-def _scale(weight_init_std: str | float, fan_in: int) -> float:
+def _standard_deviation(weight_init_std: Any, inputs: int) -> float:
     if isinstance(weight_init_std, str):
-        named = {"relu": 2.0, "he": 2.0, "sigmoid": 1.0, "xavier": 1.0}
-        return math.sqrt(named[weight_init_std.lower()] / fan_in)
-    return weight_init_std
+        if weight_init_std.lower() not in _INITIAL:
+            raise ValueError(f"weight_init_std: {unknown_name('initial value', weight_init_std, _INITIAL)}")
+        return math.sqrt(_INITIAL[weight_init_std.lower()] / inputs)
+    number("weight_init_std", weight_init_std)
+    return float(weight_init_std)

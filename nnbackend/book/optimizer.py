@@ -1,19 +1,25 @@
-"""The book's common.optimizer: `update(params, grads)` changes the arrays in the dictionary params in place."""
+"""The book's common.optimizer: `update(params, grads)` changes every array in the dictionary params in place.
+
+A parameter that is a plain number is replaced in params. A gradient may live on another device than its parameter if
+one of the two is NumPy's.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from nnbackend.functions.array import Array, array_namespace
-from nnbackend.functions.optimizers import adagrad_step, adam_step, momentum_step, nesterov_step, rmsprop_step, sgd_step
+import numpy as np
 
-Params = MutableMapping[str, Array] | Mapping[str, Array]
+from nnbackend.book.arrays import floating, like, together
+from nnbackend.functions.array import Array, array_namespace
+
+__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop", "np"]
 
 
 class _Optimizer:
-    """One update of every parameter; `slots` names the buffers kept for each, zero at first."""
+    """One update of every parameter. slots: the dictionaries that keep something for each, 0 at first."""
 
     slots: ClassVar[tuple[str, ...]] = ()
 
@@ -21,25 +27,39 @@ class _Optimizer:
         for slot in self.slots:
             setattr(self, slot, None)
 
-    def update(self, params: Params, grads: Mapping[str, Array]) -> None:
+    def update(self, params: Any, grads: Mapping[str, Any]) -> None:
+        """Change params for the gradients of the same keys.
+
+        Raises KeyError for a gradient that is missing, ValueError for one of another shape, TypeError for a parameter
+        that is an array of integers, which could not take the change.
+        """
         for slot in self.slots:
             if getattr(self, slot) is None:
-                setattr(self, slot, {k: array_namespace(p).zeros_like(p) for k, p in params.items()})
+                setattr(self, slot, {})
         for key in params:
-            kept = [getattr(self, slot)[key] for slot in self.slots]
-            _in_place(self._step, [params[key], *kept], grads[key])
+            self._update(params, key, grads[key])
 
-    def _step(self, p: Array, g: Array, *kept: Array) -> None:
+    def _update(self, params: Any, key: str, grad: Any) -> None:
+        value, states = params[key], [getattr(self, slot) for slot in self.slots]
+        kept = {slot: state.get(key, 0) for slot, state in zip(self.slots, states, strict=True)}
+        old, *others = together(**{f"params[{key!r}]": value, f"grads[{key!r}]": grad}, **kept)
+        xp = array_namespace(old)
+        in_place = hasattr(value, "shape") and hasattr(value, "__setitem__")
+        if in_place and not xp.isdtype(old.dtype, "real floating"):
+            raise TypeError(f"params[{key!r}]: expected floating numbers, got dtype {old.dtype}")
+        if in_place and tuple(others[0].shape) not in (tuple(old.shape), ()):
+            raise ValueError(f"grads[{key!r}]: expected shape {tuple(old.shape)}, got {tuple(others[0].shape)}")
+        new, *changed = self._step(*floating(old, *others))
+        for state, part in zip(states, changed, strict=True):
+            state[key] = part
+        if in_place:
+            value[...] = like(xp.astype(new, old.dtype, copy=False), value)
+        else:
+            params[key] = like(new, value)[()]
+
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        """Return the new parameter, then the new value of every slot."""
         raise NotImplementedError
-
-
-def _in_place(step: Callable[..., None], written: list[Array], g: Array) -> None:
-    """Run a step for flat buffers on arrays of any shape and layout, and write back what it wrote."""
-    xp = array_namespace(g)
-    flat = [xp.reshape(a, (-1,)) for a in written]
-    step(flat[0], xp.reshape(g, (-1,)), *flat[1:])
-    for a, result in zip(written, flat, strict=True):
-        a[...] = xp.reshape(result, a.shape)
 
 
 class SGD(_Optimizer):
@@ -49,12 +69,12 @@ class SGD(_Optimizer):
         super().__init__()
         self.lr = lr
 
-    def _step(self, p: Array, g: Array, *kept: Array) -> None:
-        sgd_step(p, g, self.lr)
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        return (p - self.lr * g,)
 
 
 class Momentum(_Optimizer):
-    """v <- momentum v - lr g; p <- p + v. (`v` here is that of nnbackend.optimizers, -v / lr.)"""
+    """v <- momentum v - lr g; p <- p + v."""
 
     slots = ("v",)
 
@@ -62,15 +82,18 @@ class Momentum(_Optimizer):
         super().__init__()
         self.lr, self.momentum = lr, momentum
 
-    def _step(self, p: Array, g: Array, *kept: Array) -> None:
-        momentum_step(p, g, kept[0], self.lr, self.momentum)
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        v = self.momentum * kept[0] - self.lr * g
+        return p + v, v
 
 
 class Nesterov(Momentum):
-    """p <- p + momentum^2 v - (1 + momentum) lr g; v <- momentum v - lr g. (`v` as in Momentum.)"""
+    """p <- p + momentum^2 v - (1 + momentum) lr g; v <- momentum v - lr g."""
 
-    def _step(self, p: Array, g: Array, *kept: Array) -> None:
-        nesterov_step(p, g, kept[0], self.lr, self.momentum)
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        (v,) = kept
+        p = p + self.momentum * self.momentum * v - (1 + self.momentum) * self.lr * g
+        return p, self.momentum * v - self.lr * g
 
 
 class AdaGrad(_Optimizer):
@@ -82,8 +105,9 @@ class AdaGrad(_Optimizer):
         super().__init__()
         self.lr = lr
 
-    def _step(self, p: Array, g: Array, *kept: Array) -> None:
-        adagrad_step(p, g, kept[0], self.lr, 1e-7)
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        h = kept[0] + g * g
+        return p - self.lr * g / (array_namespace(p).sqrt(h) + 1e-7), h
 
 
 class RMSprop(_Optimizer):
@@ -95,12 +119,16 @@ class RMSprop(_Optimizer):
         super().__init__()
         self.lr, self.decay_rate = lr, decay_rate
 
-    def _step(self, p: Array, g: Array, *kept: Array) -> None:
-        rmsprop_step(p, g, kept[0], self.lr, self.decay_rate, 1e-7)
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        h = self.decay_rate * kept[0] + (1 - self.decay_rate) * g * g
+        return p - self.lr * g / (array_namespace(p).sqrt(h) + 1e-7), h
 
 
 class Adam(_Optimizer):
-    """p <- p - lr_t m / (sqrt(v) + 1e-7) with lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t)."""
+    """p <- p - lr_t m / (sqrt(v) + 1e-7) with lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t).
+
+    m and v are the moving averages of g and of g^2, by beta1 and beta2; iter, the t above, counts the updates.
+    """
 
     slots = ("m", "v")
 
@@ -108,17 +136,19 @@ class Adam(_Optimizer):
         super().__init__()
         self.lr, self.beta1, self.beta2, self.iter = lr, beta1, beta2, 0
 
-    def update(self, params: Params, grads: Mapping[str, Array]) -> None:
+    def update(self, params: Any, grads: Mapping[str, Any]) -> None:
         self.iter += 1
         super().update(params, grads)
 
-    def _step(self, p: Array, g: Array, *kept: Array) -> None:
-        # the book adds 1e-7 to the root of the uncorrected v: the same as this eps on the corrected one
-        eps = 1e-7 / math.sqrt(1 - self.beta2**self.iter)
-        adam_step(p, g, kept[0], kept[1], self.iter, self.lr, self.beta1, self.beta2, eps)
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        m, v = kept
+        m = m + (1 - self.beta1) * (g - m)
+        v = v + (1 - self.beta2) * (g**2 - v)
+        lr_t = self.lr * math.sqrt(1.0 - self.beta2**self.iter) / (1.0 - self.beta1**self.iter)
+        return p - lr_t * m / (array_namespace(p).sqrt(v) + 1e-7), m, v
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     kind.__name__.lower(): kind for kind in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam)
 }
-OPTIMIZERS["rmsprpo"] = RMSprop  # as the book's Trainer spells it
+OPTIMIZERS["rmsprpo"] = RMSprop  # as the book's Trainer spelt it in the first printings

