@@ -45,6 +45,7 @@ from nnbackend.optimizers import (
     Optimizer,
     RMSprop,
 )
+from nnbackend.parameters import Parameter
 from nnbackend.schedules import (
     Cosine,
     Exponential,
@@ -140,6 +141,7 @@ __all__ = [
     "NumericalError",
     "OneCycle",
     "Optimizer",
+    "Parameter",
     "RMSprop",
     "ReLU",
     "Schedule",

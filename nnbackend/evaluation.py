@@ -101,7 +101,8 @@ def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
         elif end.classifies:
             correct = correct + end.count_correct(y, targets)
     on_host = to_numpy(xp.concat(losses)).astype(np.float64)
-    loss = float(on_host.sum() / (float(end.total(t)) or 1.0))
+    total = float(end.total(t))
+    loss = float(on_host.sum()) / total if total else 0.0
     if not classes:
         return Evaluation(loss, float(correct) / len(on_host) if end.classifies else None, on_host)
     predicted, truth = to_numpy(xp.concat(classes, axis=1))

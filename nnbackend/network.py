@@ -16,7 +16,6 @@ from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
-from nnbackend.functions.losses import fraction
 from nnbackend.initializers import Constant, Initializer, Xavier
 from nnbackend.layers import (
     LAYERS,
@@ -164,8 +163,17 @@ class Network:
 
     @on_its_device
     def gradient(self, x: Any, t: Any, sample_weight: Any = None) -> dict[str, Array]:
-        """The gradient of the training loss by name ("W1", ...), as copies."""
-        self.loss_and_output(*self._weighted(x, t, sample_weight))
+        """Return the gradient of the training loss by name ("W1", ...), as copies.
+
+        The network stays as it is: running statistics do not move, and the next training pass draws the masks that it
+        would have drawn anyway. A training loop of your own calls `loss_and_output` and `backward`, which do move them.
+        """
+        data = self._weighted(x, t, sample_weight)
+        kept = self.buffer.snapshot("state", "clock")
+        try:
+            self.loss_and_output(*data)
+        finally:
+            self.buffer.restore(kept)
         self.backward()
         return {name: self.backend.xp.asarray(view, copy=True) for name, view in self.grads.items()}
 
@@ -186,9 +194,19 @@ class Network:
 
         return network_gradient(self, x, t, h)
 
-    def signature(self) -> list[Any]:
-        """Return what a recorded training step depends on beside arrays and optimizer; see `Part.signature`."""
-        return [part.signature() for part in (*self._stack, self.loss_layer)]
+    def signature(self) -> dict[str, Any]:
+        """Return what a recorded training step depends on beside its arguments; see `Part.signature`."""
+        parts = {**self.layers, "loss": self.loss_layer}
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.signature().items()}
+
+    def least_rows(self, shape: Shape) -> tuple[int, str]:
+        """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
+        least, name = 1, ""
+        for layer in self._stack:
+            if layer.least_rows(shape) > least:
+                least, name = layer.least_rows(shape), str(layer)
+            shape = layer.output_shape(shape)
+        return least, name
 
     @on_its_device
     def activations(self, x: Any) -> dict[str, Array]:
@@ -206,23 +224,29 @@ class Network:
 
     # --- what the trainer asks --------------------------------------------------------------------------------
 
-    def loss_and_output(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array]:
-        """The training forward: the mean loss (0-d, on the device) and the raw output."""
+    def loss_and_output(
+        self, x: Array, t: Array, weight: Array | None = None, divisor: float | None = None
+    ) -> tuple[Array, Array]:
+        """The training forward: the mean loss (0-d, on the device) and the raw output. divisor: see `Loss`."""
         self.tick()
         y = self.forward(x, training=True)
-        return self.loss_layer.forward(y, t, *given(weight)), y
+        weights = given(weight) if divisor is None else (weight, divisor)
+        return self.loss_layer.forward(y, t, *weights), y
 
     @on_its_device
     def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
         """Mean loss and accuracy as 0-d device arrays (None where accuracy has no meaning), in inference mode."""
         n, end = x.shape[0], self.loss_layer
-        loss, correct, total = 0.0, None, end.total(t, *given(weight))
+        loss, correct, mean_weight = 0.0, None, end.mean_weight(t, *given(weight))
         for piece in self._pieces(x):
-            targets, weights = t[piece, ...], () if weight is None else (weight[piece],)
+            targets, weights = t[piece, ...], None if weight is None else weight[piece]
             y = self.forward(x[piece, ...])
-            loss = loss + end.forward(y, targets, *weights) * fraction(end.total(targets, *weights), total)
+            if mean_weight:
+                loss = loss + end.forward(y, targets, weights, n * mean_weight)
+            else:  # nothing weights the rows, or every weight is 0 and so is every loss
+                loss = loss + end.forward(y, targets, *given(weights)) * (y.shape[0] / n)
             if end.classifies:
-                hits = end.count_correct(y, targets, *weights)
+                hits = end.count_correct(y, targets, *given(weights))
                 correct = hits if correct is None else correct + hits
         if correct is not None:
             rows = n if weight is None else self.backend.xp.sum(weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,16 @@ class Parameter:
         self.trainable = trainable
         self.data: Array = None
         self.grad: Array = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write an assigned value or gradient through the view: an optimizer sees the network's buffers alone."""
+        view = vars(self).get(name) if name in ("data", "grad") else None
+        if view is None:
+            object.__setattr__(self, name, value)
+        elif value is not view:  # as after an in-place operator
+            if tuple(getattr(value, "shape", ())) not in (self.shape, ()):
+                raise ValueError(f"Parameter.{name}: expected shape {self.shape}, got {tuple(value.shape)}")
+            view[...] = value
 
 
 class ParameterBuffer:
@@ -57,20 +68,20 @@ class ParameterBuffer:
         start = 0
         for parameter in parameters:
             stop = start + parameter.size
-            setattr(parameter, attribute, self.backend.xp.reshape(flat[start:stop], parameter.shape))
+            object.__setattr__(parameter, attribute, self.backend.xp.reshape(flat[start:stop], parameter.shape))
             start = stop
         return flat
 
     @on_its_device
-    def snapshot(self) -> dict[str, Array]:
-        """Copies of everything that training changes, by name."""
-        return {name: self.backend.xp.asarray(getattr(self, name), copy=True) for name in self._KEPT}
+    def snapshot(self, *names: str) -> dict[str, Array]:
+        """Return copies by name: of everything that training changes, or of the attributes `names`."""
+        return {name: self.backend.xp.asarray(getattr(self, name), copy=True) for name in names or self._KEPT}
 
     @on_its_device
     def restore(self, snapshot: Mapping[str, Array]) -> None:
         """Write back what `snapshot` returned."""
-        for name in self._KEPT:
-            getattr(self, name)[...] = snapshot[name]
+        for name, value in snapshot.items():
+            getattr(self, name)[...] = value
 
     _KEPT = ("data", "state", "clock")
 

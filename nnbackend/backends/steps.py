@@ -55,13 +55,13 @@ class Uncaptured:
         *,
         first: int = 0,
         ahead: int = 0,
-        depends: object = None,
+        depends: Callable[[], dict[str, object]] = dict,
     ) -> Launch:
         """Prepare the steps of an epoch and return the function that does step i of it.
 
         step: see above. stride: rows of a step; order: (n,) integers, the shuffled rows; figures: (k, steps).
         first: the first step that will be asked for. ahead: whole batches that are still to come, of this epoch and
-        later ones. depends: what the step reads beside its arguments, for comparison with an earlier epoch.
+        later ones. depends: returns what the step reads beside its arguments, for comparison with an earlier epoch.
         """
 
         def update(p: Array, g: Array) -> None:

@@ -3,6 +3,10 @@
 All take `weight`, (n,) numbers of at least 0 in the dtype of the first argument: the rows are then w_i l_i, and the
 mean is sum(w_i l_i) / sum(w_i), which is PyTorch's meaning of a weighted mean. A batch without any weight has the mean
 0 and the gradient 0. Without `weight` the mean is the plain one.
+
+A mean divides by `divisor`, a number, if it is given. For a batch of n rows out of a larger set it should be n times
+the mean weight in the whole set: then a weight of k counts like k rows, however small the batch. The batch's own sum of
+weights, which serves by default, is for a batch that is the whole set.
 """
 
 from __future__ import annotations
@@ -36,7 +40,12 @@ def softmax_cross_entropy_rows(
 
 @singledispatch
 def softmax_cross_entropy(
-    x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0
+    x: Array,
+    t: Array,
+    weight: Array = None,
+    class_weight: Array = None,
+    label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> tuple[Array, Array]:
     """The mean of `softmax_cross_entropy_rows`, a 0-d array; and softmax(x), which the backward reads.
 
@@ -45,6 +54,8 @@ def softmax_cross_entropy(
     """
     xp = array_namespace(x)
     rows = softmax_cross_entropy_rows(x, t, weight, class_weight, label_smoothing)
+    if divisor is not None:
+        return xp.sum(rows) / divisor, softmax(x)
     if weight is None and class_weight is None:
         return xp.mean(rows), softmax(x)
     return fraction(xp.sum(rows), total_weight(t, weight, class_weight)), softmax(x)
@@ -52,7 +63,12 @@ def softmax_cross_entropy(
 
 @singledispatch
 def softmax_cross_entropy_backward(
-    y: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0
+    y: Array,
+    t: Array,
+    weight: Array = None,
+    class_weight: Array = None,
+    label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> Array:
     """dx = (softmax(x) sum(c q) - c q) w_i / total_weight, which is (softmax(x) - t) / n without settings.
 
@@ -63,7 +79,7 @@ def softmax_cross_entropy_backward(
     dx = y - target if class_weight is None else y * xp.sum(target, axis=-1, keepdims=True) - target
     if weight is not None:
         dx = dx * weight[:, None]
-    return fraction(dx, total_weight(t, weight, class_weight))
+    return fraction(dx, total_weight(t, weight, class_weight)) if divisor is None else dx / divisor
 
 
 def _class_target(x: Array, t: Array, class_weight: Array, label_smoothing: float) -> Array:
@@ -106,20 +122,24 @@ def sigmoid_cross_entropy_rows(x: Array, t: Array, weight: Array = None, pos_wei
 
 
 @singledispatch
-def sigmoid_cross_entropy(x: Array, t: Array, weight: Array = None, pos_weight: Array = None) -> tuple[Array, Array]:
+def sigmoid_cross_entropy(
+    x: Array, t: Array, weight: Array = None, pos_weight: Array = None, divisor: float | None = None
+) -> tuple[Array, Array]:
     """The mean of `sigmoid_cross_entropy_rows`, a 0-d array; and sigmoid(x), which the backward reads."""
-    return _mean(sigmoid_cross_entropy_rows(x, t, weight, pos_weight), weight), sigmoid(x)
+    return _mean(sigmoid_cross_entropy_rows(x, t, weight, pos_weight), weight, divisor), sigmoid(x)
 
 
 @singledispatch
-def sigmoid_cross_entropy_backward(y: Array, t: Array, weight: Array = None, pos_weight: Array = None) -> Array:
+def sigmoid_cross_entropy_backward(
+    y: Array, t: Array, weight: Array = None, pos_weight: Array = None, divisor: float | None = None
+) -> Array:
     """dx = (y - t) / the number of elements; with pos_weight p, (1 - t) y - p t (1 - y) in place of y - t.
 
     y: the sigmoid that the forward returned; the rest as there.
     """
     t = array_namespace(y).astype(t, y.dtype, copy=False)
     dx = y - t if pos_weight is None else (1.0 - t) * y - pos_weight * t * (1.0 - y)
-    return dx * _shares(y, weight)
+    return dx * _shares(y, weight, divisor)
 
 
 @singledispatch
@@ -143,17 +163,17 @@ def squared_error_rows(y: Array, t: Array, weight: Array = None) -> Array:
 
 
 @singledispatch
-def mean_squared_error(y: Array, t: Array, weight: Array = None) -> Array:
+def mean_squared_error(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
     """mean((y - t)^2) over all elements, a 0-d array. y, t: the same shape."""
-    if weight is None:
+    if weight is None and divisor is None:
         return array_namespace(y).mean((y - t) ** 2)
-    return _mean(squared_error_rows(y, t, weight), weight)
+    return _mean(squared_error_rows(y, t, weight), weight, divisor)
 
 
 @singledispatch
-def mean_squared_error_backward(y: Array, t: Array, weight: Array = None) -> Array:
+def mean_squared_error_backward(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
     """dy = 2 (y - t) / the number of elements."""
-    return (y - t) * (2.0 * _shares(y, weight))
+    return (y - t) * (2.0 * _shares(y, weight, divisor))
 
 
 @singledispatch
@@ -163,15 +183,15 @@ def absolute_error_rows(y: Array, t: Array, weight: Array = None) -> Array:
 
 
 @singledispatch
-def mean_absolute_error(y: Array, t: Array, weight: Array = None) -> Array:
+def mean_absolute_error(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
     """mean(|y - t|) over all elements, a 0-d array. y, t: the same shape."""
-    return _mean(absolute_error_rows(y, t, weight), weight)
+    return _mean(absolute_error_rows(y, t, weight), weight, divisor)
 
 
 @singledispatch
-def mean_absolute_error_backward(y: Array, t: Array, weight: Array = None) -> Array:
+def mean_absolute_error_backward(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
     """dy = sign(y - t) / the number of elements (0 is taken as the derivative at the kink)."""
-    return array_namespace(y).sign(y - t) * _shares(y, weight)
+    return array_namespace(y).sign(y - t) * _shares(y, weight, divisor)
 
 
 @singledispatch
@@ -186,16 +206,16 @@ def huber_rows(y: Array, t: Array, weight: Array = None, delta: float = 1.0) -> 
 
 
 @singledispatch
-def huber(y: Array, t: Array, weight: Array = None, delta: float = 1.0) -> Array:
+def huber(y: Array, t: Array, weight: Array = None, delta: float = 1.0, divisor: float | None = None) -> Array:
     """The mean of `huber_rows`, a 0-d array."""
-    return _mean(huber_rows(y, t, weight, delta), weight)
+    return _mean(huber_rows(y, t, weight, delta), weight, divisor)
 
 
 @singledispatch
-def huber_backward(y: Array, t: Array, weight: Array = None, delta: float = 1.0) -> Array:
+def huber_backward(y: Array, t: Array, weight: Array = None, delta: float = 1.0, divisor: float | None = None) -> Array:
     """dy = (y - t), cut to [-delta, delta], / the number of elements."""
     xp = array_namespace(y)
-    return xp.minimum(xp.maximum(y - t, -delta), delta) * _shares(y, weight)
+    return xp.minimum(xp.maximum(y - t, -delta), delta) * _shares(y, weight, divisor)
 
 
 # --- the weighted mean -------------------------------------------------------------------------------------------
@@ -213,10 +233,11 @@ def total_weight(t: Array, weight: Array = None, class_weight: Array = None) -> 
 
 
 def fraction(part: Array, whole: Array | int) -> Array:
-    """part / whole, where a whole of 0 (rows without weight) counts as 1. An int is a number of rows, never 0."""
+    """part / whole, or 0 if the whole is 0 (rows without weight). An int is a number of rows, never 0."""
     if isinstance(whole, int):
         return part / whole
-    return part / array_namespace(whole).where(whole == 0.0, 1.0, whole)
+    xp = array_namespace(whole)
+    return xp.where(whole == 0.0, 0.0 * part, part / xp.where(whole == 0.0, 1.0, whole))
 
 
 def _rows(elements: Array, weight: Array) -> Array:
@@ -226,19 +247,22 @@ def _rows(elements: Array, weight: Array) -> Array:
     return rows if weight is None else weight * rows
 
 
-def _mean(rows: Array, weight: Array) -> Array:
+def _mean(rows: Array, weight: Array, divisor: float | None) -> Array:
     """The mean of rows that are multiplied by their weights already."""
     xp = array_namespace(rows)
+    if divisor is not None:
+        return xp.sum(rows) / divisor
     return xp.mean(rows) if weight is None else fraction(xp.sum(rows), xp.sum(weight))
 
 
-def _shares(y: Array, weight: Array) -> Array | float:
+def _shares(y: Array, weight: Array, divisor: float | None) -> Array | float:
     """What every element of y, (n, ...), counts in the mean: a number, or one for each row, broadcasting."""
     n, size = y.shape[0], math.prod(y.shape)
     if weight is None:
-        return 1.0 / size
+        return n / size / (n if divisor is None else divisor)
     xp = array_namespace(weight)
-    return xp.reshape(fraction(weight, xp.sum(weight)) * (n / size), (n,) + (1,) * (y.ndim - 1))
+    shares = fraction(weight, xp.sum(weight)) if divisor is None else weight / divisor
+    return xp.reshape(shares * (n / size), (n,) + (1,) * (y.ndim - 1))
 
 
 def _count(right: Array, weight: Array) -> Array:

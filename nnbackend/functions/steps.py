@@ -51,13 +51,19 @@ def record(figures: Array, at: Array | int, *values: Array | float) -> None:
 
 @singledispatch
 def softmax_cross_entropy_recorded(
-    x: Array, t: Array, figures: Array, at: Array | int, class_weight: Array = None, label_smoothing: float = 0.0
+    x: Array,
+    t: Array,
+    figures: Array,
+    at: Array | int,
+    class_weight: Array = None,
+    label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> Array:
     """Do all that the end of a classifier does in a training step: record the mean loss and the number of correct
     rows in figures[:2, at], as `record` does, and return dx, the gradient of the mean loss.
 
-    x: (n, classes) logits; t, class_weight, label_smoothing: as `softmax_cross_entropy` takes them.
+    x: (n, classes) logits; t, class_weight, label_smoothing, divisor: as `softmax_cross_entropy` takes them.
     """
-    loss, y = softmax_cross_entropy(x, t, None, class_weight, label_smoothing)
+    loss, y = softmax_cross_entropy(x, t, None, class_weight, label_smoothing, divisor)
     record(figures, at, loss, count_correct(x, t))
-    return softmax_cross_entropy_backward(y, t, None, class_weight, label_smoothing)
+    return softmax_cross_entropy_backward(y, t, None, class_weight, label_smoothing, divisor)

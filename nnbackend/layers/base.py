@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+import inspect
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from nnbackend.backends import Backend, backend, describe
@@ -41,6 +43,19 @@ def _settled(value: Any) -> Any:
     return Same(value)
 
 
+@cache
+def _arguments(kind: type) -> tuple[str, ...]:
+    """Return the names of a constructor's arguments. Raises TypeError for *args and **settings."""
+    parameters = inspect.signature(kind).parameters.values()
+    for p in parameters:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            raise TypeError(
+                f"{kind.__name__} cannot be saved or copied: its constructor takes {p}. Name the arguments, or "
+                f"override config()"
+            )
+    return tuple(p.name for p in parameters)
+
+
 class Part:
     """What layers and losses share: a name given by the network, and settings that are the dataclass fields."""
 
@@ -51,17 +66,28 @@ class Part:
         return type(self).__name__
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, for saving."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+        """Return the constructor's arguments, for saving and copying: each is the attribute of the same name.
+
+        Raises TypeError if the class keeps an argument in no such attribute.
+        """
+        settings = {}
+        for name in _arguments(type(self)):  # type: ignore[arg-type]
+            if name not in vars(self):
+                raise TypeError(
+                    f"{self.kind} cannot be saved or copied: its argument {name!r} is not kept as self.{name}. "
+                    f"Keep it so, make the class a dataclass, or override config()"
+                )
+            settings[name] = getattr(self, name)
+        return settings
 
     def signature(self) -> dict[str, Any]:
-        """Return what a recorded training step of this part depends on: the part itself and its public attributes.
+        """Return what a recorded training step of this part may depend on: the part itself and its public attributes.
 
-        Two signatures are equal if a step that was recorded under the one can be repeated under the other. Numbers and
-        text are compared by value, everything else by identity. Names that begin with an underscore are caches.
+        Numbers and text are compared by value, everything else by identity. Names that begin with an underscore are
+        caches, and so are attributes that a step changes.
         """
         settings = {name: _settled(value) for name, value in vars(self).items() if not name.startswith("_")}
-        return {"part": Same(self), **settings}
+        return {"": Same(self), **settings}
 
     def __str__(self) -> str:
         return self.name or self.kind
@@ -91,8 +117,25 @@ class Columns:
 class Layer(Part):
     """One step of a network: `forward` remembers what `backward` will read, and nothing else.
 
-    A subclass is a dataclass whose fields are its settings, with its Parameters as attributes. `initializer` is
-    what suits the weights that feed this layer (None: no opinion, ask the next one).
+    A subclass keeps its settings in attributes named as the constructor's arguments (a dataclass does so by itself),
+    and its Parameters as further attributes. `backward` writes each Parameter's gradient into `grad`:
+
+        @dataclass(eq=False)
+        class Scale(nn.Layer):
+            start: float = 1.0
+
+            def __post_init__(self):
+                self.scale = nn.Parameter((1,), nn.Constant(self.start))
+
+            def forward(self, x, training=False):
+                self._x = x
+                return x * self.scale.data
+
+            def backward(self, dy, need_dx=True):
+                self.scale.grad[...] = (dy * self._x).sum()
+                return dy * self.scale.data
+
+    `initializer` is what suits the weights that feed this layer (None: no opinion, ask the next one).
     """
 
     initializer: Initializer | None = None
@@ -119,6 +162,10 @@ class Layer(Part):
     def input_shape(self) -> RowShape | None:
         """The shape of one input row as far as the layer's settings fix it; None where it may be anything."""
         return None
+
+    def least_rows(self, shape: Shape) -> int:
+        """Return the fewest rows of `shape` that a training pass can work with."""
+        return 1
 
     def parameters(self) -> dict[str, Parameter]:
         """The layer's Parameters by attribute name, in the order of their creation."""
@@ -162,35 +209,41 @@ class Layer(Part):
 class Loss(Part):
     """The end of a network: compares its output y with the target t.
 
-    The loss of a batch is sum(w_i l_i) / sum(w_i): l_i the loss of a row, w_i its weight (`weight`: (n,), at least
-    0, in the dtype of y), which without weights is the plain mean. A batch without any weight has the loss 0.
-    A subclass with `classifies` set knows right from wrong, and has `count_correct`. One that will meet no sample
-    weights may leave `weight` out everywhere: it is passed where there are some.
+    The loss of a batch is sum(w_i l_i) / divisor: l_i the loss of a row, w_i its weight (`weight`: (n,), at least 0, in
+    the dtype of y). divisor: n times the mean weight of the whole set that the batch is a part of, so that a weight of
+    k counts like k rows, however small the batch; by default the sum of the batch's own weights, or n without weights.
+    A subclass with `classifies` set knows right from wrong, and has `count_correct`. One that meets no weights may
+    leave `weight` and `divisor` out everywhere: they are passed if there are weights.
     """
 
     classifies = False
 
-    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
+    def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
         """The mean loss of the batch, a 0-d array that stays on the device."""
         raise NotImplementedError
 
     def rows(self, y: Array, t: Array) -> Array:
-        """The loss of every row, (n,), without its sample weight; `forward` is sum(w_i rows_i) / total(t, w)."""
+        """The loss of every row, (n,), without its sample weight; `forward` is sum(w_i rows_i) / divisor."""
         raise NotImplementedError
 
     def total(self, t: Array, weight: Array | None = None) -> Array | int:
-        """What `forward` divides by: the sum of the weights, 0-d on the device; without any, the number of rows."""
+        """The sum of the weights, 0-d on the device; without any, the number of rows: what `forward` divides by."""
         return total_weight(t, weight)
 
     def backward(self) -> Array:
         """dy, the gradient of the last forward's loss."""
         raise NotImplementedError
 
-    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int) -> Array:
-        """Do what a training step without weights asks of a loss: record the mean loss of the batch in figures[0, at]
-        and, if the loss classifies, the number of correct rows in figures[1, at]; return dy.
+    def mean_weight(self, t: Array, weight: Array | None = None) -> float | None:
+        """Return the mean weight of the rows of a set, which reads the device once; None if nothing weights them."""
+        total = self.total(t, weight) if weight is not None else self.total(t)
+        return None if isinstance(total, int) else float(total) / t.shape[0]
+
+    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int, divisor: float | None = None) -> Array:
+        """Do what a training step without sample weights asks of a loss: record the mean loss of the batch in
+        figures[0, at] and, if the loss classifies, the number of correct rows in figures[1, at]; return dy.
         """
-        loss = self.forward(y, t)
+        loss = self.forward(y, t) if divisor is None else self.forward(y, t, None, divisor)
         record(figures, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
         return self.backward()
 

@@ -66,9 +66,10 @@ class SoftmaxWithLoss(Loss):
             )
         self._on_device = _Constant(self.class_weight)
 
-    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        self._t, self._weight, self._class_weight = t, weight, self._on_device.like(y, y.dtype)
-        loss, self._y = softmax_cross_entropy(y, t, weight, self._class_weight, self.label_smoothing)
+    def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
+        self._t, self._weight, self._divisor = t, weight, divisor
+        self._class_weight = self._on_device.like(y, y.dtype)
+        loss, self._y = softmax_cross_entropy(y, t, weight, self._class_weight, self.label_smoothing, divisor)
         return loss
 
     def rows(self, y: Array, t: Array) -> Array:
@@ -78,13 +79,14 @@ class SoftmaxWithLoss(Loss):
         return total_weight(t, weight, self._on_device.like(t))
 
     def backward(self) -> Array:
-        return softmax_cross_entropy_backward(self._y, self._t, self._weight, self._class_weight, self.label_smoothing)
+        settings = (self._class_weight, self.label_smoothing, self._divisor)
+        return softmax_cross_entropy_backward(self._y, self._t, self._weight, *settings)
 
-    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int) -> Array:
+    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int, divisor: float | None = None) -> Array:
         if type(self) is not SoftmaxWithLoss:  # a subclass may have changed any of the functions that this one joins
-            return super().recorded(y, t, figures, at)
+            return super().recorded(y, t, figures, at, divisor)
         class_weight = self._on_device.like(y, y.dtype)
-        return softmax_cross_entropy_recorded(y, t, figures, at, class_weight, self.label_smoothing)
+        return softmax_cross_entropy_recorded(y, t, figures, at, class_weight, self.label_smoothing, divisor)
 
     def output(self, y: Array) -> Array:
         return softmax(y)
@@ -165,16 +167,17 @@ class SigmoidWithLoss(_Elementwise):
         else:
             self._on_device = _Constant(None)
 
-    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        self._t, self._weight, self._pos_weight = t, weight, self._on_device.like(y, y.dtype)
-        loss, self._y = sigmoid_cross_entropy(y, t, weight, self._pos_weight)
+    def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
+        self._t, self._weight, self._divisor = t, weight, divisor
+        self._pos_weight = self._on_device.like(y, y.dtype)
+        loss, self._y = sigmoid_cross_entropy(y, t, weight, self._pos_weight, divisor)
         return loss
 
     def rows(self, y: Array, t: Array) -> Array:
         return sigmoid_cross_entropy_rows(y, t, None, self._on_device.like(y, y.dtype))
 
     def backward(self) -> Array:
-        return sigmoid_cross_entropy_backward(self._y, self._t, self._weight, self._pos_weight)
+        return sigmoid_cross_entropy_backward(self._y, self._t, self._weight, self._pos_weight, self._divisor)
 
     def output(self, y: Array) -> Array:
         return sigmoid(y)
@@ -202,30 +205,30 @@ class SigmoidWithLoss(_Elementwise):
 class MeanSquaredError(_Elementwise):
     """mean((y - t)^2) over all elements of the batch. t: the shape of y; (n,) is taken for outputs of one column."""
 
-    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        self._y, self._t, self._weight = y, t, weight
-        return mean_squared_error(y, t, weight)
+    def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
+        self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
+        return mean_squared_error(y, t, weight, divisor)
 
     def rows(self, y: Array, t: Array) -> Array:
         return squared_error_rows(y, t)
 
     def backward(self) -> Array:
-        return mean_squared_error_backward(self._y, self._t, self._weight)
+        return mean_squared_error_backward(self._y, self._t, self._weight, self._divisor)
 
 
 @dataclass(eq=False)
 class MeanAbsoluteError(_Elementwise):
     """mean(|y - t|) over all elements of the batch. t: the shape of y; (n,) is taken for outputs of one column."""
 
-    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        self._y, self._t, self._weight = y, t, weight
-        return mean_absolute_error(y, t, weight)
+    def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
+        self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
+        return mean_absolute_error(y, t, weight, divisor)
 
     def rows(self, y: Array, t: Array) -> Array:
         return absolute_error_rows(y, t)
 
     def backward(self) -> Array:
-        return mean_absolute_error_backward(self._y, self._t, self._weight)
+        return mean_absolute_error_backward(self._y, self._t, self._weight, self._divisor)
 
 
 @dataclass(eq=False)
@@ -242,15 +245,15 @@ class Huber(_Elementwise):
         if not _is_number(self.delta) or not 0 < self.delta < math.inf:
             raise ValueError(f"Huber: delta must be positive and finite, got {self.delta!r}")
 
-    def forward(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        self._y, self._t, self._weight = y, t, weight
-        return huber(y, t, weight, self.delta)
+    def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
+        self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
+        return huber(y, t, weight, self.delta, divisor)
 
     def rows(self, y: Array, t: Array) -> Array:
         return huber_rows(y, t, None, self.delta)
 
     def backward(self) -> Array:
-        return huber_backward(self._y, self._t, self._weight, self.delta)
+        return huber_backward(self._y, self._t, self._weight, self.delta, self._divisor)
 
 
 class _Constant:

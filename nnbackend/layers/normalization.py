@@ -47,6 +47,8 @@ class BatchNormalization(Normalization):
     x: (n, features), or (n, height, width, features): the last axis is kept apart, all others are averaged over.
     momentum: how much of the running mean and variance each training batch leaves, at least 0 and below 1 (0.9, as
     in the book, is PyTorch's 0.1). The running variance is that of the population (divided by n - 1), as PyTorch's.
+    A batch of a single row, such as the rest of an epoch, has no variance: it is normalized as in inference and leaves
+    the running statistics alone. A Trainer refuses a batch_size of 1.
     """
 
     momentum: float = 0.9
@@ -61,17 +63,20 @@ class BatchNormalization(Normalization):
     def forward(self, x: Array, training: bool = False) -> Array:
         gamma, beta, mean, var = self.gamma.data, self.beta.data, self.running_mean.data, self.running_var.data
         check_input(self, x, gamma, self.features, axes=None)
-        self._training = training
+        rows = math.prod(x.shape[:-1])
+        self._training = training = training and rows > 1  # one row has no variance: it is no sample of anything
         if not training:
             self._scale = 1.0 / array_namespace(x).sqrt(var + self.eps)
             self._x_hat = (x - mean) * self._scale
             return gamma * self._x_hat + beta
         y, self._x_hat, self._scale, batch_mean, batch_var = batch_normalization(x, gamma, beta, self.eps)
-        rows = math.prod(x.shape[:-1])
         fresh = 1.0 - self.momentum
         mean[...] = self.momentum * mean + fresh * batch_mean
-        var[...] = self.momentum * var + (fresh * rows / max(1, rows - 1)) * batch_var
+        var[...] = self.momentum * var + (fresh * rows / (rows - 1)) * batch_var
         return y
+
+    def least_rows(self, shape: Shape) -> int:
+        return 2 if math.prod(shape[:-1]) == 1 else 1
 
     def forward_columns(self, x: Columns, y: Array) -> Columns:
         """In inference mode every column is scaled and shifted for itself."""

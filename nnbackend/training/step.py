@@ -5,36 +5,46 @@ from __future__ import annotations
 from nnbackend.backends.steps import Rows
 from nnbackend.functions import record
 from nnbackend.functions.array import Array
-from nnbackend.functions.losses import fraction
 from nnbackend.network import Network, given
 
 
-def one_pass(network: Network, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
+def one_pass(
+    network: Network, x: Array, t: Array, weight: Array | None = None, divisor: float | None = None
+) -> tuple[Array, Array | None]:
     """Write the gradient of one batch to the network's buffer.
 
-    Returns the mean loss of the batch and the number of correct rows, or the sum of their weights; None in place of
-    the latter if the loss does not classify.
+    divisor: as `Loss` takes it. Returns the mean loss of the batch and the number of correct rows, or the sum of their
+    weights; None in place of the latter if the loss does not classify.
     """
-    loss, y = network.loss_and_output(x, t, weight)
+    loss, y = network.loss_and_output(x, t, weight, divisor)
     network.backward()
     end = network.loss_layer
     return loss, end.count_correct(y, t, *given(weight)) if end.classifies else None
 
 
 def recorded_pass(
-    network: Network, figures: Array, at: Array | int, x: Array, t: Array, weight: Array | None = None
+    network: Network,
+    figures: Array,
+    at: Array | int,
+    mean_weight: float | None,
+    x: Array,
+    t: Array,
+    weight: Array | None = None,
 ) -> None:
     """Write the gradient of one batch to the network's buffer, and record its figures in figures[:, at].
 
-    figures: (2, steps) for the mean loss and the number of correct rows; or (4, steps), in which case what each of the
-    two is divided by follows.
+    figures: (2, steps) for the mean loss and the number of correct rows; with sample weights (3, steps), in which the
+    correct rows are counted by their weights, and the sum of the batch's weights follows. mean_weight: that of the
+    whole training set, or None if nothing weights its rows.
     """
-    if figures.shape[0] > 2:
-        record_all(network, figures, at, *one_pass(network, x, t, weight), t, weight)
-        return
-    network.tick()
-    y = network.forward(x, training=True)
-    network.backward(network.loss_layer.recorded(y, t, figures, at))
+    divisor = None if mean_weight is None else x.shape[0] * mean_weight
+    if weight is None:
+        network.tick()
+        y = network.forward(x, training=True)
+        settings = () if divisor is None else (divisor,)
+        network.backward(network.loss_layer.recorded(y, t, figures, at, *settings))
+    else:
+        _record(network, figures, at, *one_pass(network, x, t, weight, divisor), weight)
 
 
 def several_passes(
@@ -44,6 +54,7 @@ def several_passes(
     gradient_sum: Array,
     figures: Array,
     at: Array | int,
+    mean_weight: float | None,
     x: Array,
     t: Array,
     weight: Array | None = None,
@@ -51,33 +62,33 @@ def several_passes(
     """Do the same for rows of x, t and weight that are gathered and passed batch_size at a time: the gradient is that
     of all rows as one batch. gradient_sum: (size,), room for the sum.
     """
-    targets = rows.take(t, *given(weight))
-    gradient, total = network.buffer.grad, network.loss_layer.total
-    whole, loss, correct = total(*targets), 0.0, None
+    gradient, loss, correct = network.buffer.grad, 0.0, None
     gradient_sum[...] = 0.0
     for batch in rows.batches(batch_size, x, t, *given(weight)):
-        part_loss, part_correct = one_pass(network, *batch)
-        share = fraction(total(*batch[1:]), whole)
-        gradient *= share
+        if mean_weight is None:
+            part_loss, part_correct = one_pass(network, *batch)
+            share = batch[0].shape[0] / rows.size
+            gradient *= share
+            part_loss = part_loss * share
+        else:
+            part_weight = batch[2] if len(batch) > 2 else None
+            part_loss, part_correct = one_pass(network, batch[0], batch[1], part_weight, rows.size * mean_weight)
         gradient_sum += gradient
-        loss = loss + share * part_loss
+        loss = loss + part_loss
         correct = part_correct if correct is None else correct + part_correct
     gradient[...] = gradient_sum
-    record_all(network, figures, at, loss, correct, *targets)
+    _record(network, figures, at, loss, correct, *rows.take(*given(weight)))
 
 
-def record_all(
+def _record(
     network: Network,
     figures: Array,
     at: Array | int,
     loss: Array,
     correct: Array | None,
-    t: Array,
     weight: Array | None = None,
 ) -> None:
-    """Record the figures of a step with the targets t in figures[:, at]; see `recorded_pass`."""
     values = [loss, 0.0 if correct is None else correct]
-    if figures.shape[0] > 2:
-        count = float(t.shape[0]) if weight is None else network.backend.xp.sum(weight)
-        values += [network.loss_layer.total(t, *given(weight)), count]
+    if weight is not None:
+        values.append(network.backend.xp.sum(weight))
     record(figures, at, *values)

@@ -52,6 +52,7 @@ class Trainer:
     memory of batch_size (what looks at a batch as a whole, such as BatchNormalization, still sees batch_size rows).
     on_fault: a step after which the loss, a value or the optimizer's state is not finite will "stop" the training, or
     is undone and left out ("skip", which costs a copy of all values and a look at them in every step).
+    drop_last: whether to leave out the rows of an epoch that do not fill a last step.
     checkpoint: a Checkpoint, or the path of one that is written after every epoch.
 
     `fit` again goes on: with the next epoch, or within the one that an interrupt cut short. `history` covers all
@@ -69,6 +70,7 @@ class Trainer:
         clip_norm: float | None = None,
         accumulate: int = 1,
         on_fault: str = "stop",
+        drop_last: bool = False,
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     ):
         _positive_integer("batch_size", batch_size)
@@ -82,7 +84,7 @@ class Trainer:
         self.network, self.optimizer = network, optimizer
         self.batch_size, self.seed = int(batch_size), checked_seed(seed)
         self.clip_norm = None if clip_norm is None else float(clip_norm)
-        self.accumulate, self.on_fault = int(accumulate), on_fault
+        self.accumulate, self.on_fault, self.drop_last = int(accumulate), on_fault, bool(drop_last)
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         if not isinstance(self.checkpoint, Checkpoint | None):
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
@@ -95,10 +97,11 @@ class Trainer:
         self.fits = 0  # calls of fit so far
         self.began, self.last_epoch = 0, 0  # the epochs between which the present fit lies
         self.seconds = 0.0  # spent on the epoch that is under way
-        # of each of its steps, on the device: loss, correct rows; with weights also what both are divided by
+        # of each of its steps, on the device: loss, correct rows; with sample weights also their sum
         self.figures: Array = None
         self.seen: Stamp = None  # what the checkpoint file was when this trainer last read or wrote it
         self._resumed: Resumed | None = None
+        self._mean_weight: float | None = None  # of the rows of the present fit; None if nothing weights them
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
         self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
 
@@ -139,7 +142,14 @@ class Trainer:
     def settings(self) -> dict[str, Any]:
         """What decides the run beside network and data, as JSON knows it."""
         rule = {"kind": type(self.optimizer).__name__, **self.optimizer.config()}
-        names = ("batch_size", "seed", "clip_norm", "accumulate", "on_fault")
+        names = (
+            "batch_size",
+            "seed",
+            "clip_norm",
+            "accumulate",
+            "on_fault",
+            *(["drop_last"] if self.drop_last else []),
+        )
         return {"optimizer": rule, **{name: getattr(self, name) for name in names}}
 
     @on_its_device
@@ -177,8 +187,7 @@ class Trainer:
             if not callable(callback):
                 raise TypeError(f"callbacks: expected functions of the trainer, got {callback!r}")
         data = self._checked(x, t, "x", sample_weight)
-        if self.batch_size > data[0].shape[0]:
-            raise ValueError(f"batch_size is {self.batch_size}, but the data has only {data[0].shape[0]} rows")
+        self._check_batch_size(data)
         checked = None
         if validation is not None:
             if len(validation) not in (2, 3):
@@ -211,6 +220,22 @@ class Trainer:
                 keeper.write(last=True, stopped=stopped)
             self.history.interrupted = interrupt.requested  # also where it came too late to cut anything short
         return self.history
+
+    def _check_batch_size(self, data: Data) -> None:
+        x, t, weight = data
+        n = x.shape[0]
+        if self.batch_size > n:
+            raise ValueError(f"batch_size is {self.batch_size}, but the data has only {n} rows")
+        if self.drop_last and self.batch_size * self.accumulate > n:
+            raise ValueError(
+                f"drop_last leaves nothing: a step has {self.batch_size * self.accumulate} rows, the data {n}"
+            )
+        least, layer = self.network.least_rows(tuple(x.shape[1:]))
+        if self.batch_size < least:
+            raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
+        self._mean_weight = self.network.loss_layer.mean_weight(t, *given(weight))
+        if self._mean_weight == 0:
+            raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
     def _is_complete(self, epochs: int) -> bool:
         """Is nothing left to do of this fit in the run that was resumed?"""
@@ -245,9 +270,10 @@ class Trainer:
         return not stopped and self.epoch < self.last_epoch
 
     def _figures_shape(self, data: Data) -> tuple[int, int]:
-        """Two figures for every step of an epoch, and with weights what they are divided by."""
-        weighted = not isinstance(self.network.loss_layer.total(data[1], *given(data[2])), int)
-        return 4 if weighted else 2, math.ceil(data[0].shape[0] / (self.batch_size * self.accumulate))
+        """Two figures for every step of an epoch, and with sample weights their sum."""
+        n, rows_per_step = data[0].shape[0], self.batch_size * self.accumulate
+        steps = n // rows_per_step if self.drop_last else math.ceil(n / rows_per_step)
+        return 2 if data[2] is None else 3, steps
 
     def _run_epoch(
         self,
@@ -278,7 +304,7 @@ class Trainer:
             (data[0], data[1], *given(data[2])),
             first=first,
             ahead=(self.last_epoch - self.epoch) * whole - first,
-            depends=self._signature(),
+            depends=self._signature,
         )
         with Progress(progress, self.epoch + 1, self.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
             while self.position < steps and not interrupt.requested:
@@ -333,17 +359,19 @@ class Trainer:
         """Do one update: gather, forward, backward, record the figures, update; all on the device."""
         network, weights = self.network, given(weight)
         if rows.size > self.batch_size:
-            several_passes(network, rows, self.batch_size, self._sum_of_gradients(), figures, at, x, t, *weights)
+            places = (self._sum_of_gradients(), figures, at)
+            several_passes(network, rows, self.batch_size, *places, self._mean_weight, x, t, *weights)
         else:
-            recorded_pass(network, figures, at, *rows.take(x, t, *weights))
+            recorded_pass(network, figures, at, self._mean_weight, *rows.take(x, t, *weights))
         if self.clip_norm is not None:
             clip_by_norm(network.buffer.grad, self.clip_norm)
         update(network.buffer.data, network.buffer.grad)
 
-    def _signature(self) -> list[Any]:
+    def _signature(self) -> dict[str, object]:
         """Return what a step reads beside its arguments, as `Part.signature` does."""
+        names = ("batch_size", "accumulate", "clip_norm", "_mean_weight")
         room = Same(self._sum_of_gradients()) if self.accumulate > 1 else None
-        return [self.batch_size, self.accumulate, self.clip_norm, room, self.network.signature()]
+        return {name: getattr(self, name) for name in names} | {"room": room} | self.network.signature()
 
     def _sum_of_gradients(self) -> Array:
         if self._gradient_sum is None:
@@ -371,11 +399,11 @@ class Trainer:
             raise NumericalError(f"every step of epoch {self.epoch + 1} was skipped: none left finite values")
         rows_per_step = self.batch_size * self.accumulate
         sizes = np.minimum(rows_per_step, order.shape[0] - rows_per_step * np.arange(self.position))[good]
-        losses, correct, *divisors = figures[:, good]
-        totals, weights = divisors or (sizes, sizes)
+        losses, correct, *weights = figures[:, good]
+        rows = (weights[0] if weights else sizes).sum() or 1
         summary: dict[str, float | None] = {
-            "loss": float(losses @ totals / (totals.sum() or 1)),
-            "accuracy": float(correct.sum() / (weights.sum() or 1)) if self.network.loss_layer.classifies else None,
+            "loss": float(losses @ sizes / (sizes.sum() or 1)),
+            "accuracy": float(correct.sum() / rows) if self.network.loss_layer.classifies else None,
         }
         return summary | ({"skipped": int((~good).sum())} if self.on_fault == "skip" else {})
 

@@ -50,11 +50,32 @@ def test_batch_normalization_against_pytorch(on: Namespace, dtype: str, shape: t
     assert_close(ours.forward(on.array(x)), theirs(columns(x)).detach().numpy().reshape(shape), dtype, terms=60)
 
 
-def test_a_batch_of_one_row_trains(on: Namespace) -> None:
-    layer = nn.BatchNormalization(3).initialize()
-    y = layer.forward(on.array([[1.0, 2.0, 3.0]], "float32"), training=True)
-    assert_close(y, np.zeros((1, 3), "float32"), "float32")
-    assert_close(layer.running_var.data, np.full(3, 0.9, "float32"), "float32")
+def test_a_batch_of_one_row_is_normalized_as_in_inference(on: Namespace) -> None:
+    """It has no variance: that would enter the running one as 0."""
+    layer = nn.BatchNormalization(3).initialize(dtype="float64")
+    x = np.array([[1.0, 2.0, 3.0]])
+    y = layer.forward(on.array(x), training=True)
+    assert_close(y, x / np.sqrt(1 + layer.eps), "float64")
+    assert_close(layer.backward(on.array(np.ones((1, 3)))), np.ones((1, 3)) / np.sqrt(1 + layer.eps), "float64")
+    assert to_numpy(layer.running_mean.data).tolist() == [0.0] * 3
+    assert to_numpy(layer.running_var.data).tolist() == [1.0] * 3
+    image = nn.BatchNormalization(3).initialize(dtype="float64")
+    image.forward(on.array(np.arange(12.0).reshape(1, 2, 2, 3)), training=True)  # four places are a sample
+    assert_close(image.running_var.data, np.full(3, 0.9 + 0.1 * np.var([0, 3, 6, 9], ddof=1)), "float64", 4)
+
+
+def test_the_rest_of_an_epoch_leaves_the_statistics_of_a_feature_alone(on: Namespace) -> None:
+    """65 rows in batches of 32: the running variance nears the population's, as with 64 rows."""
+    x = np.random.default_rng(0).normal(2.0, 3.0, (65, 2))
+    variances = []
+    for n in (64, 65):
+        net = nn.Network([nn.BatchNormalization(2), nn.Affine(2, 1)], nn.MeanSquaredError(), seed=0, dtype="float64")
+        nn.Trainer(net, nn.SGD(1e-6), batch_size=32).fit(x[:n], x[:n, :1], 40)
+        variances.append(to_numpy(net.statistics["running_var1"]))
+    np.testing.assert_allclose(variances[1], variances[0], rtol=0.1)
+    np.testing.assert_allclose(variances[1], x.var(axis=0, ddof=1), rtol=0.1)
+    with pytest.raises(ValueError, match="batch_size is 1, but BatchNormalization1 needs at least 2 rows"):
+        nn.Trainer(net, nn.SGD(0.1), batch_size=1).fit(x, x[:, :1])
 
 
 def test_inference_changes_nothing(on: Namespace) -> None:

@@ -332,8 +332,9 @@ def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int, featur
     reference, fit = trainer_of(settings, healthy)
     if epoch == 2:
         reference.fit(X, T, 1, **fit)
-    order, figures = reference._order(N), np.zeros((4, 8), "float32")
-    x, t, weight = reference._checked(X, T, "x", settings.get("sample_weight"))
+    x, t, weight = checked = reference._checked(X, T, "x", settings.get("sample_weight"))
+    reference._check_batch_size(checked)
+    order, figures = reference._order(N), np.zeros(reference._figures_shape(checked), "float32")
     data = (x, t) if weight is None else (x, t, weight)
     stride = reference.batch_size * reference.accumulate
     launch = Uncaptured().epoch(reference._step, stride, order, figures, reference.state, reference.optimizer, data)

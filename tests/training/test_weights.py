@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -163,3 +164,103 @@ def test_files_from_before_the_settings_are_read(tmp_path: Any) -> None:
     description["network"]["loss"] = {"kind": "SoftmaxWithLoss"}
     serialization.write(tmp_path / "old.safetensors", tensors, description)
     assert nn.load(tmp_path / "old.safetensors").loss(X, T) == net.loss(X, T)
+
+
+# --- a weight of k is k rows, at every batch size ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32, 200])
+@pytest.mark.parametrize("by", ["sample_weight", "class_weight", "both"])
+def test_an_intercept_answers_the_weighted_mean_at_every_batch_size(on: Namespace, batch_size: int, by: str) -> None:
+    """In closed form: a model of a constant answers sum(w y) / sum(w). 50 of 200 rows with weights 9 to 1: 0.75."""
+    x, t = np.zeros((200, 1)), np.repeat([0, 1], [150, 50])
+    nine = np.where(t == 1, 9.0, 1.0)
+    weight = {"sample_weight": nine, "class_weight": None, "both": np.sqrt(nine)}[by]
+    classes = {"sample_weight": None, "class_weight": [1.0, 9.0], "both": [1.0, 3.0]}[by]
+    net = nn.Network([nn.Affine(1, 2)], nn.SoftmaxWithLoss(classes), seed=0, dtype="float64")
+    rate = nn.Cosine(0.02 * min(batch_size, 100), steps=20 * math.ceil(200 / batch_size))
+    history = nn.Trainer(net, nn.SGD(rate), batch_size=batch_size).fit(x, t, 20, sample_weight=weight)
+    assert float(net.predict_proba(x[:1])[0, 1]) == pytest.approx(0.75, abs=0.03)
+    # the loss of the last epoch is that of all rows, whatever the batches
+    assert history.loss[-1] == pytest.approx(net.loss(x, t, weight), rel=0.05)
+
+
+@pytest.mark.parametrize(("loss", "t"), [
+    (nn.MeanSquaredError, np.linspace(-1, 1, 40)[:, None]),
+    (nn.SigmoidWithLoss, (np.arange(40) % 3 == 0).astype(float)[:, None]),
+    (nn.MeanAbsoluteError, np.linspace(-1, 1, 40)[:, None]),
+    (nn.Huber, np.linspace(-1, 1, 40)[:, None]),
+    (lambda: nn.SoftmaxWithLoss([1.0, 4.0, 0.5], 0.1), np.arange(40) % 3),
+])  # fmt: skip
+@pytest.mark.parametrize("accumulate", [1, 5])
+def test_the_gradients_of_batches_add_up_to_that_of_the_set(
+    on: Namespace, loss: Any, t: np.ndarray, accumulate: int
+) -> None:
+    """With steps that are nearly 0, an epoch of gradient descent moves as the whole set's gradient does."""
+    rng = np.random.default_rng(1)
+    x, weight = rng.standard_normal((40, 3)), rng.uniform(0.1, 5.0, 40)
+    outputs = 3 if t.ndim == 1 else 1
+    net = nn.Network([nn.Affine(3, outputs)], loss(), seed=0, dtype="float64")
+    whole = {name: to_numpy(g) for name, g in net.gradient(x, t, weight).items()}
+    before = to_numpy(net.params["W1"]).copy()
+    nn.Trainer(net, nn.SGD(1e-9), batch_size=4, accumulate=accumulate).fit(x, t, 1, sample_weight=weight)
+    moved = (before - to_numpy(net.params["W1"])) / 1e-9 / (10 / accumulate)
+    np.testing.assert_allclose(moved, whole["W1"], rtol=1e-5, atol=1e-6)
+
+
+def test_classes_of_weight_zero_with_smoothing_are_one_definition(
+    on: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose class weighs nothing still smooth: in one batch, in several passes, and by pieces of a large set."""
+    loss = lambda: nn.SoftmaxWithLoss([0.0, 1.0], 0.2)  # noqa: E731
+    x, t = np.random.default_rng(0).standard_normal((8, 3)), np.array([0, 0, 0, 0, 1, 0, 0, 0])
+    ends = []
+    for batch_size, accumulate in ((8, 1), (2, 4)):
+        net = nn.Network([nn.Affine(3, 2)], loss(), seed=0, dtype="float64")
+        history = nn.Trainer(net, nn.SGD(0.1), batch_size=batch_size, accumulate=accumulate).fit(x, t, 3)
+        ends.append((to_numpy(net.params["W1"]), history.loss))
+    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-12)
+    np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-12)
+    whole = net.loss(x, t)
+    monkeypatch.setattr("nnbackend.network.ROWS_AT_ONCE", 2)
+    assert net.loss(x, t) == pytest.approx(whole, rel=1e-12)
+    assert nn.evaluate(net, x, t).loss == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_set_without_any_weight(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(3, 2)], nn.SoftmaxWithLoss([0.0, 1.0], 0.2), seed=0)
+    x, t = np.ones((4, 3)), np.zeros(4, "int64")
+    assert net.loss(x, t) == 0.0
+    assert nn.evaluate(net, x, t).loss == 0.0
+    assert all(float(on.xp.max(on.xp.abs(g))) == 0.0 for g in net.gradient(x, t).values())
+    with pytest.raises(ValueError, match="every row of the training data has a weight of 0"):
+        nn.Trainer(net, nn.SGD(), batch_size=2).fit(x, t)
+
+
+def test_drop_last_leaves_out_what_fills_no_step(on: Namespace) -> None:
+    x, t = np.random.default_rng(0).standard_normal((10, 3)), np.arange(10) % 2
+    net = nn.Network([nn.Affine(3, 2)], seed=0)
+    trainer = nn.Trainer(net, nn.SGD(0.1), batch_size=4, drop_last=True)
+    history = trainer.fit(x, t, 3)
+    assert trainer.state["t"] == 6
+    assert all(0 < loss < 5 for loss in history.loss)
+    with pytest.raises(ValueError, match="drop_last leaves nothing"):
+        nn.Trainer(net, nn.SGD(0.1), batch_size=6, accumulate=2, drop_last=True).fit(x, t)
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.BatchNormalization(4), lambda: nn.Dropout(0.5)])
+def test_looking_at_a_gradient_leaves_the_run_as_it_is(on: Namespace, layer: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((32, 4)), rng.integers(0, 3, 32)
+    ends = []
+    for looks in (False, True):
+        net = nn.Network([nn.Affine(4, 4), layer(), nn.Affine(4, 3)], seed=0)
+        trainer = nn.Trainer(net, nn.SGD(0.1), batch_size=8)
+        trainer.fit(x, t, 1)
+        before = to_numpy(net.predict(x))
+        if looks:
+            net.gradient(x + 5, t)
+            assert to_numpy(net.predict(x)).tobytes() == before.tobytes()
+        trainer.fit(x, t, 1)
+        ends.append(to_numpy(net.buffer.data).tobytes())
+    assert ends[0] == ends[1]

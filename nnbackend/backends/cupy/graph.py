@@ -55,7 +55,7 @@ class Captured(Uncaptured):
         *,
         first: int = 0,
         ahead: int = 0,
-        depends: object = None,
+        depends: Callable[[], dict[str, object]] = dict,
     ) -> Launch:
         plain = super().epoch(step, stride, order, figures, state, optimizer, data)
         whole = order.shape[0] // stride
@@ -130,9 +130,9 @@ class _Graph:
         state: dict[str, Any],
         optimizer: Any,
         data: tuple[Array, ...],
-        depends: object,
+        depends: Callable[[], dict[str, object]],
     ):
-        self._store, self._stride, self._optimizer, self._depends = store, stride, optimizer, depends
+        self._store, self._stride, self._optimizer, self._depends = store, stride, optimizer, depends()
         self._kept = _slots(state)
         self._lent = [weakref.ref(a) for a in (figures, *data)]
         self._order = cupy.empty(order.shape, order.dtype)
@@ -164,6 +164,8 @@ class _Graph:
             raise _Refusal(f"the step could not be captured ({cause})") from error
         finally:
             _write_back(store, state, before)
+        after = depends()  # what a step changes is a cache of the step
+        self._depends = {name: value for name, value in self._depends.items() if after.get(name) == value}
         self._forget()  # the rehearsal has counted
         self.launch(first, dict(state), optimizer)
         agrees = all(map(_agree, before[1], expected[1], _changed(store, state, before[0])))
@@ -203,10 +205,10 @@ class _Graph:
         state: dict[str, Any],
         optimizer: Any,
         data: tuple[Array, ...],
-        depends: object,
+        depends: Callable[[], dict[str, object]],
     ) -> bool:
         """Would a launch do what the step does now?"""
-        lent, kept = (figures, *data), _slots(state)
+        lent, kept, now = (figures, *data), _slots(state), depends()
         return (
             stride == self._stride
             and tuple(order.shape) == tuple(self._order.shape)
@@ -215,7 +217,7 @@ class _Graph:
             and len(kept) == len(self._kept)
             and all(a is b for a, b in zip(kept, self._kept, strict=True))
             and (optimizer is self._optimizer or _settings(optimizer) == _settings(self._optimizer))
-            and depends == self._depends
+            and all(now.get(name) == value for name, value in self._depends.items())
         )
 
     def begin(self, order: Array) -> None:

@@ -133,12 +133,13 @@ KERNEL(softmax_cross_entropy)(long long n, T* loss, T* out, const T* in, long lo
     loss[i] = weight ? weight[i] * sum : sum;
 }
 
-// rows: what the mean divides by; on the device, in `divisor`, where that is not null (0 counts as 1)
+// rows: what the mean divides by; on the device, in `divisor`, if that is not null (the gradient is 0 if it is 0)
 KERNEL(softmax_cross_entropy_backward)(
     long long n, T* out, const T* in, long long columns, TARGETS, double rows, const T* divisor) {
     THREAD(i, n);
     const T* y = in + i * columns;
-    T share = divisor ? (*divisor == 0 ? (T)1 : *divisor) : (T)rows, sum = 1;
+    const T share = divisor ? *divisor : (T)rows;
+    T sum = 1;
     if (class_weight) {
         sum = 0;
         for (long long j = 0; j < columns; j++)
@@ -147,7 +148,7 @@ KERNEL(softmax_cross_entropy_backward)(
     for (long long j = 0; j < columns; j++) {
         const T q = target(i, j, columns, labels, targets, weight, class_weight, label_smoothing);
         const T dx = y[j] * sum - q;
-        out[i * columns + j] = (weight ? dx * weight[i] : dx) / share;
+        out[i * columns + j] = share == 0 ? (T)0 : (weight ? dx * weight[i] : dx) / share;
     }
 }
 
@@ -328,20 +329,24 @@ KERNEL(record)(
     enter(figures, steps, at, counters, count, *loss, correct ? (T)*correct : 0, correct != 0);
 }
 
-// The loss of row i, and in `out` the gradient of the mean over n rows.
-__device__ inline T loss_and_gradient(long long i, T* out, const T* in, long long columns, const long long* labels,
-                                      const T* targets, double label_smoothing, T n) {
+// The loss of row i, and in `out` its share of the gradient of the mean, which divides by `share`.
+__device__ inline T loss_and_gradient(long long i, T* out, const T* in, long long columns, TARGETS, T share) {
     const T* x = in + i * columns;
     const T m = largest(x, columns);
-    T total = 0, sum = 0;
+    T total = 0, loss = 0, sum = 1;
     for (long long j = 0; j < columns; j++) total += exp(x[j] - m);
+    if (class_weight) {
+        sum = 0;
+        for (long long j = 0; j < columns; j++)
+            sum += target(i, j, columns, labels, targets, weight, class_weight, label_smoothing);
+    }
     const T log_total = log(total);
     for (long long j = 0; j < columns; j++) {
-        const T q = target(i, j, columns, labels, targets, 0, 0, label_smoothing);
-        sum += q * (log_total - (x[j] - m));
-        out[i * columns + j] = (exp(x[j] - m) / total - q) / n;
+        const T q = target(i, j, columns, labels, targets, weight, class_weight, label_smoothing);
+        loss += q * (log_total - (x[j] - m));
+        out[i * columns + j] = (exp(x[j] - m) / total * sum - q) / share;
     }
-    return sum;
+    return loss;
 }
 
 __device__ inline bool right(
@@ -351,32 +356,34 @@ __device__ inline bool right(
 }
 
 // Few rows: one block does all, a thread a row.
-BLOCK(softmax_cross_entropy_recorded)(long long n, T* out, const T* in, long long columns, const long long* labels,
-                                      const T* targets, double label_smoothing, T* figures, long long steps, AT,
-                                      long long count) {
+BLOCK(softmax_cross_entropy_recorded)(long long n, T* out, const T* in, long long columns, TARGETS, double share,
+                                      T* figures, long long steps, AT, long long count) {
     __shared__ T losses[1024];
     __shared__ int rights[1024];
     const long long i = threadIdx.x;
     T loss = 0;
     int correct = 0;
     if (i < n) {
-        loss = loss_and_gradient(i, out, in, columns, labels, targets, label_smoothing, (T)n);
+        loss = loss_and_gradient(
+            i, out, in, columns, labels, targets, weight, class_weight, label_smoothing, (T)share);
         correct = right(i, in, columns, labels, targets);
     }
     loss = block_sum(loss, losses);
     correct = block_sum(correct, rights);
-    if (i == 0) enter(figures, steps, at, counters, count, loss / (T)n, (T)correct, true);
+    if (i == 0) enter(figures, steps, at, counters, count, loss / (T)share, (T)correct, true);
 }
 
 // Many rows: first every row for itself, then the sums.
-KERNEL(softmax_cross_entropy_apart)(long long n, T* out, T* loss, int* correct, const T* in, long long columns,
-                                    const long long* labels, const T* targets, double label_smoothing) {
+KERNEL(softmax_cross_entropy_apart)(
+    long long n, T* out, T* loss, int* correct, const T* in, long long columns, TARGETS, double share) {
     THREAD(i, n);
-    loss[i] = loss_and_gradient(i, out, in, columns, labels, targets, label_smoothing, (T)n);
+    loss[i] = loss_and_gradient(
+        i, out, in, columns, labels, targets, weight, class_weight, label_smoothing, (T)share);
     correct[i] = right(i, in, columns, labels, targets);
 }
 
-BLOCK(record_mean)(long long n, T* figures, long long steps, AT, long long count, const T* loss, const int* correct) {
+BLOCK(record_mean)(long long n, T* figures, long long steps, AT, long long count, const T* loss, const int* correct,
+                   double share) {
     __shared__ T losses[1024];
     __shared__ int rights[1024];
     T sum = 0;
@@ -387,5 +394,5 @@ BLOCK(record_mean)(long long n, T* figures, long long steps, AT, long long count
     }
     sum = block_sum(sum, losses);
     hits = block_sum(hits, rights);
-    if (threadIdx.x == 0) enter(figures, steps, at, counters, count, sum / (T)n, (T)hits, true);
+    if (threadIdx.x == 0) enter(figures, steps, at, counters, count, sum / (T)share, (T)hits, true);
 }

@@ -360,26 +360,42 @@ def _(x: Array, t: Array, weight: Array = None, class_weight: Array = None, labe
 
 
 @kernel(softmax_cross_entropy, cupy.ndarray)
-def _(x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Any:
+def _(
+    x: Array,
+    t: Array,
+    weight: Array = None,
+    class_weight: Array = None,
+    label_smoothing: float = 0.0,
+    divisor: float | None = None,
+) -> Any:
     targets = _targets(x, t, weight, class_weight, label_smoothing)
     if targets is None:
         return NotImplemented
     rows, y = cupy.empty(x.shape[:1], x.dtype), cupy.empty(x.shape, x.dtype)
     _launch("softmax_cross_entropy", x.dtype, x.shape[0], rows, y, _contiguous(x), x.shape[1], *targets)
+    if divisor is not None:
+        return rows.sum() / divisor, y
     if weight is None and class_weight is None:
         return rows.mean(), y
     return fraction(rows.sum(), total_weight(t, weight, class_weight)), y
 
 
 @kernel(softmax_cross_entropy_backward, cupy.ndarray)
-def _(y: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0) -> Any:
+def _(
+    y: Array,
+    t: Array,
+    weight: Array = None,
+    class_weight: Array = None,
+    label_smoothing: float = 0.0,
+    divisor: float | None = None,
+) -> Any:
     targets = _targets(y, t, weight, class_weight, label_smoothing)
     if targets is None:
         return NotImplemented
-    total = total_weight(t, weight, class_weight)
-    divisor = (float(total), NULL) if isinstance(total, int) else (0.0, total)
+    total = total_weight(t, weight, class_weight) if divisor is None else divisor
+    divided = (0.0, total) if isinstance(total, cupy.ndarray) else (float(total), NULL)
     dx = cupy.empty(y.shape, y.dtype)
-    arguments = (dx, _contiguous(y), y.shape[1], *targets, *divisor)
+    arguments = (dx, _contiguous(y), y.shape[1], *targets, *divided)
     _launch("softmax_cross_entropy_backward", y.dtype, y.shape[0], *arguments)
     return dx
 
@@ -569,15 +585,23 @@ def _(figures: Array, at: Array | int, *values: Array | float) -> Any:
 
 @kernel(softmax_cross_entropy_recorded, cupy.ndarray)
 def _(
-    x: Array, t: Array, figures: Array, at: Array | int, class_weight: Array = None, label_smoothing: float = 0.0
+    x: Array,
+    t: Array,
+    figures: Array,
+    at: Array | int,
+    class_weight: Array = None,
+    label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> Any:
     targets = _targets(x, t, None, class_weight, label_smoothing)
-    if targets is None or class_weight is not None or x.shape[0] == 0 or not _takes_entries(figures, at):
-        return NotImplemented
-    if x.dtype != figures.dtype:
+    apart = (
+        class_weight is not None and divisor is None
+    )  # the sum of weights would have to be known before the gradient
+    if targets is None or apart or x.shape[0] == 0 or x.dtype != figures.dtype or not _takes_entries(figures, at):
         return NotImplemented
     (n, classes), dx = x.shape, cupy.empty(x.shape, x.dtype)
-    rows = (_contiguous(x), classes, *targets[:2], float(label_smoothing))
+    share = float(n if divisor is None else divisor)
+    rows = (_contiguous(x), classes, *targets, share)
     entry = (figures, figures.shape[1], *_place(at))
     if n <= BLOCK_ROWS:
         threads = max(32, 2 ** (n - 1).bit_length())
@@ -585,5 +609,5 @@ def _(
     else:
         losses, correct = cupy.empty((n,), x.dtype), cupy.empty((n,), cupy.int32)
         _launch("softmax_cross_entropy_apart", x.dtype, n, dx, losses, correct, *rows)
-        _launch_blocks("record_mean", x.dtype, 1, BLOCK_ROWS, n, *entry, losses, correct)
+        _launch_blocks("record_mean", x.dtype, 1, BLOCK_ROWS, n, *entry, losses, correct, share)
     return dx

@@ -119,8 +119,9 @@ def _(
     weight: HostArray | None = None,
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> Any:
-    if weight is not None or class_weight is not None or label_smoothing:
+    if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
         return NotImplemented
     # a column for each row: reductions over few classes are then sums of long runs, 3 % of a step of 784-50-10
     shifted = x.T.copy()
@@ -144,8 +145,9 @@ def _(
     weight: HostArray | None = None,
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> Any:
-    if weight is not None or class_weight is not None or label_smoothing:
+    if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
         return NotImplemented
     if t.ndim == 1:
         dx = y.copy()

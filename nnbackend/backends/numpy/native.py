@@ -195,8 +195,9 @@ def _(
     weight: HostArray | None = None,
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> Any:
-    if weight is not None or class_weight is not None or label_smoothing:
+    if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
         return NotImplemented
     y = np.empty_like(x)
     loss = _native.softmax_cross_entropy(x, t, y)
@@ -210,8 +211,9 @@ def _(
     weight: HostArray | None = None,
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
+    divisor: float | None = None,
 ) -> Any:
-    if weight is not None or class_weight is not None or label_smoothing:
+    if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
         return NotImplemented
     dx = np.empty_like(y)
     return NotImplemented if _native.softmax_cross_entropy_backward(y, t, dx) is NotImplemented else dx
