@@ -124,6 +124,11 @@ def load_idx_folder(folder: str | os.PathLike[str]) -> HostData:
     return _host_data(_read_set(paths), folder.resolve().name, str(folder))
 
 
+def upright(path: Path, images: HostArray) -> HostArray:
+    """The images of a file; those of EMNIST are transposed, which its names tell."""
+    return images.transpose(0, 2, 1) if path.name.lower().startswith("emnist") else images
+
+
 def _host_data(arrays: Sequence[HostArray], name: str, source: str) -> HostData:
     x_train, t_train, x_test, t_test = arrays
     return HostData(x_train, t_train, x_test, t_test, name, source)
