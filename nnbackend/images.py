@@ -50,7 +50,7 @@ class Preparation:
     cut: bool = True
     size: float = 20 / 28
     centre: str = "mass"
-    pen: float = 0.1
+    pen: float = 0.07
     dark: bool = False
 
     def __post_init__(self) -> None:
@@ -92,16 +92,16 @@ def preparation_of(images: npt.ArrayLike) -> Preparation:
         if not len(there):
             break
         first, last, mass = (np.array(found) for found in zip(*map(_extent, there), strict=True))
-        longer, spread = (last - first).max(axis=1), mass.std(axis=0).mean()
-        box = ((first + last) / 2).std(axis=0).mean()
-        even = np.ptp(np.percentile(longer, (10, 90))) <= max(1, 0.08 * side)
+        longer, shorter = (last - first).max(axis=1), (last - first).min(axis=1)
+        spread, box = mass.std(axis=0).max(), ((first + last) / 2).std(axis=0).max()
+        even = np.ptp(np.percentile(longer, (10, 90))) <= max(1, 0.08 * side) and np.median(shorter) < side
         if even and min(spread, box) <= max(0.4, 0.025 * side):
             size = float(np.median(longer)) / side
             pen = float(np.median([pen_width(image) for image in ink[:200]])) / (size * side)
             return Preparation(
                 size=size,
                 centre="mass" if spread < box else "box",
-                pen=0.0 if pen > 0.35 else round(0.8 * pen, 3),
+                pen=0.0 if pen > 0.35 else round(0.7 * pen, 3),
                 dark=paper > 0.5,
             )
     return Preparation(cut=False, dark=paper > 0.5)
@@ -272,7 +272,8 @@ def _grey(path: Path) -> Pixels:
         hint = "; a JPEG may have 250 million, unless it is progressive"
         raise DataError(f"{path}: too large for a picture of a digit ({error}{hint})") from error
     except Image.UnidentifiedImageError as error:
-        head = path.open("rb").read(200)
+        with path.open("rb") as file:
+            head = file.read(200)
         for begins, kind in _OTHERS.items():
             if head.startswith(begins) or head[4:].startswith(begins) or (begins == b"<svg" and begins in head):
                 raise DataError(f"{path}: {kind}; Pillow cannot read it here, save it as JPEG or PNG") from error

@@ -54,7 +54,8 @@ def cut_out(grey: Grey, solid: bool = False) -> Cut | None:
         level, kept, doubts = _strokes(ink)
         if level >= FAINT:
             soft = np.minimum(ink / np.float32(level), 1)
-            soft[(soft < _SHADE) | ~_grown(kept, 2)] = 0
+            around = _grown(kept, round(0.03 * max(_trimmed(kept).shape))) & _without_lines(soft > _SHADE)
+            soft[(soft < _SHADE) | ~(around | _grown(kept, 2))] = 0
             return Cut(_trimmed(soft), doubts)
     return None
 
@@ -103,12 +104,13 @@ def _ink(grey: Grey, flat: bool) -> Grey:
         radius = max(1, round(_CLOSING * float(np.sqrt(coarse.size))))
         closed = _blurred(_shrunk(_grown(coarse, radius), radius), max(0.5, 0.01 * max(coarse.shape)))
         paper = np.asarray(Image.fromarray(closed).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
-    ink = 1 - grey / np.maximum(paper, np.float32(1e-3))
+    ink: Grey = (1 - grey / np.maximum(paper, np.float32(1e-3))).astype(np.float32)
     noise = _noise(ink)
     if noise > 0.03:  # a blur of so many pixels divides the noise by 3.5 times their number
         ink = _blurred(ink, min(14 * noise, 0.008 * max(ink.shape)))
     bias = min(float(np.median(ink)), 0.5)  # the estimate of the paper is that of its brightest grain
-    return np.clip((ink - bias) / (1 - bias), 0, 1).astype(np.float32)
+    found: Grey = np.clip((ink - bias) / (1 - bias), 0, 1).astype(np.float32)
+    return found
 
 
 def _noise(values: Grey) -> float:
@@ -125,14 +127,15 @@ def _strokes(ink: Grey) -> tuple[float, Mask, tuple[str, ...]]:
     """How strong the ink of the main thing is, where that is, and doubts. What is weaker than half is left out:
     the threshold rises until it is that of the thing that it shows.
     """
-    threshold, level, doubts = 0.06, 0.0, ()
+    threshold, level = 0.06, 0.0
+    doubts: tuple[str, ...] = ()
     kept: Mask = np.zeros(ink.shape, bool)
     for _ in range(5):
         chosen, said = _largest(_without_lines(ink > threshold))
         if not chosen.any():
             break
         kept, doubts = chosen, said
-        level = float(np.percentile(ink[kept], 90))
+        level = float(np.percentile(ink[kept], 97))
         if 0.45 * level <= 1.02 * threshold:
             break
         threshold = 0.45 * level
@@ -179,7 +182,7 @@ def _largest(mask: Mask) -> tuple[Mask, tuple[str, ...]]:
     if sides[main] and not fills:
         doubts.append("it reaches the edge of the picture, a part may be missing")
     box = (bottom[main] - top[main], right[main] - left[main])
-    if mass[main] > 0.8 * box[0] * box[1] and min(box) > 0.4 * max(box):
+    if mass[main] > 0.8 * box[0] * box[1] and min(box) > 0.4 * size >= 6:  # small strokes fill their box, too
         doubts.append("it is an area, not strokes")
     if size < 8:
         doubts.append(f"it has only {box[0]} x {box[1]} pixels")
@@ -236,7 +239,8 @@ def _without_rows(mask: Mask) -> Mask | None:
     margin = int(0.12 * width) + 2  # a line that slopes may leave the picture
 
     def drop(slope: float, columns: npt.NDArray[np.int_]) -> npt.NDArray[np.int_]:
-        return np.round(slope * (columns - width / 2)).astype(int)
+        moved: npt.NDArray[np.int_] = np.round(slope * (columns - width / 2)).astype(int)
+        return moved
 
     def counted(slope: float) -> npt.NDArray[np.int_]:
         return np.bincount(ys - drop(slope, xs) + margin, minlength=height + 2 * margin)
