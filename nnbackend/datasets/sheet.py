@@ -47,16 +47,23 @@ def cut_out(grey: Grey, solid: bool = False) -> Cut | None:
         dark, light = paper - float(grey.min()), float(grey.max()) - paper
         ink = np.clip((paper - grey if dark > light else grey - paper) / max(dark, light), 0, 1)
         return Cut(_trimmed(np.where(ink < FAINT, np.float32(0), ink)))
-    if not _ink_is_darker(_reduced(grey)):
-        grey = 1 - grey
+    found = _thing(grey if _ink_is_darker(_reduced(grey)) else 1 - grey)
+    if found is None:
+        return None
+    ink, level, kept, doubts = found
+    soft = np.minimum(ink / np.float32(level), 1)
+    around = _grown(kept, round(0.03 * max(_trimmed(kept).shape))) & _without_lines(soft > _SHADE)
+    soft[(soft < _SHADE) | ~(around | _grown(kept, 2))] = 0
+    return Cut(_trimmed(soft), doubts)
+
+
+def _thing(grey: Grey) -> tuple[Grey, float, Mask, tuple[str, ...]] | None:
+    """Dark ink, how strong it is, where the largest thing of it is, and doubts; None on a blank sheet."""
     for flat in (False, True):  # a sheet that the digit fills has no paper to go by
         ink = _ink(grey, flat)
         level, kept, doubts = _strokes(ink)
         if level >= FAINT:
-            soft = np.minimum(ink / np.float32(level), 1)
-            around = _grown(kept, round(0.03 * max(_trimmed(kept).shape))) & _without_lines(soft > _SHADE)
-            soft[(soft < _SHADE) | ~(around | _grown(kept, 2))] = 0
-            return Cut(_trimmed(soft), doubts)
+            return ink, level, kept, doubts
     return None
 
 
@@ -88,9 +95,25 @@ def _ink_is_darker(coarse: Grey) -> bool:
         return skew < 0
     middle = (float(coarse.min()) + float(coarse.max())) / 2
     darker = float(np.median(edge(coarse))) > middle
-    box = _trimmed(_largest((coarse < middle) == darker)[0])
-    filled = float(box.mean()) > _SOLID and min(box.shape) > 0.4 * max(box.shape)  # the sheet itself, on a table
-    return darker != filled
+    if _is_area(_largest((coarse < middle) == darker)[0]):  # the sheet itself, on a table
+        return not darker
+    first, second = (coarse, 1 - coarse) if darker else (1 - coarse, coarse)
+    return darker == (1.3 * _digit_like(first) >= _digit_like(second))
+
+
+def _digit_like(grey: Grey) -> float:
+    """How large the thing on a sheet is; it counts less if it reaches the edge or is an area."""
+    found = _thing(grey)
+    if found is None:
+        return 0.0
+    kept = found[2]
+    size = float(max(_trimmed(kept).shape))
+    return size * (0.3 if edge(kept).any() else 1.0) * (0.1 if _is_area(kept) else 1.0)
+
+
+def _is_area(mask: Mask) -> bool:
+    box = _trimmed(mask)
+    return float(box.mean()) > _SOLID and min(box.shape) > 0.4 * max(box.shape)
 
 
 def _ink(grey: Grey, flat: bool) -> Grey:
@@ -219,23 +242,27 @@ def _labelled(mask: Mask) -> tuple[npt.NDArray[np.int_], int]:
 
 def _without_lines(mask: Mask) -> Mask:
     """Remove the straight lines that run across the sheet, but not a bar of a digit that fills it."""
-    rows = _without_rows(mask)
-    columns = _without_rows((mask if rows is None else rows).T)
-    if rows is None and columns is None:
+    cleared, rows = _without_rows(mask)
+    turned, columns = _without_rows(cleared.T)
+    cleared = turned.T
+    if not rows and not columns:
         return mask
-    cleared = columns.T if columns is not None else rows
-    assert cleared is not None
     left, _ = _largest(cleared)
-    reaches = rows is not None and bool(left[:, :2].any() or left[:, -2:].any())
-    reaches |= columns is not None and bool(left[:2].any() or left[-2:].any())
-    return mask if reaches or not left.any() else cleared
+    for lines, rest, main in ((rows, cleared, left), (columns, turned, left.T)):
+        ends = max(2, round(0.03 * rest.shape[1]))
+        at = np.r_[:ends, -ends:0]
+        joined = sum(bool(rest[np.clip(line, 0, len(rest) - 1)[:, at], at].any()) for line in lines)
+        bars = joined == len(lines) and len(rows) + len(columns) <= 3
+        if lines and (bars or main[:, :2].any() or main[:, -2:].any()):
+            return mask  # its ends are strokes
+    return cleared if left.any() else mask
 
 
-def _without_rows(mask: Mask) -> Mask | None:
-    """The mask without nearly horizontal lines from side to side; None if there are none."""
+def _without_rows(mask: Mask) -> tuple[Mask, list[npt.NDArray[np.int_]]]:
+    """The mask without nearly horizontal lines from side to side, and which rows, by column, they took."""
     (height, width), (ys, xs) = mask.shape, np.nonzero(mask)
     if not len(ys) or min(mask.shape) < 12:
-        return None
+        return mask, []
     margin = int(0.12 * width) + 2  # a line that slopes may leave the picture
 
     def drop(slope: float, columns: npt.NDArray[np.int_]) -> npt.NDArray[np.int_]:
@@ -251,28 +278,31 @@ def _without_rows(mask: Mask) -> Mask | None:
 
     slope = max(_SLOPES, key=found)
     if not found(slope):
-        return None
+        return mask, []
     count, row, columns = counted(slope), ys - drop(slope, xs) + margin, np.arange(width)
     steps = np.diff(np.concatenate([[0], count >= 0.6 * width, [0]]))
-    cleared, any_line = mask.copy(), False
+    cleared, found_lines = mask.copy(), list[npt.NDArray[np.int_]]()
     for start, end in zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True):
         reach = xs[(row >= start - 1) & (row <= end)]
         across = reach.min() <= 0.02 * width + 1 and reach.max() >= 0.98 * width - 2
         if end - start > max(3, _LINE * max(mask.shape)) or count[start:end].max() < 0.8 * width or not across:
             continue
-        any_line = True
-        lines = np.arange(start - 2, end + 2)[:, None] - margin + drop(slope, columns)  # and two rows around them
+        lines: npt.NDArray[np.int_] = (
+            np.arange(start - 2, end + 2)[:, None] - margin + drop(slope, columns)
+        )  # and two rows around them
+        found_lines.append(lines)
         inside = (lines >= 0) & (lines < height)
         values = mask[np.clip(lines, 0, height - 1), columns] & inside
         erase = inside[1:-1] & ~(values[0] | values[-1])  # not where a stroke crosses
         cleared[lines[1:-1][erase], np.broadcast_to(columns, erase.shape)[erase]] = False
-    return cleared if any_line else None
+    return cleared, found_lines
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------
 
 
-def edge(values: Grey) -> Grey:
+def edge(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The pixels of the first and last row and column."""
     return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
 
 
