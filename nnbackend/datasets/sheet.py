@@ -95,8 +95,8 @@ def _ink_is_darker(coarse: Grey) -> bool:
         return skew < 0
     middle = (float(coarse.min()) + float(coarse.max())) / 2
     darker = float(np.median(edge(coarse))) > middle
-    inner, _ = _largest((coarse < middle) == darker)
-    if _is_area(inner) and not edge(inner).any():  # the sheet itself, on a table
+    thing, _ = _largest((coarse < middle) == darker)
+    if _is_area(thing) and not edge(thing).any():  # the sheet itself, on a table
         return not darker
     first, second = (coarse, 1 - coarse) if darker else (1 - coarse, coarse)
     return darker == (1.3 * _digit_like(first) >= _digit_like(second))
