@@ -7,9 +7,17 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """NNBACKEND_CACHE, or the user's own cache folder for `nnbackend`."""
+    """NNBACKEND_CACHE, or the user's own cache folder for `nnbackend`.
+
+    Raises FileNotFoundError for a user who has no home, as in many containers.
+    """
     if chosen := os.environ.get("NNBACKEND_CACHE"):
         return Path(chosen)
     import pooch
 
-    return Path(pooch.os_cache("nnbackend"))
+    try:
+        return Path(pooch.os_cache("nnbackend"))
+    except (RuntimeError, KeyError) as error:
+        raise FileNotFoundError(
+            None, "this user has no home folder for a cache; set HOME, or NNBACKEND_CACHE to a folder"
+        ) from error

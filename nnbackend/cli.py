@@ -13,19 +13,21 @@ import tempfile
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from nnbackend import __version__, doctor
 from nnbackend.backends import backend as current_backend
 from nnbackend.backends import crossover, to_numpy, using
 from nnbackend.datasets import SAMPLE_NOTE, mnist
 from nnbackend.errors import DataError, NNBackendError, unknown_name
-from nnbackend.images import read_images
+from nnbackend.images import Preparation, draw_images, preparation_of, read_images
 from nnbackend.layers import ACTIVATIONS, Affine, Layer, activation
 from nnbackend.network import DTYPES, Network, convolutional_network, load
 from nnbackend.optimizers import OPTIMIZERS, optimizer
@@ -117,6 +119,7 @@ def train_mnist(
             say(textwrap.fill(SAMPLE_NOTE, 100, initial_indent=" " * 10, subsequent_indent=" " * 10))
         classes = 1 + max(int(chosen.xp.max(t)) for t in (data.t_train, data.t_test))
         network, words = MODELS[settings.model](settings, tuple(data.x_train.shape[1:]), classes)
+        network.preparation = _preparation(data.x_train)
         size = sum(math.prod(values.shape) for values in network.params.values())
         say(f"network   {words}, {size:,} parameters, {settings.dtype}")
         say(
@@ -140,6 +143,14 @@ def train_mnist(
         "version": __version__,
     }
     return Run(network, history, test_loss, test_accuracy, seconds, asdict(settings) | became)
+
+
+def _preparation(x: Any) -> dict[str, Any] | None:
+    """How pictures are prepared for a network that learns from these images; None if they are no squares."""
+    images = to_numpy(x[: min(1000, x.shape[0]), ...])
+    side = math.isqrt(math.prod(images.shape[1:]))
+    square = side * side == math.prod(images.shape[1:]) and (images.ndim == 2 or images.shape[1] == side)
+    return asdict(preparation_of(images.reshape(-1, side, side))) if square else None
 
 
 def _first_rate(settings: Settings) -> float:
@@ -181,18 +192,21 @@ def _train(arguments: argparse.Namespace) -> int:
     names = [name for name in Settings.__dataclass_fields__ if name != "hidden"]
     settings = Settings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
 
+    def note(line: str) -> None:
+        if not arguments.quiet:
+            _say(line)
+
     how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
     try:
         with _termination():
             run = train_mnist(
-                settings, say=_say, progress=not arguments.quiet, checkpoint=checkpoint, resume=arguments.resume
+                settings, say=note, progress=not arguments.quiet, checkpoint=checkpoint, resume=arguments.resume
             )
     except _Terminated:
         return _complain(f"terminated; {how_to_go_on}" if how_to_go_on else "terminated", TERMINATED)
     history = run.history
-    if not arguments.quiet:
-        for line in _table(history):
-            _say(line)
+    for line in _table(history):
+        note(line)
     if history.interrupted:
         _say(f"interrupted after {len(history)} of {settings.epochs} epochs")
         if how_to_go_on:
@@ -200,15 +214,15 @@ def _train(arguments: argparse.Namespace) -> int:
     _say(f"test accuracy {run.test_accuracy:.2%}, test loss {run.test_loss:.4f}, trained in {run.seconds:.1f} s")
     if arguments.save is not None:
         run.network.save(arguments.save)
-        _say(f"saved the network to {arguments.save}")
+        note(f"saved the network to {arguments.save}")
     if arguments.plot is not None and len(history):
         plot_history(history, arguments.plot)
-        _say(f"drew the curves in {arguments.plot}")
+        note(f"drew the curves in {arguments.plot}")
     elif arguments.plot is not None:
         _say(f"no epoch was completed: {arguments.plot} is not drawn")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(run.record(), indent=2) + "\n", encoding="utf-8")
-        _say(f"wrote the record to {arguments.json}")
+        note(f"wrote the record to {arguments.json}")
     return INTERRUPTED if history.interrupted else 0
 
 
@@ -298,23 +312,31 @@ class Prediction:
 
 
 def predict_file(
-    network: Network, path: str | os.PathLike[str], *, top: int = 1, limit: int | None = None
+    network: Network,
+    path: str | os.PathLike[str],
+    *,
+    top: int = 1,
+    limit: int | None = None,
+    shown: list[Any] | None = None,
 ) -> tuple[list[Prediction], int]:
     """The predictions for the images in a file, the first `limit` of them, and how many images it holds.
 
-    path: a picture, or an IDX file of images (see nnbackend.images). Raises ValueError for a network that is no
-    classifier of square images, DataError for the file.
+    path: a picture, or an IDX file of images (see nnbackend.images). A picture is prepared as `network.preparation`
+    says. shown: the images, (side, side), as the network was shown them, are appended to this list.
+    Raises ValueError for a network that is no classifier of square images, DataError for the file.
     """
     shape = tuple(MNIST_SIDE if length is None else length for length in network.input_shape or ())
     side = math.isqrt(math.prod(shape))
     if not shape or side * side != math.prod(shape):
         raise ValueError(f"the network takes rows of shape {network.input_shape}, and no square image fits that")
-    images = read_images(path, side)
+    images = read_images(path, side, Preparation.of(network.preparation, side))
     total, images = len(images), images[:limit]
     probabilities = to_numpy(network.predict_proba(images.reshape(-1, *shape)))
     if not network.loss_layer.classifies or probabilities.ndim != 2 or probabilities.shape[1] < 2:
         raise ValueError(f"the network ends in {network.loss_layer}: it gives no probabilities of classes")
     order = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
+    if shown is not None:
+        shown += list(images.reshape(-1, side, side))
     name = os.fspath(path)
     names = [name] if total == 1 else [f"{name}[{i}]" for i in range(len(images))]
     return [
@@ -324,19 +346,40 @@ def predict_file(
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    if arguments.show is not None:
+        _check_drawing(arguments)
     network = load(arguments.model, backend=arguments.backend)
-    status = 0
+    status, shown, captions = 0, list[Any](), list[str]()
     for path in arguments.files:
-        try:
-            predictions, total = predict_file(network, path, top=arguments.top, limit=arguments.limit)
-        except DataError as error:  # the other files are still worth a look
-            status = _complain(error)
-            continue
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                predictions, total = predict_file(network, path, top=arguments.top, limit=arguments.limit, shown=shown)
+            except DataError as error:  # the other files are still worth a look
+                status = _complain(error)
+                continue
+        for doubt in doubts:
+            _warn(f"{doubt.message} (--show FILE.png draws what the network is shown)")
+        captions += [f"{label} {p:.2%}" for prediction in predictions for label, p in prediction.best[:1]]
         for prediction in predictions:
             _say("  ".join([prediction.name, *(f"{label} {p:.2%}" for label, p in prediction.best)]))
         if total > len(predictions):
             _say(f"... {total:,} images in {path}; --limit {total} shows all")
+    if arguments.show is not None and shown:
+        draw_images(arguments.show, shown, captions)
+        _say(f"drew what the network was shown in {arguments.show}")
     return status
+
+
+def _check_drawing(arguments: argparse.Namespace) -> None:
+    """Fail before the work: may --show draw there, and can it?"""
+    if arguments.show.suffix.lower() != ".png":
+        raise _UsageError(f"argument --show: {arguments.show}: a name that ends in .png is needed")
+    if any(arguments.show.absolute() == Path(path).absolute() for path in (*arguments.files, arguments.model)):
+        raise _UsageError(f"argument --show: {arguments.show} is read by this command")
+    _check_output("--show", arguments.show)
+    if find_spec("PIL") is None:
+        raise _UsageError('argument --show: drawing needs Pillow: pip install "nnbackend[plot]"')
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------
@@ -360,7 +403,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     try:
         kept = crossover.write(found)
     except OSError as error:  # it was made, and is on the screen
-        print(f"nnbackend: the measurement could not be kept: {error}", file=sys.stderr)
+        _print(f"nnbackend: the measurement could not be kept: {error}", sys.stderr)
         return 0
     if not arguments.json:
         _say(f"kept in {kept}")
@@ -465,6 +508,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--limit", type=_positive, default=20, metavar="N", help="images to show of an IDX file (default: 20)"
     )
+    predict.add_argument(
+        "--show", type=Path, metavar="FILE", help="draw there (.png) what the network was shown, above its answers"
+    )
     predict.set_defaults(run=_predict)
 
     examine = commands.add_parser(
@@ -504,9 +550,10 @@ def _add_settings(train: argparse.ArgumentParser) -> None:
 
     add(
         "--data",
-        "the sample that ships with nnbackend, all of MNIST (downloaded once), or a folder of four IDX files; auto: "
-        "the folder NNBACKEND_DATA if that is set, else all of MNIST if it is there already, else the sample",
-        metavar="auto|sample|full|DIR",
+        "the sample that ships with nnbackend, all of MNIST (downloaded once), a folder of IDX or CSV files, or "
+        "mnist.npz; auto: what NNBACKEND_DATA names if that is set, else all of MNIST if it is there already, else the "
+        "sample",
+        metavar="auto|sample|full|PATH",
     )
     add("--model", "mlp: fully connected; cnn: convolutions, with layers of its own", choices=sorted(MODELS))
     add("--hidden", "widths of the hidden layers", type=_positive, nargs="+", metavar="N")
@@ -538,9 +585,22 @@ def _integer(text: str, low: int) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    _print(line, sys.stdout)
+
+
+def _warn(doubt: object) -> None:
+    _print(f"nnbackend: warning: {doubt}", sys.stderr)
 
 
 def _complain(error: object, status: int = 1) -> int:
-    print(f"nnbackend: error: {error}", file=sys.stderr)
+    _print(f"nnbackend: error: {error}", sys.stderr)
     return status
+
+
+def _print(line: str, stream: TextIO) -> None:
+    """Print a line; characters that the stream does not know (in a file's name, say) are escaped."""
+    try:
+        print(line, file=stream, flush=True)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -1,9 +1,11 @@
-"""Pictures from files, made to look like those of MNIST."""
+"""Pictures from files, prepared as the images were that a network has learned from."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,74 +13,226 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbackend.datasets.idx import read_idx
+from nnbackend.datasets.mnist import upright
+from nnbackend.datasets.sheet import FAINT, cut_out, edge, pen_width, widened
 from nnbackend.errors import DataError
 
-__all__ = ["read_digit", "read_images"]
+__all__ = ["Preparation", "draw_images", "preparation_of", "read_digit", "read_images"]
 
 Pixels = npt.NDArray[np.float32]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PostScript, say, would be run, not read
 _PIXELS, _SIDE = 50_000_000, 2**16  # pictures with more are refused: kilobytes of a file can unpack to gigabytes
+_PHOTO = 250_000_000  # JPEG is decoded at an eighth of its size and in no more memory than that takes
 _LONGEST = 1000  # pixels: a longer side is averaged down first, a digit needs no more
-_FAINT = 0.1  # of the way from black to white: a picture with less contrast is blank
-_SHADE = 0.25  # what is weaker than this part of the strongest ink is shaded paper
+_OTHERS = {  # what people have, by what the file begins with (at byte 0 or 4)
+    b"ftyphei": "HEIC, as iPhones write it (they write JPEG with Settings, Camera, Formats, Most Compatible)",
+    b"ftyphev": "HEIC",
+    b"ftypmif": "HEIF",
+    b"ftypmsf": "HEIF",
+    b"ftypavi": "AVIF",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+}
+_FILLED = (8, 16)  # sides of images whose digits fill them: scikit-learn's and those of USPS
 
 
-def read_images(path: str | os.PathLike[str], side: int = 28) -> Pixels:
-    """The images in an IDX file, or the one in a picture: (n, side * side) in [0, 1], bright ink on 0.
+@dataclass(frozen=True)
+class Preparation:
+    """How images of a data set lie in their square. The defaults are those of MNIST.
 
-    IDX files (raw or .gz, told apart by content) hold images already prepared, uint8 of shape (n, side, side).
-    Raises DataError, naming the file, for another shape, and as `read_digit`.
+    cut: whether the thing in a picture is cut out; else the whole picture is scaled. size: the longer side of that
+    thing, as a part of the side of the image. centre: what is in the middle, the thing's "mass" or its "box". pen: how
+    wide its strokes are at least, as a part of its longer side; 0: it has no strokes (clothes, say). dark: whether it
+    is dark on light, in the data.
+    """
+
+    cut: bool = True
+    size: float = 20 / 28
+    centre: str = "mass"
+    pen: float = 0.07
+    dark: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = isinstance(self.size, int | float) and isinstance(self.pen, int | float)
+        if not numbers or not 0 < self.size <= 1 or not 0 <= self.pen <= 1 or self.centre not in ("mass", "box"):
+            raise ValueError(f"a preparation has sizes from 0 to 1, and mass or box in its centre, got {self}")
+        if not isinstance(self.cut, bool) or not isinstance(self.dark, bool):
+            raise ValueError(f"a preparation cuts or does not, and is dark or not, got {self}")
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None, side: int) -> Preparation:
+        """The one that is stored with a network, or the usual one for images of this side.
+
+        Raises ValueError for what is no preparation.
+        """
+        if stored is None:
+            return cls(size=1.0, centre="box") if side in _FILLED else cls()
+        unknown = set(stored) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"a preparation has no {', '.join(sorted(map(str, unknown)))}")
+        return cls(**stored)
+
+
+def preparation_of(images: npt.ArrayLike) -> Preparation:
+    """Measure how the images of a data set, (n, side, side) from 0 to 1, lie in their square.
+
+    If neither their size nor their centre is the same in all of them, they are taken for whole pictures.
+    Raises ValueError for another shape.
+    """
+    values = np.asarray(images, np.float32)
+    if values.ndim != 3 or values.shape[1] != values.shape[2] or not values.size:
+        raise ValueError(f"images: expected shape (n, side, side), got {values.shape}")
+    side = values.shape[1]
+    paper = float(np.median(np.concatenate([values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]], axis=1)))
+    ink = np.abs(values - np.float32(paper)) / np.float32(max(paper, 1 - paper))
+    for threshold in (0.25, 0.04):  # what is cut out has soft edges, clothes are as light as paper in places
+        there = ink > threshold
+        there = there[there.any(axis=(1, 2))]
+        if not len(there):
+            break
+        first, last, mass = (np.array(found) for found in zip(*map(_extent, there), strict=True))
+        longer, shorter = (last - first).max(axis=1), (last - first).min(axis=1)
+        spread, box = mass.std(axis=0).max(), ((first + last) / 2).std(axis=0).max()
+        even = np.ptp(np.percentile(longer, (10, 90))) <= max(1, 0.08 * side) and np.median(shorter) < side
+        if even and min(spread, box) <= max(0.4, 0.025 * side):
+            size = float(np.median(longer)) / side
+            pen = float(np.median([pen_width(image) for image in ink[:200]])) / (size * side)
+            return Preparation(
+                size=size,
+                centre="mass" if spread < box else "box",
+                pen=0.0 if pen > 0.35 else round(0.7 * pen, 3),
+                dark=paper > 0.5,
+            )
+    return Preparation(cut=False, dark=paper > 0.5)
+
+
+def _extent(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """First row and column of the pixels that are set, the ones after the last, and their mean."""
+    at = np.argwhere(mask)
+    return at.min(axis=0), at.max(axis=0) + 1, at.mean(axis=0)
+
+
+def read_images(path: str | os.PathLike[str], side: int = 28, preparation: Preparation | None = None) -> Pixels:
+    """The images in an IDX file, or the one in a picture: (n, side * side) in [0, 1], prepared as `preparation` says.
+
+    IDX files (raw or .gz, told apart by content) hold images already prepared, uint8 of shape (n, side, side); those
+    of EMNIST, which are transposed, are known by their name. preparation: None is the usual one for this side.
+    Raises DataError, naming the file, for another shape, and as `read_digit`; it warns as that does.
     """
     path = Path(path)
     if not _holds_idx(path):
-        return read_digit(path, side)[None, :]
+        return read_digit(path, side, preparation)[None, :]
     images = read_idx(path)
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (side, side):
         expected = f"uint8 of shape (n, {side}, {side})"
         raise DataError(f"{path}: got {images.dtype} of shape {images.shape}, expected images: {expected}")
     if not len(images):
         raise DataError(f"{path}: there are no images in it")
-    return np.divide(images, 255, dtype=np.float32).reshape(len(images), side * side)
+    return np.divide(upright(path, images), 255, dtype=np.float32).reshape(len(images), side * side)
 
 
-def read_digit(path: str | os.PathLike[str], side: int = 28) -> Pixels:
-    """The digit in a picture, prepared as those of MNIST were: (side * side,) in [0, 1], bright ink on 0.
+def read_digit(path: str | os.PathLike[str], side: int = 28, preparation: Preparation | None = None) -> Pixels:
+    """The digit in a picture, prepared as those of a data set were: (side * side,) in [0, 1].
 
-    The picture is made grey (transparency is white), and light paper is told from dark by its edge. What is inked
-    is cut out, its longer side scaled to 20 of 28 pixels, and its centre of mass put into the middle. A picture of
-    side x side pixels with a dark edge is such an image already and is taken as it is.
+    The picture is made grey; what is transparent becomes paper. Shadows, grain, specks, frames and lines across the
+    sheet are removed, dark on light or light on dark (see nnbackend.datasets.sheet). The largest thing that is left is
+    cut out, drawn with a pen of the usual width if it is thin, scaled, and put into the middle. A picture of
+    side x side pixels in which it lies like that already is taken as it is.
 
-    path: a PNG, JPEG, GIF, BMP, TIFF, WebP or PPM file; of several frames the first. Raises DataError, naming the
-    file, for one that is missing, broken, no such picture, blank, or so large that it may be a decompression bomb;
-    ImportError with the pip line where Pillow is missing.
+    path: a PNG, JPEG, GIF, BMP, TIFF, WebP or PPM file; of several frames the first. preparation: where the digit is to
+    lie; None is as in MNIST, or filling the image for a side of 8 or 16. Gives a UserWarning if the cut-out is not
+    plausible. Raises DataError, naming the file, for one that is missing, broken, no such picture, blank, or so large
+    that it may be a decompression bomb; ImportError with the pip line where Pillow is missing.
     """
     path = Path(path)
+    wanted = Preparation.of(None, side) if preparation is None else preparation
     grey = _grey(path)
-    paper = float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
-    darker, brighter = paper - float(grey.min()), float(grey.max()) - paper
-    if max(darker, brighter) < _FAINT:
+    if float(np.ptp(grey)) < FAINT:
         raise DataError(f"{path}: the picture is blank")
-    if grey.shape == (side, side) and brighter > darker and paper < 0.5:
-        return grey.reshape(-1)
-    ink = (paper - grey if darker > brighter else grey - paper) / np.float32(max(darker, brighter))
-    ink[ink < _SHADE] = 0
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    return _placed(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], side)
+    image = _whole(grey, side, wanted) if not wanted.cut else _already(grey, side, wanted)
+    if image is None:
+        cut = cut_out(grey, solid=wanted.pen == 0)
+        if cut is None:
+            raise DataError(f"{path}: the picture is blank")
+        if cut.doubts:
+            warnings.warn(f"{path}: what was cut out may be wrong: {'; '.join(cut.doubts)}", stacklevel=2)
+        ink = cut.ink
+        pixels = round((wanted.pen * max(ink.shape) - pen_width(ink)) / 2)
+        image = _placed(widened(ink, pixels) if pixels > 0 else ink, side, wanted)
+    return 1 - image if wanted.dark else image
 
 
-def _placed(ink: Pixels, side: int) -> Pixels:
+def _already(grey: Pixels, side: int, wanted: Preparation) -> Pixels | None:
+    """The picture, bright on 0, if it is square and the digit lies in it as it should; one that is as small as the
+    image is taken, too, if the digit fills it.
+    """
+    from PIL import Image
+
+    if grey.shape[0] != grey.shape[1] or len(grey) < side:
+        return None
+    small = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BOX))
+    paper = float(np.median(edge(small)))
+    image = 1 - small if paper > 0.5 else small
+    if min(paper, 1 - paper) > 0.1 or (edge(image) > 0.25).mean() > 0.5:
+        return None
+    first, last, _ = _extent(image > 0.25) if (image > 0.25).any() else (np.zeros(2), np.zeros(2), None)
+    longer, near = int((last - first).max()), max(1.0, 0.055 * side)
+    mass = np.array([image.sum(axis=axis) @ (np.arange(side) + 0.5) for axis in (1, 0)]) / max(float(image.sum()), 1e-6)
+    fills = len(grey) == side and longer > wanted.size * side + near
+    middle = (first + last) / 2 if fills or wanted.centre == "box" else mass - 0.5 * (side > 16)
+    lies = np.abs(middle - side / 2).max() <= near and (fills or abs(longer - wanted.size * side) <= near)
+    return image.reshape(-1) if lies else None
+
+
+def _whole(grey: Pixels, side: int, wanted: Preparation) -> Pixels:
+    """The whole picture, with its paper around it if it is no square, bright on dark."""
+    from PIL import Image
+
+    paper = float(np.median(edge(grey)))
+    square = np.full((max(grey.shape),) * 2, paper, np.float32)
+    top, left = ((len(square) - length) // 2 for length in grey.shape)
+    square[top : top + grey.shape[0], left : left + grey.shape[1]] = grey
+    scaled = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC))
+    image: Pixels = np.clip(1 - scaled if paper > 0.5 else scaled, 0, 1).reshape(-1)
+    return image
+
+
+def _placed(ink: Pixels, side: int, wanted: Preparation) -> Pixels:
     """The cut-out, scaled, in the middle of a side x side image, as a row."""
     from PIL import Image
 
-    scale = round(side * 20 / 28) / max(ink.shape)
+    scale = round(side * wanted.size) / max(ink.shape)
     height, width = (max(1, round(length * scale)) for length in ink.shape)
     resized = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)  # Pillow's filters antialias
     small = np.clip(np.asarray(resized), 0, 1)
     image = np.zeros((side, side), np.float32)
-    top, left = (_offset(small.sum(axis=axis), side) for axis in (1, 0))
+    if wanted.centre == "box":
+        top, left = (side - height) // 2, (side - width) // 2
+    else:
+        top, left = (_offset(small.sum(axis=axis), side) for axis in (1, 0))
     image[top : top + height, left : left + width] = small
     return image.reshape(-1)
+
+
+def draw_images(path: str | os.PathLike[str], images: npt.ArrayLike, captions: list[str]) -> None:
+    """Draw images, (n, side, side) from 0 to 1, as a PNG: ten in a row, each above its caption.
+
+    Raises OSError if the file cannot be written.
+    """
+    from PIL import Image, ImageDraw
+
+    values = (np.clip(np.asarray(images, np.float32), 0, 1) * 255).astype(np.uint8)
+    zoom = max(1, 112 // values.shape[1])
+    cell = values.shape[1] * zoom + 16
+    columns = min(10, len(values))
+    sheet = Image.new("L", (columns * cell, -(-len(values) // columns) * (cell + 12)), 255)
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, caption) in enumerate(zip(values, captions, strict=True)):
+        left, top = i % columns * cell + 8, i // columns * (cell + 12) + 8
+        sheet.paste(Image.fromarray(image.repeat(zoom, axis=0).repeat(zoom, axis=1)), (left, top))
+        draw.text((left, top + cell - 14), caption, fill=0)
+    sheet.save(path, "PNG")
 
 
 def _offset(ink: Pixels, side: int) -> int:
@@ -98,7 +252,7 @@ def _grey(path: Path) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as opened:
+            with _opened(path) as opened:
                 if opened.width * opened.height > _PIXELS or max(opened.size) > _SIDE:
                     raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
                 image: Any = opened
@@ -109,18 +263,53 @@ def _grey(path: Path) -> Pixels:
                     return _stretched(np.asarray(image.resize(sides, Image.Resampling.NEAREST), np.float64))
                 if "A" in image.getbands() or "transparency" in image.info:
                     image = image if image.mode == "RGBA" else image.convert("RGBA")  # to convert is to copy
-                    image = image.reduce(step)
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("L")
+                    image = _on_paper(image.reduce(step))
                 else:
                     image = image.convert("L").reduce(step)
                 grey: Pixels = np.divide(np.asarray(image), 255, dtype=np.float32)
                 return grey
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path}: too large for a picture of a digit ({error})") from error
+        hint = "; a JPEG may have 250 million, unless it is progressive"
+        raise DataError(f"{path}: too large for a picture of a digit ({error}{hint})") from error
     except Image.UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            head = file.read(200)
+        for begins, kind in _OTHERS.items():
+            if head.startswith(begins) or head[4:].startswith(begins) or (begins == b"<svg" and begins in head):
+                raise DataError(f"{path}: {kind}; Pillow cannot read it here, save it as JPEG or PNG") from error
         raise DataError(f"{path}: neither IDX nor a picture that Pillow can read") from error
     except Exception as error:  # a decoder fails on a broken file in many ways
         raise DataError(f"{path}: broken picture ({error})") from error
+
+
+def _opened(path: Path) -> Any:
+    """The picture, not decoded yet; a large JPEG so that it will be at a half to an eighth of its size."""
+    from PIL import Image, JpegImagePlugin
+
+    with path.open("rb") as file:
+        photo = file.read(3) == b"\xff\xd8\xff"
+    if not photo:
+        return Image.open(path, formats=_FORMATS)
+    opened = JpegImagePlugin.JpegImageFile(path)  # Image.open takes any 180 million pixels for a bomb
+    if opened.width * opened.height > (_PIXELS if opened.info.get("progressive") else _PHOTO):
+        size = f"{opened.width} x {opened.height} pixels"
+        opened.close()
+        raise Image.DecompressionBombError(size)  # a progressive one is held as a whole in memory
+    opened.draft("L", (_LONGEST, _LONGEST))
+    return opened
+
+
+def _on_paper(image: Any) -> Any:
+    """An RGBA picture in grey, on paper from which its colours stand out."""
+    from PIL import Image
+
+    grey, alpha = np.asarray(image.convert("L"), np.float32), np.asarray(image.getchannel("A"), np.float32) / 255
+    seen = float(alpha.mean())
+    if seen > 0.5:  # a picture with holes or round corners: what is seen is mostly paper
+        paper = float(np.median(grey[alpha > 0.5])) if (alpha > 0.5).any() else 255.0
+    else:
+        paper = 0.0 if float((grey * alpha).sum()) > 127.5 * float(alpha.sum()) else 255.0
+    return Image.fromarray((grey * alpha + paper * (1 - alpha)).astype(np.uint8))
 
 
 def _stretched(values: npt.NDArray[np.float64]) -> Pixels:

@@ -84,6 +84,7 @@ class Network:
             raise TypeError(f"loss: expected a loss such as SoftmaxWithLoss(), got {loss!r}")
         self.backend = current_backend() if backend is None else resolve(backend)
         self.dtype = dtype
+        self.preparation: dict[str, Any] | None = None  # of pictures, as JSON knows it: see nnbackend.images
 
         self.layers = dict(zip(_numbered(layer.kind for layer in stack), stack, strict=True))
         for name, layer in self.layers.items():
@@ -328,12 +329,14 @@ class Network:
             for name in ("data", "state"):
                 values = to_numpy(getattr(self.buffer, name))
                 getattr(other.buffer, name)[...] = other.backend.asarray(values, other.dtype)
+        other.preparation = self.preparation
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write architecture and values to a safetensors file; the network stays as it is."""
         tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
-        serialization.write(path, tensors, {"network": self.config()})
+        prepared = {} if self.preparation is None else {"preparation": self.preparation}
+        serialization.write(path, tensors, {"network": self.config(), **prepared})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies hold classes, settings and host values, so that they can be read where this backend
@@ -341,7 +344,8 @@ class Network:
         """
         parts = [(type(part), part.config()) for part in (*self._stack, self.loss_layer)]
         values = {name: to_numpy(value) for name, value in self.buffer.snapshot().items()}
-        return _unpickled, (type(self), parts, values, self.dtype, self.seed, self.backend.name)
+        state = {"preparation": self.preparation}
+        return _unpickled, (type(self), parts, values, self.dtype, self.seed, self.backend.name), state
 
     def __repr__(self) -> str:
         layers = ", ".join(repr(layer) for layer in self._stack)
@@ -446,6 +450,9 @@ def load(
             if value.dtype.name != network.dtype:
                 raise ValueError(f"{name} is {value.dtype.name} in a network of {network.dtype}")
             (network.params if name in network.params else network.statistics)[name] = value
+        network.preparation = description.get("preparation")
+        if not isinstance(network.preparation, dict | None):
+            raise ValueError(f"its preparation of pictures is {network.preparation!r:.100}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         # cut: a message quotes what is wrong, which may be all of the file
         raise ModelFileError(f"{file}: its content does not make a network: {error!s:.1000}") from error

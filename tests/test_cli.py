@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import re
 import shlex
 import signal
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 import nnbackend as nn
+from nnbackend import crossover
 from nnbackend.cli import Settings, main, predict_file, train_mnist
 from nnbackend.datasets import mnist_host, write_idx
 
@@ -129,8 +132,7 @@ def test_nothing_is_written_unless_asked(
     assert main([*short, "--quiet"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "epoch " not in out
-    assert "test accuracy 100.00%" in out
+    assert re.fullmatch(r"test accuracy 100.00%, test loss .* s\n", out)
     assert list(here.iterdir()) == []
 
 
@@ -139,14 +141,14 @@ def test_other_backends(
     name: str, short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip(name.partition(":")[0])
-    assert main([*short, "--quiet", "--backend", name, "--json", str(tmp_path / "a.json")]) == 0
+    assert main([*short, "--backend", name, "--json", str(tmp_path / "a.json")]) == 0
     assert f"backend   {name}\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["settings"]["backend"] == name
     assert nn.backend().name == "numpy"  # the option is for the command alone
 
     monkeypatch.setattr(sys.modules["nnbackend.backends.select"], "_selected", None)
     monkeypatch.setenv("NNBACKEND", name)
-    assert main([*short, "--quiet"]) == 0
+    assert main(short) == 0
     assert f"backend   {name}\n" in capsys.readouterr().out
 
 
@@ -187,7 +189,7 @@ def test_every_optimizer_and_activation_trains(data: Path) -> None:
 
 
 def test_the_sample_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "mnist", "--hidden", "32", "--epochs", "1", "--batch-size", "100", "--quiet"]) == 0
+    assert main(["train", "mnist", "--hidden", "32", "--epochs", "1", "--batch-size", "100"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "data mnist (sample): 10,000 images to train on, 2,000 to test" in out
     assert "`--data full`" in out
@@ -240,7 +242,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     (said,) = re.findall("go on with: nnbackend (.*)", out + err)
     assert said.endswith(" --resume")
     assert sorted(path.name for path in tmp_path.glob("a run*")) == ["a run", "a run.1"]
-    assert main(shlex.split(said)) == 0
+    assert main([word for word in shlex.split(said) if word != "--quiet"]) == 0
     assert "resumed   after 1 epochs and 5 steps\n" in capsys.readouterr().out
     assert (tmp_path / "net").read_bytes() == (tmp_path / "whole").read_bytes()
     assert main(shlex.split(said)) == 0  # complete already
@@ -461,6 +463,68 @@ def test_networks_of_other_kinds(tmp_path: Path) -> None:
             assert sum(p for _, p in prediction.best) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_network_keeps_how_its_pictures_lie(model: Path, tmp_path: Path) -> None:
+    """The bars are anywhere in the image, and tell the class by that: pictures are taken whole."""
+    assert nn.load(model).preparation == {"cut": False, "size": 20 / 28, "centre": "mass", "pen": 0.07, "dark": False}
+    network = nn.load(model).to("numpy", "float64")
+    network.preparation = {"cut": True, "size": 0.5, "centre": "box", "pen": 0.1, "dark": False}
+    network.save(tmp_path / "a")
+    for copied in (nn.load(tmp_path / "a"), pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        assert copied.preparation == network.preparation
+    network.preparation = {"cut": "yes"}
+    with pytest.raises(ValueError, match="a preparation cuts or does not"):
+        predict_file(network, tmp_path / "a.png")
+
+
+def test_a_checkpoint_is_a_network_with_its_preparation(short: list[str], tmp_path: Path) -> None:
+    assert main([*short, "--quiet", "--checkpoint", str(tmp_path / "run")]) == 0
+    assert nn.load(tmp_path / "run").preparation == {
+        "cut": False,
+        "size": 20 / 28,
+        "centre": "mass",
+        "pen": 0.07,
+        "dark": False,
+    }
+
+
+def test_show_draws_what_the_network_was_shown(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    images, shown = data / "t10k-images-idx3-ubyte.gz", tmp_path / "shown.png"
+    assert main(["predict", str(model), str(images), "--limit", "3", "--show", str(shown)]) == 0
+    assert capsys.readouterr().out.endswith(f"drew what the network was shown in {shown}\n")
+    drawn, zoom = np.asarray(image.open(shown)), 112 // SIDE
+    assert drawn.shape == (SIDE * zoom + 28, 3 * (SIDE * zoom + 16))
+    first = nn.datasets.read_idx(images)[0]
+    np.testing.assert_array_equal(drawn[8 : 8 + SIDE * zoom : zoom, 8 : 8 + SIDE * zoom : zoom], first)
+
+
+def test_where_show_may_not_draw(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"mine")
+    command = ["predict", str(model), str(tmp_path / "a.png"), "--show"]
+    assert "a name that ends in .png is needed" in error_of([*command, str(tmp_path / "a.jpg")], 2, capsys)
+    assert "is read by this command" in error_of([*command, str(tmp_path / "a.png")], 2, capsys)
+    assert "there is no folder" in error_of([*command, str(tmp_path / "none" / "b.png")], 2, capsys)
+    assert (tmp_path / "a.png").read_bytes() == b"mine"
+
+
+def test_an_implausible_cut_out_is_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.full((100, 100), 255, np.uint8)
+    pixels[30:70, 30:70] = 0
+    image.fromarray(pixels).save(tmp_path / "square.png")
+    network = nn.load(model)
+    network.preparation = None
+    network.save(model)
+    assert main(["predict", str(model), str(tmp_path / "square.png")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'square.png'}  ")
+    assert err.startswith(
+        f"nnbackend: warning: {tmp_path / 'square.png'}: what was cut out may be wrong: it is an area"
+    )
+
+
 # --- the command itself -----------------------------------------------------------------------------------------
 
 
@@ -480,6 +544,34 @@ def test_as_a_module() -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp1252"])
+def test_names_that_the_terminal_cannot_print_end_no_run(encoding: str, short: list[str], tmp_path: Path) -> None:
+    name = os.fsdecode("数字é".encode() + (b"\xff" if sys.platform == "linux" else b""))
+    files = [str(tmp_path / f"{name}.{ending}") for ending in ("safetensors", "json")]
+    settings = {"PYTHONIOENCODING": f"{encoding}:strict", "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "nnbackend", *short, "--save", files[0], "--json", files[1]],
+        capture_output=True,
+        env={key: value for key, value in os.environ.items() if key != "NNBACKEND"} | settings,
+    )
+    assert (done.returncode, b"error" in done.stderr) == (0, False), done.stderr
+    assert b"wrote the record to" in done.stdout
+    assert all(Path(file).exists() for file in files)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="user ids: this system has none")
+def test_a_user_without_a_home_trains_on_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("NNBACKEND_CACHE")
+    monkeypatch.setattr("pooch.os_cache", unknown)
+    assert nn.datasets.mnist_host().source == "sample"
+    with pytest.raises(nn.DataError, match="no home folder for a cache; set HOME, or NNBACKEND_CACHE"):
+        nn.datasets.mnist_host("full")
+    assert crossover.read("cupy") is None
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["doctor", "--help"]])

@@ -81,7 +81,10 @@ def read(second: str) -> Crossover | None:
     """The last measurement of that backend; None where there is none. Raises DataError for a file that is not what
     `write` writes.
     """
-    source = path(second)
+    try:
+        source = path(second)
+    except FileNotFoundError:  # no cache, no measurement
+        return None
     try:
         if source.exists() and not source.is_file():  # a pipe would be waited for
             raise ValueError("it is no file")

@@ -8,11 +8,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nnbackend.cache import cache_root
 from nnbackend.datasets.idx import HostArray, idx_header, read_idx
 from nnbackend.errors import DataError
 
-__all__ = ["FILES", "MIRRORS", "cache_folder", "cached_mnist", "fetch_mnist", "is_there"]
+__all__ = [
+    "FILES",
+    "MIRRORS",
+    "cache_folder",
+    "cached_mnist",
+    "fetch_mnist",
+    "is_file",
+    "is_folder",
+    "is_mnist",
+    "is_there",
+]
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -48,12 +60,30 @@ def is_there(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
+def is_file(path: Path) -> bool:
+    """Is `path` a regular file? Where Path.is_file raises, no."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """Is `path` a folder? Where Path.is_dir raises, no."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_mnist(name: str, array: HostArray) -> bool:
+    """Is `array` what the file of MNIST with this name holds?"""
+    return array.dtype == np.uint8 and _digest(np.ascontiguousarray(array)) == _SHA256[name]
+
+
 def cached_mnist(folder: Path | None = None) -> list[HostArray] | None:
     """The four arrays of the cached full set, in the order of FILES; None if a file is not there. No network.
 
     Raises DataError if a file is there but damaged: it is never quietly replaced by other data.
     """
-    folder = cache_folder() if folder is None else folder
+    try:
+        folder = cache_folder() if folder is None else folder
+    except FileNotFoundError:  # no cache, and nothing in it
+        return None
     paths = [folder / f"{name}.gz" for name in FILES]
     if not all(is_there(path) for path in paths):
         return None
@@ -75,7 +105,10 @@ def fetch_mnist(
 
     Raises DataError if no mirror gives a file (it lists what each one did) or the folder cannot be written.
     """
-    folder = cache_folder() if folder is None else folder
+    try:
+        folder = cache_folder() if folder is None else folder
+    except FileNotFoundError as error:
+        raise DataError(f"there is no place for MNIST: {error.strerror}") from error
     return [_fetch(folder / f"{name}.gz", mirrors, timeout) for name in FILES]
 
 
@@ -142,9 +175,13 @@ class _Limit:
 def _verified(path: Path) -> HostArray:
     """The array in `path`, if the file's decompressed bytes have the known checksum; else DataError."""
     array = read_idx(path)
+    digest, expected = _digest(array), _SHA256[path.name.removesuffix(".gz")]
+    if digest != expected:
+        raise DataError(f"{path}: SHA-256 when decompressed is {digest}, expected {expected}")
+    return array
+
+
+def _digest(array: HostArray) -> str:
     digest = hashlib.sha256(idx_header(array))  # with the elements that is the whole file: read_idx saw to it
     digest.update(array.data)
-    expected = _SHA256[path.name.removesuffix(".gz")]
-    if digest.hexdigest() != expected:
-        raise DataError(f"{path}: SHA-256 when decompressed is {digest.hexdigest()}, expected {expected}")
-    return array
+    return digest.hexdigest()

@@ -33,8 +33,8 @@ _TYPES: dict[int, np.dtype[Any]] = {
 _CODES = {dtype.newbyteorder("="): code for code, dtype in _TYPES.items()}
 _GZIP = b"\x1f\x8b"
 _DEFLATE_LIMIT = 1032  # deflate never expands a byte to more than this many
-_PLAUSIBLE = 100  # data of any use shrinks to no less than one in so many bytes,
-_HARMLESS = 1 << 28  # and what unpacks to this many bytes does no harm
+PLAUSIBLE = 100  # data of any use shrinks to no less than one in so many bytes,
+HARMLESS = 1 << 28  # and what unpacks to this many bytes does no harm
 _CHUNK = 1 << 20
 
 
@@ -112,7 +112,7 @@ def _read(path: Path) -> HostArray:
         if size > available:
             at_most = "at most " if packed else ""
             raise DataError(f"truncated: {stated}, but the file holds {at_most}{max(available, 0)}")
-        if packed and size > max(_HARMLESS, _PLAUSIBLE * status.st_size):
+        if packed and size > max(HARMLESS, PLAUSIBLE * status.st_size):
             raise DataError(f"{stated}, packed into {status.st_size}, as in a bomb; if that is right, unpack it first")
         data = _read_up_to(stream, size + 1)  # one more: that reaches the gzip checksum, and any excess
     if len(data) < size:

@@ -1,8 +1,9 @@
-"""MNIST, and any data set of its form: IDX files of images and labels, for training and for testing."""
+"""MNIST, and any data set of its form: images and labels, for training and for testing, in the files people have."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +15,17 @@ import numpy.typing as npt
 
 from nnbackend.backends import Backend
 from nnbackend.datasets.arrays import check_float, place
-from nnbackend.datasets.download import FILES, cached_mnist, fetch_mnist, is_there
+from nnbackend.datasets.download import FILES, cached_mnist, fetch_mnist, is_file, is_folder, is_mnist
 from nnbackend.datasets.idx import HostArray, read_idx
+from nnbackend.datasets.tables import NPZ_KEYS, read_csv, read_npz
 from nnbackend.errors import DataError, unknown_name
 from nnbackend.functions.array import Array
 
-__all__ = ["SAMPLE_NOTE", "Dataset", "HostData", "load_idx_folder", "mnist", "mnist_host"]
+__all__ = ["SAMPLE_NOTE", "Dataset", "HostData", "load_idx_folder", "mnist", "mnist_host", "upright"]
+
+_PIXEL, _LABELS = ("uint8",), ("uint8", "int16", "int32", "int64")
+_CLASSES = 2**16  # a label above that is not one
+_NAME = re.compile(r"(?P<beginning>(?:.+-)?)(?:train|t10k|test)-(?:images|labels)[-.]idx[123]-(?:ubyte|int)(?:\.gz)?")
 
 SAMPLE_NOTE = (
     "This is the sample of MNIST that ships with nnbackend: 10,000 training and 2,000 test images. "
@@ -66,10 +72,11 @@ def mnist(
 
     data:
       "sample"  10,000 training and 2,000 test images that ship with this library
-      "full"    all 60,000 and 10,000: from the cache, or downloaded into it (11 MB, checked)
-      a path    a folder with four IDX files of the standard names, raw or .gz (Fashion-MNIST); any image size
-      "auto"    the folder NNBACKEND_DATA if that is set (it, or `mnist` in it), else the full set if it is in
-                the cache, else the sample; never the network. `source` of the result says which.
+      "full"    all 60,000 and 10,000: from NNBACKEND_DATA if that holds them, else from the cache, else downloaded
+                into it (11 MB, checked)
+      a path    what `load_idx_folder` reads: a folder of IDX or CSV files, a file mnist.npz; any image size
+      "auto"    what NNBACKEND_DATA names if that is set, else the full set if it is in the cache, else the sample;
+                never the network. `source` of the result says which.
 
     Pixels are byte / 255, of `dtype` ("float32" or "float64") and shape (n, h * w), or (n, h, w, 1) with
     flatten=False. Labels are int64, (n,).
@@ -98,30 +105,98 @@ def mnist_host(data: str | os.PathLike[str] = "auto") -> HostData:
         case "sample":
             return _sample()
         case "full":
-            return _host_data(fetch_mnist(), "mnist", "full")
+            chosen = os.environ.get("NNBACKEND_DATA")
+            arrays = None if not chosen else _chosen_full(Path(chosen))
+            return _host_data(fetch_mnist() if arrays is None else arrays, "mnist", "full")
         case "auto":
             if chosen := os.environ.get("NNBACKEND_DATA"):
                 return _load_chosen(Path(chosen))
             cached = cached_mnist()
             return _sample() if cached is None else _host_data(cached, "mnist", "full")
+    if (found := _found(Path(data))) is not None:
+        return found
     if not os.path.isdir(data):  # noqa: PTH112 - a path with a null character is no folder, Path would raise
         known = unknown_name("data set", os.fspath(data), ["auto", "full", "sample"])
-        raise ValueError(f"data: {known} Or the path of a folder with {', '.join(FILES)} (raw or .gz).")
+        raise ValueError(
+            f"data: {known} Or the path of a folder with {', '.join(FILES)} (raw or .gz), or of CSV files."
+        )
     return load_idx_folder(data)
 
 
 def load_idx_folder(folder: str | os.PathLike[str]) -> HostData:
-    """The data set in a folder of four IDX files: train and t10k, images (n, h, w) and labels (n,), uint8.
+    """The data set in a folder: images (n, h, w) and labels (n,), for training and for testing.
 
-    The file names are the standard ones (`train-images-idx3-ubyte`, or `train-images.idx3-ubyte`), raw or
-    with .gz. The name of the data set is that of the folder.
+    These are found in the folder, in `raw`, `mnist` or `MNIST/raw` within it, or in the one other `*/raw`:
 
-    Raises DataError, naming the file, if one is missing or damaged, holds something else, is empty, or does
-    not fit the others.
+    - four IDX files, raw or .gz: `train-images-idx3-ubyte` (or `train-images.idx3-ubyte`), `train-labels-idx1-ubyte`,
+      and the same with `t10k` or `test`; all perhaps with a beginning, as in `emnist-letters-train-images-idx3-ubyte`.
+      If there are sets of several beginnings, pass the folder with the beginning: `FOLDER/emnist-letters`.
+      EMNIST's images, which are transposed, are turned upright; its letters are numbered from 1, as in its files.
+      Labels are of any integer type; of QMNIST's (n, 8) the first column is the class.
+    - `mnist.npz`, as Keras has it: x_train, y_train, x_test, y_test.
+    - two CSV files, with `train` and with `test` in their names: a label and the pixels in each line.
+
+    The name of the data set is that of the folder. Raises DataError, naming the file, if one is missing or damaged,
+    holds something else, is empty, or does not fit the others.
     """
     folder = Path(folder)
-    paths = [_find(folder, name) for name in FILES]
-    return _host_data(_read_set(paths), folder.resolve().name, str(folder))
+    found = _found(folder)
+    if found is None:
+        _find(folder, "", FILES[0])
+        raise DataError(f"{folder}: no data set in it")
+    return found
+
+
+def _found(path: Path) -> HostData | None:
+    """The data set that a path stands for: a folder, a file, or a folder and how the names of the files begin."""
+    if is_file(path):
+        if path.suffix == ".npz":
+            return _host_data(_checked([f"{path}: {key}" for key in NPZ_KEYS], read_npz(path)), path.stem, str(path))
+        if path.suffix == ".csv":
+            return _csv_set([path, *sorted(path.parent.glob("*.csv"))], path.stem, str(path))
+        return None
+    if not is_folder(path):
+        prefix = path.name + "-"
+        if is_folder(path.parent) and prefix in _beginnings(path.parent):
+            return _idx_set(path.parent, prefix, path.name, str(path))
+        return None
+    others = [other for other in _listed(path, "*/raw") if _beginnings(other)]
+    for folder in (path, path / "raw", path / "MNIST" / "raw", path / "mnist", *(others if len(others) == 1 else ())):
+        if beginnings := _beginnings(folder):
+            if "" not in beginnings and len(beginnings) > 1:
+                choice = ", ".join(str(folder / beginning.removesuffix("-")) for beginning in sorted(beginnings))
+                raise DataError(f"{folder}: several data sets are in it, pass one of {choice}")
+            name = next(part for part in (folder.resolve(), *folder.resolve().parents) if part.name != "raw").name
+            return _idx_set(folder, "" if "" in beginnings else min(beginnings), name, str(folder))
+        if is_file(folder / "mnist.npz"):
+            return _found(folder / "mnist.npz")
+        if tables := _listed(folder, "*.csv"):
+            return _csv_set(tables, folder.resolve().name, str(folder))
+    if len(others) > 1:
+        raise DataError(f"{path}: several data sets are in it, pass one of {', '.join(map(str, sorted(others)))}")
+    return None
+
+
+def _idx_set(folder: Path, beginning: str, name: str, source: str) -> HostData:
+    return _host_data(_read_set([_find(folder, beginning, file) for file in FILES]), name, source)
+
+
+def _csv_set(paths: Sequence[Path], name: str, source: str) -> HostData:
+    """The set in the first path with `train` in its name and the one whose name has `test` there."""
+    train = next((path for path in paths if "train" in path.name), None)
+    if train is None:
+        raise DataError(f"{paths[0].parent}: expected CSV files with train and with test in their names")
+    test = train.with_name(train.name.replace("train", "test"))
+    if not is_file(test):
+        raise DataError(f"{test}: no such file; expected the test images that belong to {train.name}")
+    arrays = [array for path in (train, test) for array in read_csv(path)]
+    arrays[::2] = [upright(train, images) for images in arrays[::2]]
+    return _host_data(_checked([str(train), str(train), str(test), str(test)], arrays), name, source)
+
+
+def upright(path: Path, images: HostArray) -> HostArray:
+    """The images of a file; those of EMNIST are transposed, which its names tell."""
+    return images.transpose(0, 2, 1) if path.name.lower().startswith("emnist") else images
 
 
 def _host_data(arrays: Sequence[HostArray], name: str, source: str) -> HostData:
@@ -136,40 +211,87 @@ def _sample() -> HostData:
         return _host_data(_read_set(paths), "mnist", "sample")
 
 
-def _load_chosen(folder: Path) -> HostData:
-    for candidate in (folder, folder / "mnist"):
-        if any(is_there(path) for name in FILES for path in _spellings(candidate, name)):
-            return load_idx_folder(candidate)
-    raise DataError(f"NNBACKEND_DATA={folder}: neither it nor `mnist` in it holds {', '.join(FILES)} (raw or .gz)")
+def _load_chosen(path: Path) -> HostData:
+    if (found := _found(path)) is not None:
+        return found
+    raise DataError(
+        f"NNBACKEND_DATA={path}: neither it nor `mnist` in it holds {', '.join(FILES)} (raw or .gz), mnist.npz or CSV "
+        f"files"
+    )
 
 
-def _spellings(folder: Path, name: str) -> list[Path]:
-    stems = (name, name.replace("-idx", ".idx"))
-    return [folder / (stem + ending) for stem in stems for ending in ("", ".gz")]
+def _chosen_full(path: Path) -> list[HostArray] | None:
+    """The four arrays of all of MNIST, if they are what NNBACKEND_DATA holds. Other data there does no harm."""
+    try:
+        found = _found(path)
+    except DataError:
+        return None
+    if found is None:
+        return None
+    arrays = [found.x_train, found.t_train, found.x_test, found.t_test]
+    known = all(is_mnist(name, array) for name, array in zip(FILES, arrays, strict=True))
+    return arrays if known else None
 
 
-def _find(folder: Path, name: str) -> Path:
-    spellings = _spellings(folder, name)
-    for path in spellings:
-        if is_there(path):
-            return path
-    names = ", ".join(path.name for path in spellings)
-    raise DataError(f"{folder / name}: no such file; expected one of {names}")
+def _beginnings(folder: Path) -> set[str]:
+    """What stands before `train-images` and its like in the names of the IDX files in a folder."""
+    names = (path.name for path in _listed(folder, "*"))
+    return {match["beginning"] for name in names if (match := _NAME.fullmatch(name))}
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except (OSError, ValueError):
+        return []
+
+
+def _spellings(beginning: str, name: str) -> list[str]:
+    part, kind, _ = name.split("-", 2)
+    parts = (part, "test") if part == "t10k" else (part,)
+    types: tuple[str, ...] = ("-idx3-ubyte", ".idx3-ubyte")
+    if kind == "labels":
+        types = ("-idx1-ubyte", ".idx1-ubyte", "-idx1-int", "-idx2-int", ".idx2-int")
+    return [f"{beginning}{p}-{kind}{t}{ending}" for p in parts for t in types for ending in ("", ".gz")]
+
+
+def _find(folder: Path, beginning: str, name: str) -> Path:
+    spellings = _spellings(beginning, name)
+    for spelling in spellings:
+        for path in (folder / spelling, folder / spelling / spelling):  # some unpack into a folder of that name
+            if is_file(path):
+                return path
+    raise DataError(f"{folder / (beginning + name)}: no such file; expected one of {', '.join(spellings)}")
 
 
 def _read_set(paths: Sequence[Path]) -> list[HostArray]:
     """The arrays in the files (in the order of FILES), each of the right kind and fitting the others."""
-    arrays = [read_idx(path) for path in paths]
-    for path, array, axes in zip(paths, arrays, (3, 1, 3, 1), strict=True):
-        kind, form = ("images", "(n, h, w)") if axes == 3 else ("labels", "(n,)")
-        if array.ndim != axes or array.dtype != np.uint8:
-            raise DataError(f"{path}: got {array.dtype} of shape {array.shape}, expected {kind}: uint8 of shape {form}")
+    arrays = _checked([str(path) for path in paths], [read_idx(path) for path in paths])
+    return [upright(path, array) if array.ndim == 3 else array for path, array in zip(paths, arrays, strict=True)]
+
+
+def _checked(sources: Sequence[str], arrays: Sequence[HostArray]) -> list[HostArray]:
+    """Images and labels, for training and testing, if they are of the right kind and fit each other."""
+    checked = []
+    for source, array, axes in zip(sources, arrays, (3, 1, 3, 1), strict=True):
+        kind, form, types = ("images", "(n, h, w)", _PIXEL) if axes == 3 else ("labels", "(n,)", _LABELS)
+        if axes == 1 and array.ndim == 2 and array.dtype == np.int32 and array.shape[1]:
+            array = array[:, 0]  # QMNIST: then the writer, and where the digit comes from
+        if array.ndim != axes or array.dtype not in types:
+            known = " or ".join(types)
+            raise DataError(
+                f"{source}: got {array.dtype} of shape {array.shape}, expected {kind}: {known} of shape {form}"
+            )
         if array.size == 0:
-            raise DataError(f"{path}: there are no {kind} in it, its shape is {array.shape}")
-    x_train, _, x_test, _ = arrays
+            raise DataError(f"{source}: there are no {kind} in it, its shape is {array.shape}")
+        if axes == 1 and not (array.min() >= 0 and array.max() < _CLASSES):
+            raise DataError(f"{source}: labels from {array.min()} to {array.max()}, expected 0 to {_CLASSES - 1}")
+        checked.append(array.astype(np.uint8) if axes == 1 and array.max() < 256 else array)
+    x_train, _, x_test, _ = checked
     for i in (0, 2):
-        if len(arrays[i]) != len(arrays[i + 1]):
-            raise DataError(f"{paths[i + 1]}: {len(arrays[i + 1])} labels, but {paths[i]} has {len(arrays[i])} images")
+        if len(checked[i]) != len(checked[i + 1]):
+            n, m = len(checked[i + 1]), len(checked[i])
+            raise DataError(f"{sources[i + 1]}: {n} labels, but {sources[i]} has {m} images")
     if x_train.shape[1:] != x_test.shape[1:]:
-        raise DataError(f"{paths[2]}: images of {x_test.shape[1:]} pixels, but {paths[0]} has {x_train.shape[1:]}")
-    return arrays
+        raise DataError(f"{sources[2]}: images of {x_test.shape[1:]} pixels, but {sources[0]} has {x_train.shape[1:]}")
+    return checked

@@ -277,6 +277,7 @@ def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopp
         tensors |= {f"callback{i}.{name}": value for name, value in arrays.items()}
     description = {
         "version": __version__,
+        **({} if network.preparation is None else {"preparation": network.preparation}),
         "network": network.config(),
         "settings": trainer.settings(),
         "training": {
