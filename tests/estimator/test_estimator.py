@@ -46,8 +46,7 @@ try:
 except RuntimeError as error:  # of scikit-learn 1.6 beside a newer SciPy
     pytest.skip(f"this scikit-learn has its checks only with SCIPY_ARRAY_API=1: {error}", allow_module_level=True)
 
-from nnbackend import estimator
-from nnbackend.estimator import NNClassifier, NNRegressor
+from nnbackend.estimator import NNClassifier, NNRegressor, base, classifier, regressor, scaling
 
 ESTIMATORS = (NNClassifier, NNRegressor)
 X_IRIS, Y_IRIS = load_iris(return_X_y=True)
@@ -259,7 +258,7 @@ def test_sparse_data_and_lists() -> None:
 def test_blocks_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = regression()
     whole = NNRegressor(epochs=2, random_state=0).fit(x, y, sample_weight=1 + np.arange(200) % 3)
-    monkeypatch.setattr(estimator, "ROWS", 7)
+    monkeypatch.setattr(scaling, "ROWS", 7)
     pieces = clone(whole).fit(x, y, sample_weight=1 + np.arange(200) % 3)
     np.testing.assert_allclose(pieces.predict(x), whole.predict(x), rtol=1e-9)
 
@@ -442,7 +441,7 @@ def test_settings_of_the_optimizer() -> None:
     assert optimizer(optimizer=nn.Adam(beta1=0.5), lr=0.1, weight_decay=0.2) == nn.Adam(0.1, 0.5, weight_decay=0.2)
     assert optimizer() == nn.AdamW(nn.OneCycle(0.02, 100), weight_decay=0.3)
     assert optimizer(optimizer="adam", lr=nn.Cosine(0.1, 5)) == nn.Adam(nn.Cosine(0.1, 5))
-    for name in estimator.LEARNING_RATES:
+    for name in base.LEARNING_RATES:
         fitted = NNRegressor(optimizer=name, random_state=0, epochs=60).fit(x, y)
         assert fitted.score(x, y) > 0.5, name
         assert clone(fitted).set_params(epochs=None).partial_fit(x, y).partial_fit(x, y).n_iter_ == 2
@@ -481,7 +480,7 @@ def test_an_interrupted_fit_says_so_and_predicts(monkeypatch: pytest.MonkeyPatch
             history.interrupted = True
             return history
 
-    monkeypatch.setattr(estimator, "Trainer", Interrupted)
+    monkeypatch.setattr(base, "Trainer", Interrupted)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         fitted = NNClassifier().fit(X_IRIS, Y_IRIS)
     assert fitted.n_iter_ == 2
@@ -508,6 +507,22 @@ def test_pickles_go_on_exactly(kind: Any, on: Namespace) -> None:
         np.testing.assert_array_equal(nn.to_numpy(copied.predict(x)), nn.to_numpy(fitted.predict(x)))
         following = copy.deepcopy(fitted).partial_fit(x, y).predict(x)
         np.testing.assert_array_equal(nn.to_numpy(copied.partial_fit(x, y).predict(x)), nn.to_numpy(following))
+
+
+def test_pickles_of_the_time_when_the_estimators_were_one_file() -> None:
+    for fitted in (NNClassifier(epochs=1).fit(X_IRIS, Y_IRIS), NNRegressor(epochs=1).fit(*regression())):
+        pickled = pickle.dumps(fitted, protocol=2)  # names its classes in lines of text
+        for module, name, old in (
+            (type(fitted).__module__, type(fitted).__name__, type(fitted).__name__),
+            (scaling.__name__, "Moments", "_Moments"),
+        ):
+            line = f"{module}\n{name}\n".encode()
+            assert line in pickled
+            pickled = pickled.replace(line, f"nnbackend.estimator\n{old}\n".encode())
+        again = pickle.loads(pickled)
+        x = np.ones((2, fitted.n_features_in_))
+        assert type(again) is type(fitted)
+        np.testing.assert_array_equal(again.predict(x), fitted.predict(x))
 
 
 def test_a_fit_leaves_nothing_of_the_optimizer_in_a_pickle() -> None:
@@ -602,9 +617,9 @@ def test_the_docstring_names_every_parameter_and_default(kind: Any) -> None:
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
-    results = doctest.testmod(estimator)
-    assert results.attempted > 5
-    assert results.failed == 0
+    results = [doctest.testmod(module) for module in (classifier, regressor)]
+    assert sum(result.attempted for result in results) > 5
+    assert sum(result.failed for result in results) == 0
 
 
 def test_without_scikit_learn_the_error_says_what_to_do() -> None:
@@ -616,7 +631,7 @@ def test_without_scikit_learn_the_error_says_what_to_do() -> None:
 
 def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    path = Path(__file__).parent.parent / "examples" / "sklearn_estimator.py"
+    path = Path(__file__).parents[2] / "examples" / "sklearn_estimator.py"
     spec = spec_from_file_location("example_sklearn_estimator", path)
     assert spec is not None
     assert spec.loader is not None

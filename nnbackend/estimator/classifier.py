@@ -1,0 +1,349 @@
+"""Classes as targets."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+from nnbackend.backend import to_numpy
+from nnbackend.estimator.base import NNEstimator
+from nnbackend.estimator.scaling import HostArray, host, on_device
+from nnbackend.functions.array import Array, array_namespace
+from nnbackend.layers import Loss, SigmoidWithLoss, SoftmaxWithLoss
+
+
+@dataclass(eq=False, repr=False)
+class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
+    """A neural network as a scikit-learn classifier.
+
+    It minimises the cross entropy of a softmax, or with several labels a row that of a sigmoid for each. With the
+    defaults inputs are standardized inside the model, and it trains well without tuning.
+
+    X may be an array, a data frame, a sparse matrix (which is made dense), or an array of CuPy, PyTorch or another
+    array-API library, with or without scikit-learn's `array_api_dispatch`: then the network is trained on that device,
+    and predictions are arrays of that kind. Predictions for all other data are NumPy arrays.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Widths of the hidden layers; empty for a linear model.
+    activation : str or sequence of str, default="relu"
+        Of every hidden layer, or one name for each: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid".
+    optimizer : str or Optimizer, default="adamw"
+        "adamw", "adam", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", or an optimizer with its settings.
+    lr : float or Schedule, default=None
+        Learning rate. None: an Optimizer's own; otherwise one cycle up and down over the whole of `fit`
+        (`nnbackend.OneCycle`), and in `partial_fit`, whose end is not known, a constant.
+    batch_size : int or "auto", default="auto"
+        Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
+    epochs : int, default=None
+        Passes over the data. None: as many as make 1000 steps, but at least 20 and at most 100.
+    max_iter : int, default=None
+        Another name for `epochs`, of which only one may be given.
+    dropout : float, default=0.0
+        Share of every hidden layer that is dropped while training, at least 0 and below 1.
+    batch_normalization : bool, default=False
+        Normalise every hidden layer over the batch, ahead of its activation.
+    weight_decay : float, default=None
+        Of the optimizer: decoupled for "adamw", where None is 0.3 (300 / steps, where a fit has more than 1000 steps),
+        else that of an L2 penalty, where None is none. An Optimizer keeps its own where this is None.
+    standardize : bool, default=True
+        Scale every feature to mean 0 and standard deviation 1, by the rows trained on, and clip it at 5 deviations.
+    early_stopping : bool, default=False
+        Set rows aside and stop when the loss on them has not become better by more than `tol` for
+        `n_iter_no_change` epochs; the best epoch's network is kept. Without it, all epochs are run.
+    validation_fraction : float, default=0.1
+        The share of rows set aside, stratified by class. Only for early stopping.
+    n_iter_no_change : int, default=10
+        Epochs to wait for a better loss. Only for early stopping.
+    tol : float, default=1e-4
+        By how much the loss has to become better. Only for early stopping.
+    warm_start : bool, default=False
+        Let `fit` go on from the network of the last `fit`, with its scaling and its classes.
+    random_state : int, RandomState instance or None, default=None
+        Decides initial weights, order of rows, dropout and the rows set aside.
+    verbose : bool or int, default=False
+        Show a progress bar for every epoch.
+    backend : str or Backend, default=None
+        Where a network for host data lives: "numpy", "cupy", "torch:cuda:0", ...; None: where `nnbackend.use` or the
+        variable NNBACKEND says. Device arrays are used where they are.
+    dtype : "float32", "float64" or None, default=None
+        Precision of the network, and of the probabilities; None: that of X, float64 where X is of another kind.
+        float32 is the faster.
+    loss : "log_loss" or Loss, default="log_loss"
+        Cross entropy, or a `nnbackend.Loss` that classifies.
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, {label: weight}; 1 for those left out. "balanced": by the inverse of their
+        frequencies. Not for several labels a row.
+    label_smoothing : float, default=0.0
+        The share of every target that is spread over all classes, at least 0 and below 1.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels; the numbers of the columns where rows have several labels.
+    network_ : Network
+        The trained network, for inputs that are standardized as `standardize` says.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had some that are all strings.
+    n_outputs_ : int
+        Number of columns of the network's output.
+    n_iter_ : int
+        Epochs of the last `fit` and of every `partial_fit` after it.
+    loss_curve_ : list of float, of length n_iter_
+        Mean training loss of every epoch.
+    best_loss_ : float or None
+        The least of them; None with early stopping.
+    validation_scores_ : list of float or None
+        Accuracy on the rows set aside, by epoch; None without early stopping.
+    best_validation_score_ : float or None
+        That of the epoch that was kept.
+
+    See Also
+    --------
+    NNRegressor : The same for numbers as targets.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import train_test_split
+    >>> from nnbackend.estimator import NNClassifier
+    >>> X_train, X_test, y_train, y_test = train_test_split(*load_digits(return_X_y=True), random_state=0)
+    >>> NNClassifier(random_state=0).fit(X_train, y_train).score(X_test, y_test) > 0.96
+    True
+    """
+
+    _: KW_ONLY
+    loss: str | Loss = "log_loss"
+    class_weight: str | dict[Any, float] | None = None
+    label_smoothing: float = 0.0
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **NNEstimator._parameter_constraints,
+        "loss": [StrOptions({"log_loss"}), Loss],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNClassifier:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Labels; or 0 and 1 where a row may have several.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the loss, at least 0; a row of weight 0 is as good as absent.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For a parameter outside its range, and for data of the wrong shape, type or values.
+        nnbackend.BackendError
+            For a backend that does not work.
+        nnbackend.NumericalError
+            Where the loss does not stay finite.
+        """
+        self._train(X, y, sample_weight)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> NNClassifier:
+        """Train the network for one epoch on further data.
+
+        The first call makes the network; the scaling takes in the rows of every call.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Labels; or 0 and 1 where a row may have several.
+        classes : array-like of shape (n_classes,), default=None
+            All labels there will be. Required in the first call, unless rows have several.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in `fit`.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            As `fit`, and with early_stopping or balanced classes.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError("partial_fit cannot balance classes that it has not seen: give class_weight as a dict")
+        self._train(X, y, sample_weight, classes, incremental=True)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """The most likely class of every row; with several labels a row, 1 where a label is likelier than not.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data of the kind that `fit` had.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+
+        def decide(y: Array) -> Array:
+            xp = array_namespace(y)
+            if self._encoder is None:
+                return xp.astype(y > 0.0, xp.int64)
+            labels, classes = xp.argmax(y, axis=1), self.classes_
+            if on_device(X) and classes.dtype.kind in "biuf":
+                return xp.take(self.network_.backend.asarray(classes), labels, axis=0)
+            return classes[to_numpy(labels)]
+
+        return self._answer(X, "predict", decide)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities of the classes, in the order of `classes_`; with several labels a row, of each label.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data of the kind that `fit` had.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples, n_classes)
+        """
+        return self._answer(X, "predict_proba", lambda y: self.network_.loss_layer.output(y))
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of `predict_proba`, computed without it: they stay finite.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data of the kind that `fit` had.
+
+        Returns
+        -------
+        log_p : ndarray of shape (n_samples, n_classes)
+        """
+
+        def log_proba(y: Array) -> Array:
+            xp = array_namespace(y)
+            if self._encoder is None:
+                return xp.minimum(y, 0.0) - xp.log1p(xp.exp(-xp.abs(y)))
+            shifted = y - xp.max(y, axis=1, keepdims=True)
+            return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+
+        return self._answer(X, "predict_log_proba", log_proba)
+
+    def decision_function(self, X: Any) -> Array:
+        """The network's raw output: the logarithm of `predict_proba` but for a constant in every row.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data of the kind that `fit` had.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            For two classes the second's less the first's, which is positive where the second is likelier.
+        """
+
+        def decision(y: Array) -> Array:
+            return y[:, 1] - y[:, 0] if self._encoder is not None and self.n_outputs_ == 2 else y
+
+        return self._answer(X, "decision_function", decision)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows that are classified as y says; with several labels a row, all of them.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data of the kind that `fit` had.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The truth.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+        """
+        return float(accuracy_score(host(y), host(self.predict(X)), sample_weight=host(sample_weight)))
+
+    @property
+    def classes_(self) -> HostArray:
+        """The class labels in the order of the columns of `predict_proba`, on the host."""
+        classes: HostArray = np.arange(self.n_outputs_) if self._encoder is None else self._encoder.classes_
+        return classes
+
+    def _targets(self, y: Any, first: bool, incremental: bool, classes: Any) -> HostArray:
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
+        if kind == "multiclass-multioutput":
+            raise ValueError("y must hold one label a row, or rows of 0 and 1; several labels a row are not supported")
+        multilabel = kind == "multilabel-indicator"
+        if not first and multilabel != (self._encoder is None):
+            raise ValueError(f"y is {kind}, unlike the y that this estimator has been trained on")
+        if multilabel:
+            t = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
+            if not np.all((t == 0.0) | (t == 1.0)):
+                raise ValueError(f"y: rows of several labels must hold 0 and 1, got {t.min():g} to {t.max():g}")
+            if first:
+                self._encoder: Any = None
+                self.n_outputs_ = t.shape[1]
+            elif t.shape[1] != self.n_outputs_:
+                raise ValueError(f"y has {t.shape[1]} columns, but {self.n_outputs_} in the training so far")
+            return t * (1.0 - self.label_smoothing) + self.label_smoothing / 2.0
+        y = column_or_1d(y, warn=True)
+        if first:
+            if incremental and classes is None:
+                raise ValueError("classes must be passed in the first call to partial_fit")
+            self._encoder = LabelEncoder().fit(y if classes is None else column_or_1d(classes))
+            self.n_outputs_ = len(self._encoder.classes_)
+        return np.asarray(self._encoder.transform(y), dtype=np.int64)
+
+    def _loss(self, t: HostArray) -> Loss:
+        if isinstance(self.loss, Loss):
+            if not self.loss.classifies or self.class_weight is not None or self.label_smoothing:
+                raise ValueError(
+                    f"loss={self.loss!r} must be a loss of classes, and class_weight and label_smoothing are left to it"
+                )
+            return type(self.loss)(**self.loss.config())
+        if self._encoder is None:
+            if self.class_weight is not None:
+                raise ValueError("class_weight is for one label a row; here, use loss=SigmoidWithLoss(pos_weight=...)")
+            return SigmoidWithLoss()
+        weights = None
+        if self.class_weight is not None:
+            labels = self.classes_[t]
+            weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels).tolist()
+        return SoftmaxWithLoss(class_weight=weights, label_smoothing=float(self.label_smoothing))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

@@ -1,0 +1,254 @@
+"""Numbers as targets."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+
+from nnbackend.estimator.base import NNEstimator
+from nnbackend.estimator.scaling import HostArray, Moments, column_moments, host
+from nnbackend.functions.array import Array
+from nnbackend.layers import Huber, Loss, MeanAbsoluteError, MeanSquaredError
+
+LOSSES: dict[str, type[Loss]] = {
+    "squared_error": MeanSquaredError,
+    "absolute_error": MeanAbsoluteError,
+    "huber": Huber,
+}
+
+
+@dataclass(eq=False, repr=False)
+class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
+    """A neural network as a scikit-learn regressor, for one or several target columns.
+
+    With the defaults inputs and targets are standardized inside the model, and it trains well without tuning. What X
+    may be, and where the network is trained, is the same as for `NNClassifier`.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Widths of the hidden layers; empty for a linear model.
+    activation : str or sequence of str, default="relu"
+        Of every hidden layer, or one name for each: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid".
+    optimizer : str or Optimizer, default="adamw"
+        "adamw", "adam", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", or an optimizer with its settings.
+    lr : float or Schedule, default=None
+        Learning rate. None: an Optimizer's own; otherwise one cycle up and down over the whole of `fit`
+        (`nnbackend.OneCycle`), and in `partial_fit`, whose end is not known, a constant.
+    batch_size : int or "auto", default="auto"
+        Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
+    epochs : int, default=None
+        Passes over the data. None: as many as make 1000 steps, but at least 20 and at most 100.
+    max_iter : int, default=None
+        Another name for `epochs`, of which only one may be given.
+    dropout : float, default=0.0
+        Share of every hidden layer that is dropped while training, at least 0 and below 1.
+    batch_normalization : bool, default=False
+        Normalise every hidden layer over the batch, ahead of its activation.
+    weight_decay : float, default=None
+        Of the optimizer: decoupled for "adamw", where None is 0.3 (300 / steps, where a fit has more than 1000 steps),
+        else that of an L2 penalty, where None is none. An Optimizer keeps its own where this is None.
+    standardize : bool, default=True
+        Scale every feature and every target to mean 0 and standard deviation 1, by the rows trained on, and clip
+        features at 5 deviations. The losses, and `tol`, are those of the scaled targets.
+    early_stopping : bool, default=False
+        Set rows aside and stop when the loss on them has not become better by more than `tol` for
+        `n_iter_no_change` epochs; the best epoch's network is kept. Without it, all epochs are run.
+    validation_fraction : float, default=0.1
+        The share of rows set aside. Only for early stopping.
+    n_iter_no_change : int, default=10
+        Epochs to wait for a better loss. Only for early stopping.
+    tol : float, default=1e-4
+        By how much the loss has to become better. Only for early stopping.
+    warm_start : bool, default=False
+        Let `fit` go on from the network of the last `fit`, with its scaling and its classes.
+    random_state : int, RandomState instance or None, default=None
+        Decides initial weights, order of rows, dropout and the rows set aside.
+    verbose : bool or int, default=False
+        Show a progress bar for every epoch.
+    backend : str or Backend, default=None
+        Where a network for host data lives: "numpy", "cupy", "torch:cuda:0", ...; None: where `nnbackend.use` or the
+        variable NNBACKEND says. Device arrays are used where they are.
+    dtype : "float32", "float64" or None, default=None
+        Precision of the network, and of the predictions; None: that of X, float64 where X is of another kind.
+        float32 is the faster.
+    loss : "squared_error", "absolute_error", "huber" or Loss, default="squared_error"
+        What is minimised; "huber" turns linear at one (scaled) unit.
+
+    Attributes
+    ----------
+    network_ : Network
+        The trained network, for inputs that are standardized as `standardize` says.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had some that are all strings.
+    n_outputs_ : int
+        Number of columns of the network's output.
+    n_iter_ : int
+        Epochs of the last `fit` and of every `partial_fit` after it.
+    loss_curve_ : list of float, of length n_iter_
+        Mean training loss of every epoch.
+    best_loss_ : float or None
+        The least of them; None with early stopping.
+    validation_scores_ : list of float or None
+        1 - loss / loss of the mean target, on the rows set aside, by epoch: R^2 for squared errors and one column.
+        None without early stopping.
+    best_validation_score_ : float or None
+        That of the epoch that was kept.
+
+    See Also
+    --------
+    NNClassifier : The same for classes as targets.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> from nnbackend.estimator import NNRegressor
+    >>> X, y = make_regression(n_samples=500, n_features=10, noise=5.0, random_state=0)
+    >>> NNRegressor(random_state=0).fit(X[:400], y[:400]).score(X[400:], y[400:]) > 0.98
+    True
+    """
+
+    _: KW_ONLY
+    loss: str | Loss = "squared_error"
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **NNEstimator._parameter_constraints,
+        "loss": [StrOptions(set(LOSSES)), Loss],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNRegressor:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the loss, at least 0; a row of weight 0 is as good as absent.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For a parameter outside its range, and for data of the wrong shape, type or values.
+        nnbackend.BackendError
+            For a backend that does not work.
+        nnbackend.NumericalError
+            Where the loss does not stay finite.
+        """
+        self._train(X, y, sample_weight)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNRegressor:
+        """Train the network for one epoch on further data.
+
+        The first call makes the network; the scaling takes in the rows of every call.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in `fit`.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            As `fit`, and with early_stopping.
+        """
+        self._train(X, y, sample_weight, incremental=True)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """The target of every row.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data of the kind that `fit` had.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+
+        def restore(y: Array) -> Array:
+            y = self._y_moments.restored(y) if self.standardize else y
+            return y[:, 0] if self._flat else y
+
+        return self._answer(X, "predict", restore)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination R^2, the mean over the columns of y.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data of the kind that `fit` had.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The truth.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+        """
+        return float(r2_score(host(y), host(self.predict(X)), sample_weight=host(sample_weight)))
+
+    def _targets(self, y: Any, first: bool, incremental: bool, classes: Any) -> HostArray:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        t = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64).reshape(y.shape[0], -1)
+        if first:
+            self._flat, self.n_outputs_ = y.ndim == 1, t.shape[1]
+        elif t.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {t.shape[1]} columns, but {self.n_outputs_} in the training so far")
+        return t
+
+    def _measure_targets(self, t: HostArray, weight: HostArray | None, first: bool, incremental: bool) -> None:
+        if not self.standardize or not (first or incremental):
+            return
+        moments = column_moments(t, weight)
+        self._y_moments: Moments = moments if first else self._y_moments + moments
+        coarse = float(np.max(np.abs(self._y_moments.mean) / self._y_moments.scale)) * np.finfo(self._precision).eps
+        if coarse > 1e-3:
+            warnings.warn(
+                f"{self._precision} tells targets of this size only {coarse:.1g} of their standard deviation apart: "
+                "subtract an offset from y"
+                + (", or train with dtype='float64'" if self._precision == "float32" else ""),
+                stacklevel=2,
+            )
+
+    def _scaled_targets(self, t: HostArray) -> HostArray:
+        return self._y_moments.standardized(t) if self.standardize else t
+
+    def _loss(self, t: HostArray) -> Loss:
+        return type(self.loss)(**self.loss.config()) if isinstance(self.loss, Loss) else LOSSES[self.loss]()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
