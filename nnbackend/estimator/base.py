@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import wraps
 from numbers import Integral, Real
-from threading import Lock
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -20,18 +19,32 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from nnbackend.backend import Backend, describe, home, resolve, to_numpy, using
 from nnbackend.backend import backend as current_backend
-from nnbackend.estimator.scaling import HostArray, Moments, blocks, column_moments, host, on_device, take
+from nnbackend.estimator.scaling import (
+    HostArray,
+    Moments,
+    RowLength,
+    blocks,
+    column_moments,
+    dense,
+    host,
+    is_sparse,
+    on_device,
+    require_numbers,
+    row_length,
+    take,
+)
+from nnbackend.estimator.sparse import SparseRows, SparseTrainer
 from nnbackend.functions.array import Array, array_namespace
+from nnbackend.initializers import Uniform
 from nnbackend.layers import ACTIVATIONS, Affine, BatchNormalization, Dropout, Layer, Loss, activation
 from nnbackend.network import DTYPES, Network, given
 from nnbackend.optimizers import OPTIMIZERS, Optimizer, State, optimizer
 from nnbackend.schedules import OneCycle, Schedule
-from nnbackend.training import EarlyStopping, Trainer
+from nnbackend.training import EarlyStopping
 
 Prepared: TypeAlias = tuple[Any, HostArray, HostArray | None]  # x, t, weight
 
-CLIP = 5.0  # standard deviations: a pixel that is blank but once would otherwise become a hundred
-# the peak of the automatic schedule; partial_fit, which sees no end of its training, keeps to a fifth of it
+# the peak of the automatic schedule
 LEARNING_RATES = {
     "adagrad": 0.05,
     "adam": 0.01,
@@ -41,10 +54,53 @@ LEARNING_RATES = {
     "rmsprop": 0.005,
     "sgd": 0.05,
 }
-WEIGHT_DECAY = 0.3  # of "adamw", for up to STEPS steps; less for more
+SLOWER = 5.0  # a training whose end is not known keeps to a fifth of the peak; for sparse rows the peak is a fifth
+# of "adamw", for up to STEPS steps, less for more: so much for each feature and row, but at most so much. Noise in few
+# rows of many features needs it; a smooth function of few features is underfitted by it
+WEIGHT_DECAY, HIGHEST_WEIGHT_DECAY = 10.0, 0.3
 STEPS, EPOCHS = 1000, (20, 100)  # automatic epochs make that many steps, but keep to these bounds
 
-_predicting = Lock()  # layers remember their last input: threads that share an estimator take turns
+# settings that shape the network or its data: a training that goes on with a network must not change them
+SHAPE = ("hidden_layer_sizes", "activation", "dropout", "batch_normalization", "standardize", "backend", "dtype")
+
+# what scikit-learn's MLPClassifier and MLPRegressor call otherwise
+ELSEWHERE = {
+    "solver": "use optimizer=",
+    "alpha": "use weight_decay=",
+    "learning_rate": "use lr= with a schedule such as nnbackend.Cosine",
+    "learning_rate_init": "use lr=",
+    "power_t": "use lr= with a schedule such as nnbackend.Exponential",
+    "shuffle": "the rows are shuffled before every epoch",
+    "momentum": "use optimizer=nnbackend.Momentum(momentum=...)",
+    "nesterovs_momentum": "use optimizer='nesterov'",
+    "beta_1": "use optimizer=nnbackend.Adam(beta1=...)",
+    "beta_2": "use optimizer=nnbackend.Adam(beta2=...)",
+    "epsilon": "use optimizer=nnbackend.Adam(eps=...)",
+    "max_fun": "there is no L-BFGS",
+}
+ACTIVATIONS_ELSEWHERE = {
+    "logistic": "use activation='sigmoid'",
+    "identity": "use hidden_layer_sizes=() for a linear model",
+}
+
+
+def _explain_names(kind: type, settings: Mapping[str, Any], error: type[Exception]) -> None:
+    for name in settings:
+        if name in ELSEWHERE:
+            raise error(f"{kind.__name__} has no parameter {name!r}: {ELSEWHERE[name]}")
+
+
+def knows_other_names(kind: type) -> type:
+    """Let the constructor of a class answer scikit-learn's names of parameters with its own."""
+    init = kind.__init__  # type: ignore[misc]
+
+    @wraps(init)
+    def __init__(self: Any, *arguments: Any, **settings: Any) -> None:
+        _explain_names(kind, settings, TypeError)
+        init(self, *arguments, **settings)
+
+    kind.__init__ = __init__  # type: ignore[misc]
+    return kind
 
 
 @dataclass(eq=False, repr=False)
@@ -99,14 +155,14 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
     # --- the meaning of the targets -------------------------------------------------------------------------------
 
     def _targets(self, y: Any, first: bool, incremental: bool, classes: Any) -> HostArray:
-        """y as numbers: labels, (n,), or values, (n, n_outputs_). Sets n_outputs_ where `first`."""
+        """y as numbers: labels, (n,), or values, (n, n_outputs_). Sets n_outputs_ if `first`."""
         raise NotImplementedError
 
     def _measure_targets(self, t: HostArray, weight: HostArray | None, first: bool, incremental: bool) -> None:
-        """Shown the targets of a training, before it."""
+        """Look at the targets of a training, before it."""
 
     def _scaled_targets(self, t: HostArray) -> HostArray:
-        """What the network is to answer for t."""
+        """Return the output that the network is trained to give for t."""
         return t
 
     def _loss(self, t: HostArray) -> Loss:
@@ -114,27 +170,60 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
 
     # --- training -------------------------------------------------------------------------------------------------
 
-    def _train(self, X: Any, y: Any, sample_weight: Any, classes: Any = None, incremental: bool = False) -> None:
+    def _train(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        classes: Any = None,
+        incremental: bool = False,
+        validation: Any = None,
+        callbacks: Sequence[Callable[[Any], object]] = (),
+    ) -> None:
         """`fit`, or `partial_fit`. X is used where it lives; y and the weights pass through the host."""
         first = not (hasattr(self, "network_") and (incremental or self.warm_start))
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if not first:
+            self._check_shape()
         with using(self._chosen_backend(X) if first else self.network_.backend):
             x, t, weight = self._data(X, y, sample_weight, classes, first, incremental)
             if first:
                 self._precision = self.dtype or ("float32" if str(x.dtype).endswith("float32") else "float64")
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            rows, held_out = self._split(t, weight, seed)
+            rows, held_out = self._split(t, weight, seed, validation is None)
             x_train, t_train, w_train = (take(a, rows) for a in (x, t, weight))
-            if self.standardize and (first or incremental):
-                moments = column_moments(x_train, w_train)
-                self._x_moments: Moments = moments if first else self._x_moments + moments
+            self._measure_features(x_train, w_train, first, incremental)
             self._measure_targets(t_train, w_train, first, incremental)
             if first:
                 self._from_device = on_device(X)
                 self.network_: Network = self._network(x.shape[1], t_train, seed)
-            validation = None
+                self._shape = self._shape_settings()
+            else:
+                self.network_.loss_layer = self._loss(t_train)
+            checked = None
             if held_out is not None:
-                validation = self._prepared(*(take(a, held_out) for a in (x, t, weight)))
-            self._fit_network(self._prepared(x_train, t_train, w_train), validation, seed, first, incremental)
+                checked = self._prepared(*(take(a, held_out) for a in (x, t, weight)))
+            elif validation is not None:
+                checked = self._prepared(*self._validation_data(validation))
+            train = self._prepared(x_train, t_train, w_train)
+            self._fit_network(train, checked, callbacks, seed, first, incremental)
+
+    def _shape_settings(self) -> dict[str, Any]:
+        """The settings that shape the network or its data, as plain values."""
+        values = {name: getattr(self, name) for name in SHAPE}
+        sequences = {name: np.atleast_1d(values[name]).tolist() for name in ("hidden_layer_sizes", "activation")}
+        return values | sequences | {"backend": getattr(self.backend, "name", self.backend)}
+
+    def _check_shape(self) -> None:
+        """Raise ValueError if a setting that shapes the network has been changed since it was made."""
+        now = self._shape_settings()
+        for name, value in getattr(self, "_shape", now).items():
+            if now[name] != value:
+                raise ValueError(
+                    f"{name} was {value!r} when the network was made and is now {now[name]!r}: set it back, or make "
+                    "another network by fit with warm_start=False"
+                )
 
     def _chosen_backend(self, X: Any) -> Backend:
         """The backend for a network that X is to train."""
@@ -144,8 +233,6 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         self, X: Any, y: Any, sample_weight: Any, classes: Any, first: bool, incremental: bool
     ) -> tuple[Any, HostArray, HostArray | None]:
         """X where it lives, y as numbers and the weights on the host, all checked."""
-        if incremental and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True")
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         x = self._inputs(X, "partial_fit" if incremental else "fit", reset=first)
@@ -154,21 +241,57 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         t = self._targets(y, first, incremental, classes)
         if sample_weight is None:
             return x, t, None
-        weight = _check_sample_weight(host(sample_weight), t, dtype=np.float64, ensure_non_negative=True)
-        if not weight.any():
-            raise ValueError("sample_weight must contain at least one number that is not zero")
+        sample_weight = host(sample_weight)
+        require_numbers("sample_weight", sample_weight)
+        weight = _check_sample_weight(sample_weight, t, dtype=np.float64, ensure_non_negative=True)
+        with np.errstate(over="ignore"):
+            total = np.sum(weight)
+        if not 0 < total < math.inf:
+            raise ValueError(
+                f"sample_weight must contain at least one number that is not zero, and sum to a finite one: got {total}"
+            )
         return x, t, weight
 
-    def _split(self, t: HostArray, weight: HostArray | None, seed: int) -> tuple[HostArray | None, HostArray | None]:
+    def _validation_data(self, validation: Any) -> tuple[Any, HostArray, HostArray | None]:
+        if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+            raise ValueError(f"validation: expected (X, y) or (X, y, sample_weight), got {type(validation).__name__}")
+        X, y, *weight = validation
+        return self._data(X, y, weight[0] if weight else None, None, first=False, incremental=False)
+
+    def _measure_features(self, x: Any, weight: HostArray | None, first: bool, incremental: bool) -> None:
+        """Learn how features are scaled: from the rows of a first training, and of every `partial_fit`."""
+        if first:
+            self._x_scaling: Moments | RowLength | None = None
+            if self.standardize:
+                self._x_scaling = row_length(x, weight) if is_sparse(x) else column_moments(x, weight)
+        elif incremental and isinstance(self._x_scaling, Moments):
+            self._x_scaling = self._x_scaling + column_moments(x, weight)
+        elif incremental and isinstance(self._x_scaling, RowLength):
+            self._x_scaling = self._x_scaling + row_length(x, weight)
+        earlier: int = self._rows if incremental and not first else 0
+        self._rows: int = earlier + x.shape[0]
+
+    def _split(
+        self, t: HostArray, weight: HostArray | None, seed: int, hold_out: bool
+    ) -> tuple[HostArray | None, HostArray | None]:
         """The rows to train on (None: all) and those to validate on, if any. A row of weight 0 is as good as absent."""
         rows = np.arange(t.shape[0]) if weight is None else np.flatnonzero(weight)
-        if self.early_stopping:
+        if self.early_stopping and hold_out:
+            size = math.ceil(self.validation_fraction * rows.size)
+            cause = self._check_split(t[rows], size)
+            if cause:
+                raise ValueError(
+                    f"early_stopping=True sets validation_fraction={self.validation_fraction} of {rows.size} rows "
+                    f"aside, {cause}: choose another fraction, or give fit a validation set (validation=)"
+                )
             stratify = t[rows] if t.ndim == 1 else None
-            train, held_out = train_test_split(
-                rows, test_size=self.validation_fraction, random_state=seed, stratify=stratify
-            )
+            train, held_out = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
             return train, held_out
         return None if rows.size == t.shape[0] else rows, None
+
+    def _check_split(self, labels: HostArray, held_out: int) -> str:
+        """Say why the rows with these targets cannot be split so that `held_out` are set aside, "" if they can."""
+        return "" if held_out < labels.shape[0] else "which leaves none to train on"
 
     def _network(self, features: int, t: HostArray, seed: int) -> Network:
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
@@ -179,7 +302,9 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"activation has {len(names)} names for {len(sizes)} hidden layers")
         layers: list[Layer] = []
         for size, name in zip(sizes, names, strict=True):
-            layers.append(Affine(features, size))
+            # biases as spread as He's weights: the kinks of the units then lie apart, where the data is, not all at 0
+            spread = math.sqrt(6.0 / features)
+            layers.append(Affine(features, size, bias=Uniform(-spread, spread)))
             if self.batch_normalization:
                 layers.append(BatchNormalization(size))
             layers.append(activation(name))
@@ -189,14 +314,23 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         layers.append(Affine(features, self.n_outputs_))
         return Network(layers, self._loss(t), seed=seed, dtype=self._precision)
 
-    def _fit_network(self, train: Prepared, validation: Prepared | None, seed: int, first: bool, more: bool) -> None:
+    def _fit_network(
+        self,
+        train: Prepared,
+        validation: Prepared | None,
+        callbacks: Sequence[Callable[[Any], object]],
+        seed: int,
+        first: bool,
+        more: bool,
+    ) -> None:
         """Run the trainer and note what it recorded. more: for one epoch, after those of earlier calls."""
         network, (x, t, weight) = self.network_, train
         n = x.shape[0]
         batch_size = self._batch_size(n)
         steps = -(-n // batch_size)
         epochs = 1 if more else self._epochs(steps)
-        trainer = Trainer(network, self._optimizer(None if more else epochs * steps), batch_size=batch_size, seed=seed)
+        optimizer = self._optimizer(epochs * steps, not more and not self.early_stopping, isinstance(x, SparseRows))
+        trainer = SparseTrainer(network, optimizer, batch_size=batch_size, seed=seed)
         if first or not more:
             self.loss_curve_: list[float] = []
             self._optimizer_state: State | None = None
@@ -210,25 +344,38 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             epochs,
             sample_weight=weight,
             validation=validation,
-            callbacks=[] if validation is None else [stopper],
+            callbacks=[*callbacks, stopper] if self.early_stopping else callbacks,
             progress=bool(self.verbose),
         )
-        if history.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
         self._optimizer_state = trainer.state if more else None
         self.loss_curve_ += history.loss
         self.n_iter_ = len(self.loss_curve_)
-        self.best_loss_ = min(self.loss_curve_, default=None) if validation is None else None
-        self.validation_scores_ = self.best_validation_score_ = None
+        self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=None)
+        self.validation_loss_curve_ = self.validation_scores_ = self.best_validation_score_ = None
         if validation is not None:
-            self.validation_scores_ = history.val_accuracy or skill(network, history.val_loss, validation)
+            self.validation_loss_curve_ = history.val_loss
+            self.validation_scores_ = history.val_accuracy or _skill(network, history.val_loss, validation)
             if stopper.best_epoch is not None:
                 self.best_validation_score_ = self.validation_scores_[stopper.best_epoch - 1]
+        if history.interrupted:
+            raise KeyboardInterrupt(f"the fit was interrupted; the estimator keeps its {self.n_iter_} full epochs")
 
     def _batch_size(self, n: int) -> int:
+        """Rows per step. Batch normalization cannot use a lone row, so the rows are dealt out to leave none."""
         if self.batch_size == "auto":  # some 24 steps an epoch
-            return min(n, max(32, min(256, int(2 ** round(math.log2(n / 24))))))
-        return min(n, int(self.batch_size))
+            size = min(n, max(32, min(256, int(2 ** round(math.log2(n / 24))))))
+        else:
+            size = min(n, int(self.batch_size))
+        if not self.batch_normalization or not np.size(self.hidden_layer_sizes):
+            return size
+        if size == 1:
+            raise ValueError(
+                f"batch_normalization=True needs batches of 2 rows or more, got batch_size={self.batch_size!r} for "
+                f"{n} rows"
+            )
+        while n % size == 1:
+            size += 1
+        return size
 
     def _epochs(self, steps: int) -> int:
         if self.epochs is not None and self.max_iter is not None:
@@ -236,8 +383,11 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         chosen = self.epochs or self.max_iter
         return int(chosen) if chosen else min(max(round(STEPS / steps), EPOCHS[0]), EPOCHS[1])
 
-    def _optimizer(self, steps: int | None) -> Optimizer:
-        """The optimizer for a training of so many steps, or of nobody knows how many."""
+    def _optimizer(self, steps: int, ends: bool = True, sparse: bool = False) -> Optimizer:
+        """The optimizer for a training of so many steps; it may end earlier, or never, unless it `ends` then.
+
+        sparse: the rows are sparse. Most of their features are rare, and are learned by smaller steps.
+        """
         chosen, settings = self.optimizer, dict[str, Any]()
         if self.weight_decay is not None:
             settings["weight_decay"] = self.weight_decay
@@ -246,9 +396,12 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         if isinstance(chosen, Optimizer):
             return replace(chosen, **settings)
         highest = LEARNING_RATES[chosen]
-        automatic: dict[str, Any] = {"lr": highest / 5 if steps is None else OneCycle(highest, steps)}
+        automatic: dict[str, Any] = {"lr": highest / SLOWER}
+        if ends:
+            automatic["lr"] = OneCycle(highest / SLOWER if sparse else highest, steps)
         if chosen == "adamw":
-            automatic["weight_decay"] = WEIGHT_DECAY * min(1.0, STEPS / (steps or STEPS))
+            decay = min(HIGHEST_WEIGHT_DECAY, WEIGHT_DECAY * self.n_features_in_ / self._rows)
+            automatic["weight_decay"] = decay * min(1.0, STEPS / steps)
         return optimizer(chosen, **automatic | settings)
 
     # --- data -----------------------------------------------------------------------------------------------------
@@ -259,7 +412,9 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             self._check_home(X, method)
         if not on_device(X):
             # one order of the elements: a data frame then gives the same bits as the array it was made of
-            return validate_data(self, X, reset=reset, accept_sparse="csr", dtype="numeric", order="C")
+            x = validate_data(self, X, reset=reset, accept_sparse="csr", dtype="numeric", order="C")
+            require_numbers("X", x)
+            return x
         if X.ndim != 2:
             raise ValueError(f"Expected 2D array, got an array of shape {tuple(X.shape)} instead.")
         if 0 in X.shape:
@@ -285,30 +440,55 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         )
 
     def _prepared(self, x: Any, t: HostArray, weight: HostArray | None) -> Prepared:
-        """What the trainer takes: x dense, standardized and in the network's dtype, t as the network is to say it."""
+        """x, t and the weights as the trainer takes them; the weights with a mean of 1, whatever their unit."""
+        if weight is not None:
+            weight = weight / np.max(weight)
+            weight /= np.mean(weight)
+        if is_sparse(x):
+            return SparseRows(x, self._shown), self._scaled_targets(t), weight
         on = self.network_.backend if on_device(x) else resolve("numpy")
-        rows_in = on.zeros(x.shape, self.network_.dtype)
+        shown = on.zeros(x.shape, self.network_.dtype)
         for rows, block in blocks(x):
-            rows_in[rows, :] = on.asarray(self._standardized(block), self.network_.dtype)
-        return rows_in, self._scaled_targets(t), weight
+            shown[rows, :] = on.asarray(self._scaled(block), self.network_.dtype)
+        return shown, self._scaled_targets(t), weight
 
-    def _standardized(self, block: Array) -> Array:
-        if not self.standardize:
-            return block
-        return array_namespace(block).clip(self._x_moments.standardized(block), -CLIP, CLIP)
+    def _scaled(self, block: Any) -> Any:
+        return block if self._x_scaling is None else self._x_scaling.scaled(block)
+
+    def _shown(self, block: Any) -> Any:
+        """Rows of X as the network is shown them. CSR rows stay so on NumPy, unless features are centred."""
+        on, dtype, block = self.network_.backend, self.network_.dtype, self._scaled(block)
+        if is_sparse(block) and on.owns(block.data):
+            return block.astype(dtype, copy=False)
+        return on.asarray(dense(block), dtype)
 
     def _answer(self, X: Any, method: str, answer: Callable[[Array], Array]) -> Array:
         """What `answer` makes of the network's raw output for every row; where X lives."""
         check_is_fitted(self)
-        network = self.network_
-        with using(network.backend) as on:
-            x = self._inputs(X, method, reset=False)
-            with _predicting:
-                outputs = [
-                    network.forward(on.asarray(self._standardized(block), network.dtype)) for _, block in blocks(x)
-                ]
+        # layers remember their last input: with copies, which share their parameters, threads need no lock, and a
+        # process that is forked meanwhile finds none that is held
+        layers = [copy(layer) for layer in self.network_.layers.values()]
+        with using(self.network_.backend) as on:
+            outputs = []
+            for _, block in blocks(self._inputs(X, method, reset=False)):
+                y = self._shown(block)
+                for layer in layers:
+                    y = layer.forward(y)
+                outputs.append(y)
             y = answer(outputs[0] if len(outputs) == 1 else on.xp.concat(outputs, axis=0))
         return y if on_device(X) else to_numpy(y)
+
+    # --- the names of parameters ----------------------------------------------------------------------------------
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters. Raises ValueError for an unknown name; for one of scikit-learn's with the one used here."""
+        _explain_names(type(self), params, ValueError)
+        return super().set_params(**params)
+
+    def _validate_params(self) -> None:
+        if isinstance(self.activation, str) and self.activation in ACTIVATIONS_ELSEWHERE:
+            raise ValueError(f"activation={self.activation!r}: {ACTIVATIONS_ELSEWHERE[self.activation]}")
+        super()._validate_params()
 
     # --- what scikit-learn asks -----------------------------------------------------------------------------------
 
@@ -337,6 +517,12 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "network_" in state and "_rows" not in state:  # of an older version
+            standardize, moments = state["standardize"], state.pop("_x_moments", None)
+            state["_x_scaling"], state["_rows"] = (moments, int(moments.weight)) if standardize else (None, 1)
+            if not standardize:
+                state["_y_moments"] = None
+            state["validation_loss_curve_"] = None
         super().__setstate__(state)
         if state.get("_optimizer_state") is not None:
             self._optimizer_state = {
@@ -345,7 +531,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             }
 
 
-def skill(network: Network, losses: list[float], validation: Prepared) -> list[float]:
+def _skill(network: Network, losses: list[float], validation: Prepared) -> list[float]:
     """1 - loss / the loss of always answering the mean: for squared errors and one output, R^2."""
     _, t, weight = validation
     mean = np.average(t, axis=0, weights=weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import Any, ClassVar
@@ -16,12 +17,13 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from nnbackend.backend import to_numpy
-from nnbackend.estimator.base import NNEstimator
+from nnbackend.estimator.base import NNEstimator, knows_other_names
 from nnbackend.estimator.scaling import HostArray, host, on_device
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.layers import Loss, SigmoidWithLoss, SoftmaxWithLoss
 
 
+@knows_other_names
 @dataclass(eq=False, repr=False)
 class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     """A neural network as a scikit-learn classifier.
@@ -29,9 +31,10 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     It minimises the cross entropy of a softmax, or with several labels a row that of a sigmoid for each. With the
     defaults inputs are standardized inside the model, and it trains well without tuning.
 
-    X may be an array, a data frame, a sparse matrix (which is made dense), or an array of CuPy, PyTorch or another
-    array-API library, with or without scikit-learn's `array_api_dispatch`: then the network is trained on that device,
-    and predictions are arrays of that kind. Predictions for all other data are NumPy arrays.
+    X may be an array, a data frame, a sparse matrix, or an array of CuPy, PyTorch or another array-API library, with or
+    without scikit-learn's `array_api_dispatch`: then the network is trained on that device, and predictions are arrays
+    of that kind. Predictions for all other data are NumPy arrays. Sparse rows are used a batch at a time and are never
+    made dense as a whole.
 
     Parameters
     ----------
@@ -43,7 +46,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         "adamw", "adam", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", or an optimizer with its settings.
     lr : float or Schedule, default=None
         Learning rate. None: an Optimizer's own; otherwise one cycle up and down over the whole of `fit`
-        (`nnbackend.OneCycle`), and in `partial_fit`, whose end is not known, a constant.
+        (`nnbackend.OneCycle`), and a constant in a training whose end is not known: in `partial_fit`, and with
+        early stopping.
     batch_size : int or "auto", default="auto"
         Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
     epochs : int, default=None
@@ -55,21 +59,26 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3 (300 / steps, where a fit has more than 1000 steps),
-        else that of an L2 penalty, where None is none. An Optimizer keeps its own where this is None.
+        Of the optimizer. For "adamw" it is decoupled, and None is 10 features / rows, at most 0.3, times 1000 / steps
+        if a fit has more than 1000 steps. For the others it is that of an L2 penalty, and None is none. An Optimizer
+        keeps its own if this is None.
     standardize : bool, default=True
-        Scale every feature to mean 0 and standard deviation 1, by the rows trained on, and clip it at 5 deviations.
+        Scale every feature to mean 0 and standard deviation 1, by the rows trained on; to less where one of them lies
+        more than 10 deviations from the mean, so that it lies at 10. A sparse X is divided by one number instead, so
+        that its rows have a length of about 1.
     early_stopping : bool, default=False
-        Set rows aside and stop when the loss on them has not become better by more than `tol` for
-        `n_iter_no_change` epochs; the best epoch's network is kept. Without it, all epochs are run.
+        Stop when the loss on a validation set has not become better by more than `tol` for `n_iter_no_change` epochs;
+        the best epoch's network is kept. The set is the one given to `fit`, or else rows set aside. Without early
+        stopping, all epochs are run.
     validation_fraction : float, default=0.1
-        The share of rows set aside, stratified by class. Only for early stopping.
+        The share of rows set aside, stratified by class. Only for early stopping without a set of its own.
     n_iter_no_change : int, default=10
         Epochs to wait for a better loss. Only for early stopping.
     tol : float, default=1e-4
         By how much the loss has to become better. Only for early stopping.
     warm_start : bool, default=False
-        Let `fit` go on from the network of the last `fit`, with its scaling and its classes.
+        Let `fit` go on from the network of the last `fit`, with its scaling and its classes. Loss, class weights and
+        training settings may change; settings that shape the network or its data may not.
     random_state : int, RandomState instance or None, default=None
         Decides initial weights, order of rows, dropout and the rows set aside.
     verbose : bool or int, default=False
@@ -81,7 +90,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         Precision of the network, and of the probabilities; None: that of X, float64 where X is of another kind.
         float32 is the faster.
     loss : "log_loss" or Loss, default="log_loss"
-        Cross entropy, or a `nnbackend.Loss` that classifies.
+        Cross entropy, or a `nnbackend.Loss` that classifies: for one label a row such as `nnbackend.SoftmaxWithLoss`,
+        for several such as `nnbackend.SigmoidWithLoss`.
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss, {label: weight}; 1 for those left out. "balanced": by the inverse of their
         frequencies. Not for several labels a row.
@@ -93,7 +103,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     classes_ : ndarray of shape (n_classes,)
         The class labels; the numbers of the columns where rows have several labels.
     network_ : Network
-        The trained network, for inputs that are standardized as `standardize` says.
+        The trained network, for inputs that are scaled as `standardize` says.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -104,16 +114,42 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         Epochs of the last `fit` and of every `partial_fit` after it.
     loss_curve_ : list of float, of length n_iter_
         Mean training loss of every epoch.
+    validation_loss_curve_ : list of float or None
+        Loss on the validation set, by epoch; None without one.
     best_loss_ : float or None
         The least of them; None with early stopping.
     validation_scores_ : list of float or None
-        Accuracy on the rows set aside, by epoch; None without early stopping.
+        Accuracy on the validation set, by epoch; None without one.
     best_validation_score_ : float or None
-        That of the epoch that was kept.
+        That of the epoch that was kept; None without early stopping.
 
     See Also
     --------
     NNRegressor : The same for numbers as targets.
+
+    Notes
+    -----
+    MLPClassifier has other names for some parameters:
+
+    =======================  ==============================================
+    MLPClassifier            NNClassifier
+    =======================  ==============================================
+    activation="logistic"    activation="sigmoid"
+    activation="identity"    hidden_layer_sizes=()
+    solver                   optimizer
+    alpha                    weight_decay
+    learning_rate_init       lr
+    learning_rate, power_t   lr, with a schedule
+    max_iter                 max_iter, or epochs
+    momentum                 optimizer=nnbackend.Momentum(momentum=...)
+    nesterovs_momentum       optimizer="nesterov"
+    beta_1, beta_2, epsilon  optimizer=nnbackend.Adam(beta1=, beta2=, eps=)
+    shuffle                  none: rows are always shuffled
+    max_fun                  none: there is no L-BFGS
+    =======================  ==============================================
+
+    Ctrl-C ends a fit after the step in hand. The estimator keeps what it has learned in full epochs and predicts with
+    it, and `fit` then raises KeyboardInterrupt, so that a search or a cross-validation around it ends, too.
 
     Examples
     --------
@@ -138,7 +174,15 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     }
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNClassifier:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        validation: Any = None,
+        callbacks: Sequence[Callable[[Any], object]] = (),
+    ) -> NNClassifier:
         """Train the network.
 
         Parameters
@@ -149,6 +193,11 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
             Labels; or 0 and 1 where a row may have several.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows in the loss, at least 0; a row of weight 0 is as good as absent.
+        validation : tuple (X, y) or (X, y, sample_weight), default=None
+            Data on which loss and score are recorded after every epoch. Early stopping looks at it.
+        callbacks : sequence of callable, default=()
+            Functions that are called after every epoch with the `nnbackend.Trainer`, whose `history` they may read.
+            One that returns True ends the fit.
 
         Returns
         -------
@@ -158,12 +207,14 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         ------
         ValueError
             For a parameter outside its range, and for data of the wrong shape, type or values.
+        KeyboardInterrupt
+            After Ctrl-C; the estimator keeps the epochs that were complete.
         nnbackend.BackendError
             For a backend that does not work.
         nnbackend.NumericalError
             Where the loss does not stay finite.
         """
-        self._train(X, y, sample_weight)
+        self._train(X, y, sample_weight, validation=validation, callbacks=callbacks)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -179,7 +230,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels; or 0 and 1 where a row may have several.
         classes : array-like of shape (n_classes,), default=None
-            All labels there will be. Required in the first call, unless rows have several.
+            All labels there will be. Required in the first call, unless rows have several. In later calls it may be
+            left out, and must be the same otherwise.
         sample_weight : array-like of shape (n_samples,), default=None
             As in `fit`.
 
@@ -198,7 +250,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:
-        """The most likely class of every row; with several labels a row, 1 where a label is likelier than not.
+        """The most likely class of every row by `predict_proba`; with several labels, 1 for each above 1/2.
 
         Parameters
         ----------
@@ -211,10 +263,10 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         """
 
         def decide(y: Array) -> Array:
-            xp = array_namespace(y)
+            xp, p = array_namespace(y), self.network_.loss_layer.output(y)  # decided by what predict_proba shows
             if self._encoder is None:
-                return xp.astype(y > 0.0, xp.int64)
-            labels, classes = xp.argmax(y, axis=1), self.classes_
+                return xp.astype(p > 0.5, xp.int64)
+            labels, classes = xp.argmax(p, axis=1), self.classes_
             if on_device(X) and classes.dtype.kind in "biuf":
                 return xp.take(self.network_.backend.asarray(classes), labels, axis=0)
             return classes[to_numpy(labels)]
@@ -249,9 +301,11 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         """
 
         def log_proba(y: Array) -> Array:
-            xp = array_namespace(y)
-            if self._encoder is None:
+            xp, loss = array_namespace(y), self.network_.loss_layer
+            if isinstance(loss, SigmoidWithLoss):
                 return xp.minimum(y, 0.0) - xp.log1p(xp.exp(-xp.abs(y)))
+            if not isinstance(loss, SoftmaxWithLoss):  # one of the user's own
+                return xp.log(loss.output(y))
             shifted = y - xp.max(y, axis=1, keepdims=True)
             return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
 
@@ -308,23 +362,47 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         multilabel = kind == "multilabel-indicator"
         if not first and multilabel != (self._encoder is None):
             raise ValueError(f"y is {kind}, unlike the y that this estimator has been trained on")
-        if multilabel:
-            t = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
-            if not np.all((t == 0.0) | (t == 1.0)):
-                raise ValueError(f"y: rows of several labels must hold 0 and 1, got {t.min():g} to {t.max():g}")
-            if first:
-                self._encoder: Any = None
-                self.n_outputs_ = t.shape[1]
-            elif t.shape[1] != self.n_outputs_:
-                raise ValueError(f"y has {t.shape[1]} columns, but {self.n_outputs_} in the training so far")
-            return t * (1.0 - self.label_smoothing) + self.label_smoothing / 2.0
-        y = column_or_1d(y, warn=True)
-        if first:
+        if first and not multilabel:
+            y = column_or_1d(y, warn=True)
             if incremental and classes is None:
                 raise ValueError("classes must be passed in the first call to partial_fit")
-            self._encoder = LabelEncoder().fit(y if classes is None else column_or_1d(classes))
+            self._encoder: Any = LabelEncoder().fit(y if classes is None else column_or_1d(classes))
             self.n_outputs_ = len(self._encoder.classes_)
-        return np.asarray(self._encoder.transform(y), dtype=np.int64)
+        elif first:
+            self._encoder = None
+            self.n_outputs_ = y.shape[1]
+        if classes is not None and np.unique(column_or_1d(classes)).tolist() != self.classes_.tolist():
+            raise ValueError(f"classes={classes!r} are not those of the first call to partial_fit: {self.classes_}")
+        return self._indicators(y) if multilabel else self._labels(column_or_1d(y, warn=not first))
+
+    def _indicators(self, y: Any) -> HostArray:
+        """Rows of 0 and 1 as the loss takes them."""
+        t = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
+        if not np.all((t == 0.0) | (t == 1.0)):
+            raise ValueError(f"y: rows of several labels must hold 0 and 1, got {t.min():g} to {t.max():g}")
+        if t.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {t.shape[1]} columns, but {self.n_outputs_} in the training so far")
+        return t * (1.0 - self.label_smoothing) + self.label_smoothing / 2.0
+
+    def _labels(self, y: HostArray) -> HostArray:
+        """The number of each label. Labels are compared as they are: a cast could make another class of them."""
+        numbers = {label: number for number, label in enumerate(self.classes_.tolist())}
+        present, where = np.unique(y, return_inverse=True)
+        unseen = [label for label in present.tolist() if label not in numbers]
+        if unseen:
+            raise ValueError(f"y contains previously unseen labels: {unseen}; the classes are {self.classes_}")
+        return np.asarray([numbers[label] for label in present.tolist()], dtype=np.int64)[where]
+
+    def _check_split(self, labels: HostArray, held_out: int) -> str:
+        cause = super()._check_split(labels, held_out)
+        if cause or self._encoder is None:
+            return cause
+        numbers, counts = np.unique(labels, return_counts=True)
+        if counts.min() < 2:
+            rare = self.classes_.tolist()[numbers[counts.argmin()]]
+            return f"some of every class, but class {rare!r} has only one row"
+        smaller = min(held_out, labels.size - held_out)
+        return f"but {smaller} rows cannot hold {numbers.size} classes" if smaller < numbers.size else ""
 
     def _loss(self, t: HostArray) -> Loss:
         if isinstance(self.loss, Loss):
@@ -332,16 +410,34 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
                 raise ValueError(
                     f"loss={self.loss!r} must be a loss of classes, and class_weight and label_smoothing are left to it"
                 )
+            if isinstance(self.loss, SoftmaxWithLoss) and self._encoder is None:
+                raise ValueError(
+                    f"loss={self.loss!r} is for one class a row, but y has rows of several labels: use "
+                    "SigmoidWithLoss(), or give the number of each row's class as y"
+                )
+            if isinstance(self.loss, SigmoidWithLoss) and self._encoder is not None:
+                raise ValueError(
+                    f"loss={self.loss!r} is for rows of several labels, but y has one class a row: use "
+                    "SoftmaxWithLoss(), or give rows of 0 and 1 as y"
+                )
             return type(self.loss)(**self.loss.config())
         if self._encoder is None:
             if self.class_weight is not None:
                 raise ValueError("class_weight is for one label a row; here, use loss=SigmoidWithLoss(pos_weight=...)")
             return SigmoidWithLoss()
-        weights = None
-        if self.class_weight is not None:
-            labels = self.classes_[t]
-            weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels).tolist()
-        return SoftmaxWithLoss(class_weight=weights, label_smoothing=float(self.label_smoothing))
+        return SoftmaxWithLoss(class_weight=self._class_weights(t), label_smoothing=float(self.label_smoothing))
+
+    def _class_weights(self, t: HostArray) -> list[float] | None:
+        """The weight of every class; with "balanced" 1 for a class without rows in t."""
+        if self.class_weight is None:
+            return None
+        weights = np.ones(self.n_outputs_)
+        if isinstance(self.class_weight, dict):
+            weights[:] = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[t])
+        else:
+            present = np.unique(t)
+            weights[present] = compute_class_weight(self.class_weight, classes=present, y=t)
+        return [float(weight) for weight in weights]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

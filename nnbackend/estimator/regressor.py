@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +14,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 
-from nnbackend.estimator.base import NNEstimator
-from nnbackend.estimator.scaling import HostArray, Moments, column_moments, host
+from nnbackend.estimator.base import NNEstimator, knows_other_names
+from nnbackend.estimator.scaling import HostArray, Moments, column_moments, host, require_numbers
 from nnbackend.functions.array import Array
 from nnbackend.layers import Huber, Loss, MeanAbsoluteError, MeanSquaredError
 
@@ -24,6 +26,7 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
+@knows_other_names
 @dataclass(eq=False, repr=False)
 class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     """A neural network as a scikit-learn regressor, for one or several target columns.
@@ -41,7 +44,8 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         "adamw", "adam", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", or an optimizer with its settings.
     lr : float or Schedule, default=None
         Learning rate. None: an Optimizer's own; otherwise one cycle up and down over the whole of `fit`
-        (`nnbackend.OneCycle`), and in `partial_fit`, whose end is not known, a constant.
+        (`nnbackend.OneCycle`), and a constant in a training whose end is not known: in `partial_fit`, and with
+        early stopping.
     batch_size : int or "auto", default="auto"
         Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
     epochs : int, default=None
@@ -53,22 +57,27 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer: decoupled for "adamw", where None is 0.3 (300 / steps, where a fit has more than 1000 steps),
-        else that of an L2 penalty, where None is none. An Optimizer keeps its own where this is None.
+        Of the optimizer. For "adamw" it is decoupled, and None is 10 features / rows, at most 0.3, times 1000 / steps
+        if a fit has more than 1000 steps. For the others it is that of an L2 penalty, and None is none. An Optimizer
+        keeps its own if this is None.
     standardize : bool, default=True
-        Scale every feature and every target to mean 0 and standard deviation 1, by the rows trained on, and clip
-        features at 5 deviations. The losses, and `tol`, are those of the scaled targets.
+        Scale every feature and every target to mean 0 and standard deviation 1, by the rows trained on; a feature to
+        less where one of them lies more than 10 deviations from the mean, so that it lies at 10. A sparse X is divided
+        by one number instead, so that its rows have a length of about 1. The losses, and `tol`, are those of the
+        scaled targets. A target that is constant in training is answered exactly.
     early_stopping : bool, default=False
-        Set rows aside and stop when the loss on them has not become better by more than `tol` for
-        `n_iter_no_change` epochs; the best epoch's network is kept. Without it, all epochs are run.
+        Stop when the loss on a validation set has not become better by more than `tol` for `n_iter_no_change` epochs;
+        the best epoch's network is kept. The set is the one given to `fit`, or else rows set aside. Without early
+        stopping, all epochs are run.
     validation_fraction : float, default=0.1
-        The share of rows set aside. Only for early stopping.
+        The share of rows set aside. Only for early stopping without a set of its own.
     n_iter_no_change : int, default=10
         Epochs to wait for a better loss. Only for early stopping.
     tol : float, default=1e-4
         By how much the loss has to become better. Only for early stopping.
     warm_start : bool, default=False
-        Let `fit` go on from the network of the last `fit`, with its scaling and its classes.
+        Let `fit` go on from the network of the last `fit`, with its scaling. Loss and training settings may change;
+        settings that shape the network or its data may not.
     random_state : int, RandomState instance or None, default=None
         Decides initial weights, order of rows, dropout and the rows set aside.
     verbose : bool or int, default=False
@@ -85,7 +94,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     Attributes
     ----------
     network_ : Network
-        The trained network, for inputs that are standardized as `standardize` says.
+        The trained network, for inputs that are scaled as `standardize` says.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -96,17 +105,43 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         Epochs of the last `fit` and of every `partial_fit` after it.
     loss_curve_ : list of float, of length n_iter_
         Mean training loss of every epoch.
+    validation_loss_curve_ : list of float or None
+        Loss on the validation set, by epoch; None without one.
     best_loss_ : float or None
         The least of them; None with early stopping.
     validation_scores_ : list of float or None
-        1 - loss / loss of the mean target, on the rows set aside, by epoch: R^2 for squared errors and one column.
-        None without early stopping.
+        1 - loss / loss of the mean target, on the validation set, by epoch: R^2 for squared errors and one column.
+        None without one.
     best_validation_score_ : float or None
-        That of the epoch that was kept.
+        That of the epoch that was kept; None without early stopping.
 
     See Also
     --------
     NNClassifier : The same for classes as targets.
+
+    Notes
+    -----
+    MLPRegressor has other names for some parameters:
+
+    =======================  ==============================================
+    MLPRegressor             NNRegressor
+    =======================  ==============================================
+    activation="logistic"    activation="sigmoid"
+    activation="identity"    hidden_layer_sizes=()
+    solver                   optimizer
+    alpha                    weight_decay
+    learning_rate_init       lr
+    learning_rate, power_t   lr, with a schedule
+    max_iter                 max_iter, or epochs
+    momentum                 optimizer=nnbackend.Momentum(momentum=...)
+    nesterovs_momentum       optimizer="nesterov"
+    beta_1, beta_2, epsilon  optimizer=nnbackend.Adam(beta1=, beta2=, eps=)
+    shuffle                  none: rows are always shuffled
+    max_fun                  none: there is no L-BFGS
+    =======================  ==============================================
+
+    Ctrl-C ends a fit after the step in hand. The estimator keeps what it has learned in full epochs and predicts with
+    it, and `fit` then raises KeyboardInterrupt, so that a search or a cross-validation around it ends, too.
 
     Examples
     --------
@@ -126,7 +161,15 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     }
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNRegressor:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        validation: Any = None,
+        callbacks: Sequence[Callable[[Any], object]] = (),
+    ) -> NNRegressor:
         """Train the network.
 
         Parameters
@@ -137,6 +180,11 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
             Numbers.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows in the loss, at least 0; a row of weight 0 is as good as absent.
+        validation : tuple (X, y) or (X, y, sample_weight), default=None
+            Data on which loss and score are recorded after every epoch. Early stopping looks at it.
+        callbacks : sequence of callable, default=()
+            Functions that are called after every epoch with the `nnbackend.Trainer`, whose `history` they may read.
+            One that returns True ends the fit.
 
         Returns
         -------
@@ -146,12 +194,14 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         ------
         ValueError
             For a parameter outside its range, and for data of the wrong shape, type or values.
+        KeyboardInterrupt
+            After Ctrl-C; the estimator keeps the epochs that were complete.
         nnbackend.BackendError
             For a backend that does not work.
         nnbackend.NumericalError
             Where the loss does not stay finite.
         """
-        self._train(X, y, sample_weight)
+        self._train(X, y, sample_weight, validation=validation, callbacks=callbacks)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -195,7 +245,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         """
 
         def restore(y: Array) -> Array:
-            y = self._y_moments.restored(y) if self.standardize else y
+            y = y if self._y_moments is None else self._y_moments.restored(y)
             return y[:, 0] if self._flat else y
 
         return self._answer(X, "predict", restore)
@@ -219,6 +269,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         return float(r2_score(host(y), host(self.predict(X)), sample_weight=host(sample_weight)))
 
     def _targets(self, y: Any, first: bool, incremental: bool, classes: Any) -> HostArray:
+        require_numbers("y", y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         t = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64).reshape(y.shape[0], -1)
@@ -229,11 +280,15 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         return t
 
     def _measure_targets(self, t: HostArray, weight: HostArray | None, first: bool, incremental: bool) -> None:
-        if not self.standardize or not (first or incremental):
+        if first:
+            self._y_moments: Moments | None = column_moments(t, weight) if self.standardize else None
+        elif incremental and self._y_moments is not None:
+            self._y_moments += column_moments(t, weight)
+        if self._y_moments is None or not (first or incremental):
             return
-        moments = column_moments(t, weight)
-        self._y_moments: Moments = moments if first else self._y_moments + moments
-        coarse = float(np.max(np.abs(self._y_moments.mean) / self._y_moments.scale)) * np.finfo(self._precision).eps
+        varies = ~self._y_moments.constant
+        spread = self._y_moments.deviation[varies] / np.abs(self._y_moments.mean[varies]).clip(1e-300)
+        coarse = np.finfo(self._precision).eps / np.min(spread, initial=math.inf)
         if coarse > 1e-3:
             warnings.warn(
                 f"{self._precision} tells targets of this size only {coarse:.1g} of their standard deviation apart: "
@@ -243,7 +298,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
             )
 
     def _scaled_targets(self, t: HostArray) -> HostArray:
-        return self._y_moments.standardized(t) if self.standardize else t
+        return t if self._y_moments is None else self._y_moments.standardized(t)
 
     def _loss(self, t: HostArray) -> Loss:
         return type(self.loss)(**self.loss.config()) if isinstance(self.loss, Loss) else LOSSES[self.loss]()
