@@ -57,8 +57,8 @@ LEARNING_RATES = {
 SLOWER = 5.0  # a training whose end is not known keeps to a fifth of the peak; for sparse rows the peak is a fifth
 # of "adamw", for up to STEPS steps, less for more: so much for each feature and row, but at most so much. Noise in few
 # rows of many features needs it; a smooth function of few features is underfitted by it
-WEIGHT_DECAY, HIGHEST_WEIGHT_DECAY = 10.0, 0.3
-STEPS, EPOCHS = 1000, (20, 100)  # automatic epochs make that many steps, but keep to these bounds
+WEIGHT_DECAY, HIGHEST_WEIGHT_DECAY = 10.0, 1.0
+STEPS, EPOCHS = 1500, (20, 100)  # automatic epochs make that many steps, but keep to these bounds
 
 # settings that shape the network or its data: a training that goes on with a network must not change them
 SHAPE = ("hidden_layer_sizes", "activation", "dropout", "batch_normalization", "standardize", "backend", "dtype")
@@ -401,7 +401,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             automatic["lr"] = OneCycle(highest / SLOWER if sparse else highest, steps)
         if chosen == "adamw":
             decay = min(HIGHEST_WEIGHT_DECAY, WEIGHT_DECAY * self.n_features_in_ / self._rows)
-            automatic["weight_decay"] = decay * min(1.0, STEPS / steps)
+            automatic["weight_decay"] = decay * min(1.0, STEPS / steps) if ends else decay
         return optimizer(chosen, **automatic | settings)
 
     # --- data -----------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     batch_size : int or "auto", default="auto"
         Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
     epochs : int, default=None
-        Passes over the data. None: as many as make 1000 steps, but at least 20 and at most 100.
+        Passes over the data. None: as many as make 1500 steps, but at least 20 and at most 100.
     max_iter : int, default=None
         Another name for `epochs`, of which only one may be given.
     dropout : float, default=0.0
@@ -59,9 +59,9 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     batch_normalization : bool, default=False
         Normalise every hidden layer over the batch, ahead of its activation.
     weight_decay : float, default=None
-        Of the optimizer. For "adamw" it is decoupled, and None is 10 features / rows, at most 0.3, times 1000 / steps
-        if a fit has more than 1000 steps. For the others it is that of an L2 penalty, and None is none. An Optimizer
-        keeps its own if this is None.
+        Of the optimizer. For "adamw" it is decoupled, and None is 10 features / rows, at most 1, times 1500 / steps
+        if a fit runs for more than 1500 steps. For the others it is that of an L2 penalty, and None is none. An
+        Optimizer keeps its own if this is None.
     standardize : bool, default=True
         Scale every feature to mean 0 and standard deviation 1, by the rows trained on; to less where one of them lies
         more than 10 deviations from the mean, so that it lies at 10. A sparse X is divided by one number instead, so

@@ -154,6 +154,7 @@ def _block_moments(x: Array, weight: HostArray | None) -> Moments:
         mean = share @ z
         square = share @ (z - mean) ** 2
     mean, deviation = (_on_host(a) * unit for a in (mean, xp.sqrt(square)))
+    mean = np.clip(mean, low, high)  # where rounding led out of the values: that of a constant column is exact
     return Moments(size, mean, deviation, low, high, float(xp.finfo(x.dtype).eps))
 
 
