@@ -389,6 +389,12 @@ def _device(x: Any) -> Any:
 
 def _host_array(x: Any) -> np.ndarray[Any, Any]:
     host = np.asarray(x)
+    if host.dtype.kind == "O" and host.ndim == 2 and hasattr(x, "columns"):  # a data frame of several types
+        parts = {str(name): np.asarray(x[name]) for name in x.columns}
+        strange = [f"{name} ({part.dtype})" for name, part in parts.items() if part.dtype.kind not in "biuf"]
+        if strange:
+            raise ValueError(f"expected columns of numbers, got {', '.join(strange)} in {describe(x)}")
+        host = np.stack(list(parts.values()), axis=1)
     if host.dtype.kind not in "biuf":
         raise ValueError(f"expected an array of numbers, got dtype {host.dtype} from {describe(x)}")
     return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
