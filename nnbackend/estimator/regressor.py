@@ -6,23 +6,25 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from nnbackend.estimator.base import NNEstimator, knows_other_names
 from nnbackend.estimator.scaling import HostArray, Moments, column_moments, host, require_numbers
 from nnbackend.functions.array import Array
-from nnbackend.layers import Huber, Loss, MeanAbsoluteError, MeanSquaredError
+from nnbackend.layers import Huber, Loss, MeanAbsoluteError, MeanSquaredError, QuantileLoss
 
 LOSSES: dict[str, type[Loss]] = {
     "squared_error": MeanSquaredError,
     "absolute_error": MeanAbsoluteError,
     "huber": Huber,
+    "quantile": QuantileLoss,
 }
 
 
@@ -88,8 +90,10 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     dtype : "float32", "float64" or None, default=None
         Precision of the network, and of the predictions; None: that of X, float64 where X is of another kind.
         float32 is the faster.
-    loss : "squared_error", "absolute_error", "huber" or Loss, default="squared_error"
+    loss : "squared_error", "absolute_error", "huber", "quantile" or Loss, default="squared_error"
         What is minimised; "huber" turns linear at one (scaled) unit.
+    quantile : float, default=0.5
+        For loss="quantile": the share of targets that is to lie below the prediction, above 0 and below 1.
 
     Attributes
     ----------
@@ -154,10 +158,12 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
 
     _: KW_ONLY
     loss: str | Loss = "squared_error"
+    quantile: float = 0.5
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **NNEstimator._parameter_constraints,
         "loss": [StrOptions(set(LOSSES)), Loss],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
     }
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -301,7 +307,9 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         return t if self._y_moments is None else self._y_moments.standardized(t)
 
     def _loss(self, t: HostArray) -> Loss:
-        return type(self.loss)(**self.loss.config()) if isinstance(self.loss, Loss) else LOSSES[self.loss]()
+        if isinstance(self.loss, Loss):
+            return type(self.loss)(**self.loss.config())
+        return QuantileLoss(float(self.quantile)) if self.loss == "quantile" else LOSSES[self.loss]()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -16,6 +16,7 @@ import nnbackend as nn
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
 
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
@@ -104,6 +105,21 @@ def test_a_loss_that_does_not_fit_the_targets_is_refused() -> None:
         NNClassifier(loss=nn.SigmoidWithLoss()).fit(X, HALF)
     fitted = NNClassifier(loss=nn.SigmoidWithLoss(pos_weight=2.0), epochs=2).fit(X, several)
     np.testing.assert_allclose(np.exp(fitted.predict_log_proba(X)), fitted.predict_proba(X))
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.9])
+def test_a_quantile_of_the_targets_is_predicted(quantile: float) -> None:
+    """Of a normal distribution whose mean and deviation depend on x; SciPy knows its quantiles."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (2000, 1))
+    mean, deviation = 3 * x[:, 0], 1 + x[:, 0] ** 2
+    y = rng.normal(mean, deviation)
+    fitted = NNRegressor(loss="quantile", quantile=quantile, epochs=20, random_state=0).fit(x, y)
+    assert np.mean(y < fitted.predict(x)) == pytest.approx(quantile, abs=0.03)
+    error = fitted.predict(x) - norm.ppf(quantile, mean, deviation)
+    assert np.mean(np.abs(error)) < 0.25
+    with pytest.raises(ValueError, match="The 'quantile' parameter of NNRegressor must be a float in the range"):
+        NNRegressor(loss="quantile", quantile=1.0).fit(x, y)
 
 
 # --- settings that are read at another time than they were fitted ----------------------------------------------------

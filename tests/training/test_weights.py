@@ -33,6 +33,7 @@ LOSSES: list[Any] = [
     pytest.param(nn.MeanSquaredError, np.eye(3)[T], id="squared"),
     pytest.param(nn.MeanAbsoluteError, np.eye(3)[T], id="absolute"),
     pytest.param(nn.Huber, np.eye(3)[T], id="huber"),
+    pytest.param(lambda: nn.QuantileLoss(0.8), np.eye(3)[T], id="quantile"),
 ]
 
 
