@@ -354,9 +354,11 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         self.validation_loss_curve_ = self.validation_scores_ = self.best_validation_score_ = None
         if validation is not None:
             self.validation_loss_curve_ = history.val_loss
-            self.validation_scores_ = history.val_accuracy or _skill(network, history.val_loss, validation)
+            classifies = network.loss_layer.classifies
+            scores = history.val_accuracy if classifies else _skill(network, history.val_loss, validation)
+            self.validation_scores_ = scores
             if stopper.best_epoch is not None:
-                self.best_validation_score_ = self.validation_scores_[stopper.best_epoch - 1]
+                self.best_validation_score_ = scores[stopper.best_epoch - 1]
         if history.interrupted:
             raise KeyboardInterrupt(f"the fit was interrupted; the estimator keeps its {self.n_iter_} full epochs")
 

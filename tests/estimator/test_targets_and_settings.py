@@ -221,6 +221,23 @@ def test_early_stopping_does_not_depend_on_the_most_epochs() -> None:
     assert NNRegressor(early_stopping=True, max_iter=1000, random_state=0).fit(x[:200], y[:200]).score(x, y) > 0.9
 
 
+class Interrupting(nn.SGD):
+    """Gets Ctrl-C in the first step."""
+
+    def step(self, *arguments: Any) -> None:
+        super().step(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("kind", [NNClassifier, NNRegressor])
+def test_an_interrupt_in_the_first_epoch(kind: Any) -> None:
+    fitted = kind(optimizer=Interrupting(), early_stopping=True, batch_size=10)
+    with pytest.raises(KeyboardInterrupt, match="keeps its 0 full epochs"):
+        fitted.fit(X, HALF)
+    assert fitted.loss_curve_ == fitted.validation_scores_ == []
+    assert fitted.predict(X).shape == (60,)
+
+
 # --- batch normalization ---------------------------------------------------------------------------------------------
 
 
