@@ -144,6 +144,12 @@ class Backend:
                 f"Move it first: nn.backend().asarray(nn.to_numpy(x))."
             )
         host = np.asarray(x)
+        if host.dtype.kind == "O" and host.ndim == 2 and hasattr(x, "columns"):  # a data frame of several types
+            parts = {str(name): np.asarray(x[name]) for name in x.columns}
+            strange = [f"{name} ({part.dtype})" for name, part in parts.items() if part.dtype.kind not in "biuf"]
+            if strange:
+                raise ValueError(f"expected columns of numbers, got {', '.join(strange)} in {describe(x)}")
+            host = np.stack(list(parts.values()), axis=1)
         if host.dtype.kind not in "biuf":
             raise ValueError(f"expected an array of numbers, got dtype {host.dtype} from {describe(x)}")
         if not host.dtype.isnative:

@@ -218,6 +218,35 @@ def huber_backward(y: Array, t: Array, weight: Array = None, delta: float = 1.0,
     return xp.minimum(xp.maximum(y - t, -delta), delta) * _shares(y, weight, divisor)
 
 
+@singledispatch
+def quantile_loss_rows(y: Array, t: Array, weight: Array = None, quantile: float = 0.5) -> Array:
+    """The mean over every axis but the first, (n,), of q (t - y) where y <= t, else (1 - q) (y - t), q = quantile.
+
+    y, t: the same shape, (n, ...). Koenker, Bassett 1978: it is least where a share q of the targets lies below y.
+    """
+    xp = array_namespace(y)
+    distance = t - y
+    return _rows(xp.maximum(quantile * distance, (quantile - 1.0) * distance), weight)
+
+
+@singledispatch
+def quantile_loss(
+    y: Array, t: Array, weight: Array = None, quantile: float = 0.5, divisor: float | None = None
+) -> Array:
+    """The mean of `quantile_loss_rows`, a 0-d array."""
+    return _mean(quantile_loss_rows(y, t, weight, quantile), weight, divisor)
+
+
+@singledispatch
+def quantile_loss_backward(
+    y: Array, t: Array, weight: Array = None, quantile: float = 0.5, divisor: float | None = None
+) -> Array:
+    """dy = (1 - q where y > t, -q where y < t, 0 at the kink) / the number of elements."""
+    xp = array_namespace(y)
+    slope = (1.0 - quantile) * xp.astype(y > t, y.dtype) - quantile * xp.astype(y < t, y.dtype)
+    return slope * _shares(y, weight, divisor)
+
+
 # --- the weighted mean -------------------------------------------------------------------------------------------
 
 

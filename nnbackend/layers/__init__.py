@@ -20,6 +20,7 @@ from nnbackend.layers.losses import (
     Huber,
     MeanAbsoluteError,
     MeanSquaredError,
+    QuantileLoss,
     SigmoidWithLoss,
     SoftmaxWithLoss,
 )
@@ -47,7 +48,8 @@ LAYERS: dict[str, type[Layer]] = {
     )
 }
 LOSSES: dict[str, type[Loss]] = {
-    loss.__name__: loss for loss in (SoftmaxWithLoss, SigmoidWithLoss, MeanSquaredError, MeanAbsoluteError, Huber)
+    loss.__name__: loss
+    for loss in (SoftmaxWithLoss, SigmoidWithLoss, MeanSquaredError, MeanAbsoluteError, Huber, QuantileLoss)
 }
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "MaxPooling",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "QuantileLoss",
     "ReLU",
     "SiLU",
     "Sigmoid",

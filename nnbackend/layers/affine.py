@@ -16,6 +16,7 @@ from nnbackend.parameters import Parameter
 class Affine(Layer):
     """y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
 
+    On NumPy x may also be a CSR matrix or array of SciPy, of the parameters' dtype: the products pass over its zeros.
     weight, bias: an Initializer, its name, or the standard deviation of a normal one. A weight of None is chosen
     by the activation that follows: He for ReLU and Leaky ReLU, Xavier otherwise.
     Raises ValueError for sizes that are not positive integers and for unknown initializers.
@@ -36,12 +37,25 @@ class Affine(Layer):
         self.b = Parameter((self.output_size,), initializer(self.bias, "Affine: bias"))
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        check_input(self, x, self.W.data, self.input_size)
+        if not self._takes_sparse(x):
+            check_input(self, x, self.W.data, self.input_size)
         self._x = x
         return affine(x, self.W.data, self.b.data)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        return affine_backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+        # kernels are chosen by dy, and know no sparse x: the definition does
+        backward = affine_backward.dispatch(object) if self._takes_sparse(self._x) else affine_backward
+        return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+
+    def _takes_sparse(self, x: Any) -> bool:
+        """Is x a CSR matrix that fits the parameters?"""
+        W = self.W.data
+        return (
+            getattr(x, "format", "") == "csr"
+            and type(x.data) is type(W)
+            and x.dtype == W.dtype
+            and x.shape[1:] == (self.input_size,)
+        )
 
     def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
         """h more in W[i, j] is h x[:, i] more in column j of y; h more in b[j] is h more there."""

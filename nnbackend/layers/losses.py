@@ -20,6 +20,9 @@ from nnbackend.functions import (
     mean_absolute_error_backward,
     mean_squared_error,
     mean_squared_error_backward,
+    quantile_loss,
+    quantile_loss_backward,
+    quantile_loss_rows,
     sigmoid,
     sigmoid_cross_entropy,
     sigmoid_cross_entropy_backward,
@@ -254,6 +257,31 @@ class Huber(_Elementwise):
 
     def backward(self) -> Array:
         return huber_backward(self._y, self._t, self._weight, self.delta, self._divisor)
+
+
+@dataclass(eq=False)
+class QuantileLoss(_Elementwise):
+    """The mean over all elements of q (t - y) where y <= t, else (1 - q) (y - t): its least is the quantile q of the
+    targets (Koenker, Bassett 1978). t: the shape of y; (n,) is taken for outputs of one column.
+
+    Raises ValueError for a quantile that is not between 0 and 1.
+    """
+
+    quantile: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.quantile) or not 0 < self.quantile < 1:
+            raise ValueError(f"QuantileLoss: quantile must lie between 0 and 1, got {self.quantile!r}")
+
+    def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
+        self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
+        return quantile_loss(y, t, weight, self.quantile, divisor)
+
+    def rows(self, y: Array, t: Array) -> Array:
+        return quantile_loss_rows(y, t, None, self.quantile)
+
+    def backward(self) -> Array:
+        return quantile_loss_backward(self._y, self._t, self._weight, self.quantile, self._divisor)
 
 
 class _Constant:

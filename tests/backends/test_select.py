@@ -169,3 +169,15 @@ def test_synchronize_returns(on: Namespace) -> None:
 
 def test_a_number_has_no_axis_on_any_backend(on: Namespace) -> None:
     assert tuple(on.backend.asarray(1.5).shape) == tuple(on.backend.asarray(np.array(2)).shape) == ()
+
+
+def test_a_data_frame_of_floats_and_bools_is_an_array_of_numbers(on: Namespace) -> None:
+    frames = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = frames.DataFrame({"age": [0.5, 1.5], "city_a": [True, False], "city_b": [False, True]})
+    assert nn.to_numpy(on.backend.asarray(frame, "float32")).tolist() == [[0.5, 1.0, 0.0], [1.5, 0.0, 1.0]]
+    frame["day"] = frames.to_datetime(["2020-01-01", "2020-01-02"])
+    frame["city"] = ["a", "b"]
+    with pytest.raises(
+        ValueError, match=r"expected columns of numbers, got day \(datetime64.*\), city \(.*\) in a Data"
+    ):
+        on.backend.asarray(frame)

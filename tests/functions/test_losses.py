@@ -145,6 +145,7 @@ CASES: list[Any] = [
     pytest.param(nn.MeanAbsoluteError, NUMBERS, id="absolute"),
     pytest.param(nn.Huber, NUMBERS, id="huber"),
     pytest.param(lambda: nn.Huber(0.4), NUMBERS, id="huber-0.4"),
+    pytest.param(lambda: nn.QuantileLoss(0.9), NUMBERS, id="quantile-0.9"),
 ]
 
 
@@ -167,6 +168,9 @@ def pytorch_s(loss: nn.Loss, dtype: str) -> Callable[..., Any]:
             return f.mse_loss
         case nn.MeanAbsoluteError():
             return f.l1_loss
+        case nn.QuantileLoss():
+            q, reduced = loss.quantile, {"mean": torch.mean, "none": lambda rows: rows}
+            return lambda y, t, reduction="mean": reduced[reduction](torch.maximum(q * (t - y), (q - 1) * (t - y)))
         case _:
             return lambda y, t, **kw: f.huber_loss(y, t, delta=loss.delta, **kw)
 
@@ -301,6 +305,10 @@ def test_settings_make_the_loss_again(make: Callable[[], Any], t: np.ndarray) ->
         (lambda: nn.Huber(math.nan), "delta must be positive"),
         (lambda: nn.Huber(math.inf), "delta must be positive"),
         (lambda: nn.Huber("1"), "delta must be positive"),
+        (lambda: nn.QuantileLoss(0.0), "quantile must lie between 0 and 1, got 0.0"),
+        (lambda: nn.QuantileLoss(1), "quantile must lie between 0 and 1, got 1"),
+        (lambda: nn.QuantileLoss(math.nan), "quantile must lie between 0 and 1"),
+        (lambda: nn.QuantileLoss("0.5"), "quantile must lie between 0 and 1"),
     ],
 )
 def test_bad_settings(make: Callable[[], Any], message: str) -> None:

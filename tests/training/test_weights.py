@@ -34,6 +34,7 @@ LOSSES: list[Any] = [
     pytest.param(nn.MeanSquaredError, np.eye(3)[T], id="squared"),
     pytest.param(nn.MeanAbsoluteError, np.eye(3)[T], id="absolute"),
     pytest.param(nn.Huber, np.eye(3)[T], id="huber"),
+    pytest.param(lambda: nn.QuantileLoss(0.8), np.eye(3)[T], id="quantile"),
 ]
 
 
@@ -190,6 +191,7 @@ def test_an_intercept_answers_the_weighted_mean_at_every_batch_size(on: Namespac
     (nn.SigmoidWithLoss, (np.arange(40) % 3 == 0).astype(float)[:, None]),
     (nn.MeanAbsoluteError, np.linspace(-1, 1, 40)[:, None]),
     (nn.Huber, np.linspace(-1, 1, 40)[:, None]),
+    (lambda: nn.QuantileLoss(0.3), np.linspace(-1, 1, 40)[:, None]),
     (lambda: nn.SoftmaxWithLoss([1.0, 4.0, 0.5], 0.1), np.arange(40) % 3),
 ])  # fmt: skip
 @pytest.mark.parametrize("accumulate", [1, 5])

@@ -545,7 +545,7 @@ def _place(at: Array | int) -> tuple[int, Any, int]:
 
 def _are_words(*arrays: Array) -> bool:
     """Are these arrays rows of words of 32 bits?"""
-    return all(a.itemsize in (4, 8) and a.ndim and a.flags.c_contiguous for a in arrays)
+    return all(isinstance(a, cupy.ndarray) and a.itemsize in (4, 8) and a.ndim and a.flags.c_contiguous for a in arrays)
 
 
 @kernel(take_rows, cupy.ndarray)

@@ -9,6 +9,7 @@ import inspect
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -46,8 +47,7 @@ try:
 except RuntimeError as error:  # of scikit-learn 1.6 beside a newer SciPy
     pytest.skip(f"this scikit-learn has its checks only with SCIPY_ARRAY_API=1: {error}", allow_module_level=True)
 
-from nnbackend import estimator
-from nnbackend.estimator import NNClassifier, NNRegressor
+from nnbackend.estimator import NNClassifier, NNRegressor, base, classifier, regressor, scaling
 
 ESTIMATORS = (NNClassifier, NNRegressor)
 X_IRIS, Y_IRIS = load_iris(return_X_y=True)
@@ -250,8 +250,7 @@ def test_sparse_data_and_lists() -> None:
     x, y = load_digits(return_X_y=True)
     expected = NNClassifier(epochs=1, random_state=0).fit(x, y)
     for kind in (sparse.csr_matrix, sparse.csc_array, sparse.coo_array):
-        fitted = NNClassifier(epochs=1, random_state=0).fit(kind(x), y)
-        np.testing.assert_array_equal(fitted.predict_proba(kind(x)), expected.predict_proba(x))
+        np.testing.assert_array_equal(expected.predict_proba(kind(x)), expected.predict_proba(x))
     np.testing.assert_array_equal(expected.predict_proba(x.tolist()), expected.predict_proba(x))
     np.testing.assert_array_equal(expected.predict_proba(x.astype(np.uint8)), expected.predict_proba(x))
 
@@ -259,7 +258,7 @@ def test_sparse_data_and_lists() -> None:
 def test_blocks_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = regression()
     whole = NNRegressor(epochs=2, random_state=0).fit(x, y, sample_weight=1 + np.arange(200) % 3)
-    monkeypatch.setattr(estimator, "ROWS", 7)
+    monkeypatch.setattr(scaling, "ROWS", 7)
     pieces = clone(whole).fit(x, y, sample_weight=1 + np.arange(200) % 3)
     np.testing.assert_allclose(pieces.predict(x), whole.predict(x), rtol=1e-9)
 
@@ -403,9 +402,9 @@ def test_partial_fit() -> None:
         fitted.partial_fit(x[part], y[part], classes=range(10))
     assert fitted.n_iter_ == len(fitted.loss_curve_) == 12
     assert fitted.score(x, y) > 0.93
-    moments = fitted._x_moments  # of every row twice
+    moments = fitted._x_scaling  # of every row twice
     np.testing.assert_allclose(moments.mean, x.mean(axis=0), atol=1e-12)
-    np.testing.assert_allclose(moments.squares / moments.weight, x.var(axis=0), atol=1e-12)
+    np.testing.assert_allclose(moments.deviation, x.std(axis=0), atol=1e-12)
     with pytest.raises(ValueError, match="previously unseen labels"):
         fitted.partial_fit(x, y + 1)
     with pytest.raises(ValueError, match="early_stopping"):
@@ -435,14 +434,16 @@ def test_settings_of_the_optimizer() -> None:
     x, y = regression()
 
     def optimizer(**settings: Any) -> nn.Optimizer:
-        return NNRegressor(**settings)._optimizer(100)
+        made = NNRegressor(**settings)
+        made.n_features_in_, made._rows = 6, 200
+        return made._optimizer(100)
 
     assert optimizer(optimizer="sgd", lr=0.1) == nn.SGD(lr=0.1)
     assert optimizer(optimizer=nn.Momentum(lr=0.3, momentum=0.5)) == nn.Momentum(lr=0.3, momentum=0.5)
     assert optimizer(optimizer=nn.Adam(beta1=0.5), lr=0.1, weight_decay=0.2) == nn.Adam(0.1, 0.5, weight_decay=0.2)
-    assert optimizer() == nn.AdamW(nn.OneCycle(0.02, 100), weight_decay=0.3)
+    assert optimizer() == nn.AdamW(nn.OneCycle(0.02, 100), weight_decay=0.3)  # 10 * 6 features / 200 rows
     assert optimizer(optimizer="adam", lr=nn.Cosine(0.1, 5)) == nn.Adam(nn.Cosine(0.1, 5))
-    for name in estimator.LEARNING_RATES:
+    for name in base.LEARNING_RATES:
         fitted = NNRegressor(optimizer=name, random_state=0, epochs=60).fit(x, y)
         assert fitted.score(x, y) > 0.5, name
         assert clone(fitted).set_params(epochs=None).partial_fit(x, y).partial_fit(x, y).n_iter_ == 2
@@ -474,18 +475,26 @@ def test_bad_settings() -> None:
     assert own.network_.loss_layer.label_smoothing == 0.1
 
 
-def test_an_interrupted_fit_says_so_and_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted(nn.Trainer):
-        def fit(self, x: Any, t: Any, epochs: int = 1, **more: Any) -> nn.History:
-            history = super().fit(x, t, 2, **more)
-            history.interrupted = True
-            return history
+def test_an_interrupted_fit_raises_and_the_estimator_predicts() -> None:
+    def interrupt(trainer: nn.Trainer) -> None:
+        if trainer.epoch == 2:
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(estimator, "Trainer", Interrupted)
-    with pytest.warns(UserWarning, match="Training interrupted by user"):
-        fitted = NNClassifier().fit(X_IRIS, Y_IRIS)
+    fitted = NNClassifier(epochs=9)
+    with pytest.raises(KeyboardInterrupt, match="keeps its 2 full epochs"):
+        fitted.fit(X_IRIS, Y_IRIS, callbacks=[interrupt])
     assert fitted.n_iter_ == 2
     assert fitted.predict(X_IRIS).shape == (150,)
+    search = GridSearchCV(NNClassifier(epochs=3), {"lr": [0.01, 0.02]}, cv=2)  # catches errors, and must not this one
+    fits = []
+
+    def interrupt_the_first(trainer: nn.Trainer) -> None:
+        fits.append(trainer)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X_IRIS, Y_IRIS, callbacks=[interrupt_the_first])
+    assert len(fits) == 1
 
 
 def test_verbose_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -508,6 +517,22 @@ def test_pickles_go_on_exactly(kind: Any, on: Namespace) -> None:
         np.testing.assert_array_equal(nn.to_numpy(copied.predict(x)), nn.to_numpy(fitted.predict(x)))
         following = copy.deepcopy(fitted).partial_fit(x, y).predict(x)
         np.testing.assert_array_equal(nn.to_numpy(copied.partial_fit(x, y).predict(x)), nn.to_numpy(following))
+
+
+def test_pickles_of_the_time_when_the_estimators_were_one_file() -> None:
+    for fitted in (NNClassifier(epochs=1).fit(X_IRIS, Y_IRIS), NNRegressor(epochs=1).fit(*regression())):
+        pickled = pickle.dumps(fitted, protocol=2)  # names its classes in lines of text
+        for module, name, old in (
+            (type(fitted).__module__, type(fitted).__name__, type(fitted).__name__),
+            (scaling.__name__, "Moments", "_Moments"),
+        ):
+            line = f"{module}\n{name}\n".encode()
+            assert line in pickled
+            pickled = pickled.replace(line, f"nnbackend.estimator\n{old}\n".encode())
+        again = pickle.loads(pickled)
+        x = np.ones((2, fitted.n_features_in_))
+        assert type(again) is type(fitted)
+        np.testing.assert_array_equal(again.predict(x), fitted.predict(x))
 
 
 def test_a_fit_leaves_nothing_of_the_optimizer_in_a_pickle() -> None:
@@ -602,9 +627,9 @@ def test_the_docstring_names_every_parameter_and_default(kind: Any) -> None:
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
-    results = doctest.testmod(estimator)
-    assert results.attempted > 5
-    assert results.failed == 0
+    results = [doctest.testmod(module) for module in (classifier, regressor)]
+    assert sum(result.attempted for result in results) > 5
+    assert sum(result.failed for result in results) == 0
 
 
 def test_without_scikit_learn_the_error_says_what_to_do() -> None:
@@ -616,7 +641,7 @@ def test_without_scikit_learn_the_error_says_what_to_do() -> None:
 
 def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    path = Path(__file__).parent.parent / "examples" / "sklearn_estimator.py"
+    path = Path(__file__).parents[2] / "examples" / "sklearn_estimator.py"
     spec = spec_from_file_location("example_sklearn_estimator", path)
     assert spec is not None
     assert spec.loader is not None
