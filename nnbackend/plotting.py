@@ -6,14 +6,17 @@ Figures are made without pyplot: no display, no window, no global state.
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from nnbackend import fonts
 from nnbackend.backends import to_numpy
 from nnbackend.errors import unknown_name
 from nnbackend.evaluation import Evaluation, evaluate
@@ -173,12 +176,17 @@ def plot_filters(
 
 
 def plot_confusion(
-    evaluation: Evaluation, *, names: Sequence[str] | None = None, path: str | os.PathLike[str] | None = None
+    evaluation: Evaluation,
+    *,
+    names: Sequence[str] | None = None,
+    font: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Draw a confusion matrix: counts, the mistakes shaded by their share of the class, and the recall of each class.
 
-    names: of the classes, their numbers by default. Returns the matplotlib Figure, and writes it to `path` where
-    given. Raises ValueError for an evaluation without classes or names of another number, and as `plot_history`.
+    names: of the classes, their numbers by default. font: the name or the file of a font for them; by default an
+    installed one that has their characters. Returns the matplotlib Figure, and writes it to `path` where given. Raises
+    ValueError for an evaluation without classes, names of another number or an unknown font, and as `plot_history`.
     """
     counts = evaluation.confusion
     if counts is None or evaluation.recall is None:
@@ -208,6 +216,7 @@ def plot_confusion(
         side_axes.tick_params(length=0, labelsize=9, labelcolor=INK)
         side_axes.spines[:].set_visible(False)
     axes.grid(False)
+    fonts.complete(figure, font)
     return _written(figure, path)
 
 
@@ -218,13 +227,14 @@ def plot_mistakes(
     *,
     shape: tuple[int, ...] | None = None,
     names: Sequence[str] | None = None,
+    font: str | os.PathLike[str] | None = None,
     count: int = 24,
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Draw the `count` worst mistakes as images, each with what it is and what it was taken for.
 
     evaluation: that of the rows x, or a network, which is then evaluated on x and t. shape: of an image, (h, w) or
-    (h, w, channels), by default that of a row of x, a square for a flat one. names: as in `plot_confusion`.
+    (h, w, channels), by default that of a row of x, a square for a flat one. names, font: as in `plot_confusion`.
     Returns the matplotlib Figure, and writes it to `path` where given. Raises ValueError for an evaluation without
     classes or mistakes, or rows that are no images, and otherwise as `plot_history`.
     """
@@ -253,6 +263,7 @@ def plot_mistakes(
         axes.imshow(picture, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
         truth, answer = labels[found.truth[row]], labels[found.predicted[row]]
         axes.set_title(f"{truth} \u2192 {answer}", fontsize=10, color=INK, pad=3)
+    fonts.complete(figure, font)
     return _written(figure, path)
 
 
@@ -280,12 +291,27 @@ def _image_shape(size: int, shape: tuple[int, ...] | None, argument: str) -> tup
     return chosen
 
 
+@cache
+def _figure_class() -> Any:
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        """A figure that a notebook shows, although pyplot does not know it."""
+
+        def _repr_png_(self) -> bytes:
+            written = io.BytesIO()
+            self.savefig(written, format="png")
+            return written.getvalue()
+
+    return Picture
+
+
 def _figure(width: float, height: float) -> Any:
     try:
-        from matplotlib.figure import Figure
+        figure_class = _figure_class()
     except ImportError as error:
         raise ImportError(_MISSING) from error
-    figure: Any = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    figure: Any = figure_class(figsize=(width, height), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.02)
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,44 @@ def test_what_cannot_be_drawn(
     with pytest.raises(ValueError, match=re.escape(message)):
         draw()
     assert not list(tmp_path.iterdir())
+
+
+# --- names in other scripts -------------------------------------------------------------------------------------------
+
+
+def characters(family: str) -> set[str]:
+    from matplotlib import font_manager
+
+    path = font_manager.findfont(family, fallback_to_default=False)
+    return {chr(code) for code in font_manager.get_font(path).get_charmap()}
+
+
+def test_names_get_a_font_that_has_their_characters() -> None:
+    """STIX comes with matplotlib and has characters that its usual font has not."""
+    rare = min(c for c in characters("STIXGeneral") - characters("DejaVu Sans") if c.isprintable() and ord(c) > 0x2000)
+    figure = plot_confusion(RIGHT, names=[rare, "b"])
+    label = figure.axes[0].get_xticklabels()[0]
+    assert label.get_text() == rare
+    assert any(rare in characters(family) for family in label.get_fontfamily() if family != "sans-serif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure._repr_png_()  # matplotlib warns of a glyph that is missing
+
+
+def test_a_font_may_be_named_or_be_a_file() -> None:
+    from matplotlib import font_manager
+
+    for font in ("STIXGeneral", font_manager.findfont("STIXGeneral")):
+        label = plot_confusion(RIGHT, names=["a", "b"], font=font).axes[0].get_yticklabels()[1]
+        assert label.get_fontfamily()[0] == "STIXGeneral"
+    with pytest.raises(ValueError, match="font: there is no font called 'Nowhere Sans', and no such file"):
+        plot_confusion(RIGHT, font="Nowhere Sans")
+
+
+def test_characters_that_no_font_has_are_said() -> None:
+    with pytest.warns(UserWarning, match="no installed font has the characters .* install one"):
+        plot_confusion(RIGHT, names=["\U0010fffd", "b"])
+
+
+def test_a_notebook_shows_a_picture() -> None:
+    assert plot_confusion(RIGHT)._repr_png_().startswith(b"\x89PNG")

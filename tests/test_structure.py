@@ -29,7 +29,7 @@ FLOORS = [
     ["random", "serialization", "initializers", "optimizers"],
     ["backend"],
     ["backends"],
-    ["nodes", "schedules"],
+    ["nodes", "schedules", "fonts"],
     ["functions", "errors", "cache"],
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}

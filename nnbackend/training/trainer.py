@@ -105,6 +105,11 @@ class Trainer:
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
         self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
 
+    def __repr__(self) -> str:
+        changed = {name: value for name, value in self.settings().items() if name != "optimizer" and value is not None}
+        settings = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        return f"<Trainer of {self.network!r} by {self.optimizer!r}, {settings}, epochs done: {self.epoch}>"
+
     @property
     def backend(self) -> Backend:
         """Return the network's backend."""

@@ -415,3 +415,12 @@ def test_tqdm_is_imported_for_a_bar_only() -> None:
 
     code = "import sys, nnbackend; assert not {'tqdm', 'matplotlib', 'pooch', 'cupy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trainer_says_what_it_does() -> None:
+    trainer = train(epochs=1)
+    text = repr(trainer)
+    assert text.startswith("<Trainer of Network([Affine(")
+    assert "by Adam(lr=" in text or "by SGD(" in text or "by Momentum(" in text
+    assert "batch_size=32" in text
+    assert text.endswith("epochs done: 1>")
