@@ -36,7 +36,8 @@ def complete(figure: Any, font: str | os.PathLike[str] | None = None) -> None:
         )
         return
     for text in texts:
-        text.set_fontfamily([*text.get_fontfamily(), found])
+        if needed & set(text.get_text()):
+            text.set_fontfamily([*text.get_fontfamily(), found])
 
 
 def _named(font: str | os.PathLike[str]) -> str:
