@@ -44,7 +44,7 @@ class Affine(Layer):
         return affine_backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
 
     def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
-        """Return the variants of y as Columns. Adding h to W[i, j] adds h x[:, i] to column j of y; h in b[j] adds h."""
+        """Return the variants of y as Columns. Adding h to W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
         xp = array_namespace(x)
         at = xp.arange(elements.start, elements.stop, device=device(x))
         columns = at % self.output_size
