@@ -434,9 +434,9 @@ def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) ->
     """Return the largest size in bytes that a file of the described network can have; without one, the smallest."""
     try:
         stack = [_part(settings, known) for settings in description["network"]["layers"]]
-        return serialization.room(sum(p.size for layer in stack for p in layer.parameters().values()))
+        return serialization.size_limit(sum(p.size for layer in stack for p in layer.parameters().values()))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return serialization.room(0)
+        return serialization.size_limit(0)
 
 
 def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:

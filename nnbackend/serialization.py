@@ -60,7 +60,7 @@ def write(
     _sync_folder(target.parent)
 
 
-def room(parameters: int) -> int:
+def size_limit(parameters: int) -> int:
     """Return the largest size in bytes of a file of a network with so many parameters.
 
     It counts 16 float64 numbers for each parameter (its value, the optimizer's state, the best values that callbacks
