@@ -118,7 +118,7 @@ class Nesterov(Optimizer):
 
 @dataclass(frozen=True)
 class AdaGrad(Optimizer):
-    """Scales the step of each parameter by the sum of its squared gradients. eps: positive, added to the root."""
+    """Divides the step of each parameter by the root of the sum of its squared gradients. eps: positive, added."""
 
     lr: float | Schedule = 0.01
     eps: float = 1e-10
@@ -163,7 +163,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay, which shrinks the values directly and does not enter the moments."""
+    """Adam with decoupled weight decay (at least 0): it shrinks the values directly, not through the moments."""
 
     lr: float | Schedule = 0.001
     beta1: float = 0.9

@@ -226,7 +226,7 @@ class Loss(Part):
 
 
 def check_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None = 2) -> None:
-    """Raise an error unless x has the kind, device and dtype of W, `axes` axes (None: any), and `last` columns."""
+    """Raise an error unless x has the kind, device and dtype of W, `axes` axes (None: any) and `last` features."""
     if (
         type(x) is not type(W)
         or x.device != W.device

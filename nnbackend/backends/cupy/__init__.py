@@ -66,7 +66,7 @@ class CupyBackend(Backend):
         self.device.synchronize()
 
     def compile(self, store: ParameterStore) -> Uncaptured:
-        """Return a runner that launches each step as a CUDA graph, or step by step if NNBACKEND_CAPTURE=0 is set."""
+        """Return a runner that launches each step as a CUDA graph, or kernel by kernel if NNBACKEND_CAPTURE=0."""
         if os.environ.get("NNBACKEND_CAPTURE") == "0":
             return Uncaptured()
         import cupy

@@ -88,7 +88,7 @@ class Handle:
 
 
 def layout(x: Array) -> tuple[int, int] | None:
-    """Return whether the matrix x is stored transposed (1) or not (0), and the distance of its columns, or rows.
+    """Return 1 if the matrix x is stored transposed (else 0), and its leading dimension as cuBLAS defines it.
 
     The result is None if neither axis has stride 1.
     """

@@ -220,7 +220,7 @@ def _(dy: Array, x: Array) -> Any:
 
 
 def _product(a: Array, b: Array, out: Array = None) -> Array:
-    """a b, written to `out` where given."""
+    """Return the matrix product a b, in `out` if that is given."""
     handle = cublas.handle(a.device.id)
     if handle is None or not _real(a, b):
         return cupy.matmul(a, b, out=out)

@@ -43,7 +43,7 @@ from nnbackend.functions.optimizers import (
 )
 
 HostArray = np.ndarray[Any, Any]
-LOWEST = {2: -9.0, 4: -87.0, 8: -708.0}  # by itemsize: for a smaller x, exp(x) underflows or exp(-x) overflows
+LOWEST = {2: -9.0, 4: -87.0, 8: -708.0}  # by itemsize: for a smaller x, exp(x) or exp(-x) may not be a normal number
 CHUNK = 2**18  # bytes: the five buffers of Adam then fit a cache of 1 MiB; 2**15 takes 1.5 times as long
 
 
