@@ -1,4 +1,4 @@
-"""The folder in which nnbackend keeps what is costly to have again: data sets, measurements."""
+"""The folder in which nnbackend keeps downloaded data sets and measurements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """NNBACKEND_CACHE, or the user's own cache folder for `nnbackend`.
+    """Return the folder NNBACKEND_CACHE if that is set, else the user's cache folder for nnbackend.
 
     Raises FileNotFoundError for a user who has no home, as in many containers.
     """

@@ -39,8 +39,8 @@ __all__ = ["Prediction", "Run", "Settings", "main", "predict_file", "train_mnist
 
 INTERRUPTED, TERMINATED = 130, 143  # what a shell reports for a program that Ctrl-C, or SIGTERM, ended
 MNIST_SIDE = 28  # for a network that takes images of any size
-# the first learning rate, measured on MNIST; other optimizers have their own
-LEARNING_RATES = {"adam": 0.004, "adamw": 0.004, "momentum": 0.1, "nesterov": 0.1, "sgd": 0.5}
+# the first learning rate, measured on MNIST; other optimizers use their default
+FIRST_LEARNING_RATES = {"adam": 0.004, "adamw": 0.004, "momentum": 0.1, "nesterov": 0.1, "sgd": 0.5}
 
 
 # --- train ------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _preparation(x: Any) -> dict[str, Any] | None:
 
 def _first_rate(settings: Settings) -> float:
     """The learning rate to begin with. ValueError where the optimizer would refuse it, before any data is read."""
-    known = LEARNING_RATES.get(settings.optimizer) if settings.lr is None else settings.lr
+    known = FIRST_LEARNING_RATES.get(settings.optimizer) if settings.lr is None else settings.lr
     if settings.lr is None and settings.model == "cnn" and known is not None:
         known /= 2  # measured, as above
     return rate(optimizer(settings.optimizer, **({} if known is None else {"lr": known})).lr, 0)

@@ -1,4 +1,4 @@
-"""Why does it not learn? What a stalled network has in common with others, said in words."""
+"""Find common causes that keep a network from learning, and name them in words."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nnbackend.network import Network
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
-SOLVED = 0.1  # a loss below this part of the constant answer's: what is stuck inside does no harm
-SAME = 0.05  # answers that spread less than this part of what the targets do are nearly the same
-FLAT = 0.01  # an activation whose slope is below this passes hardly any gradient (sigmoid: |x| > 4.6, tanh: > 3)
-MANY_DEAD, MOSTLY_FLAT = 0.25, 0.6  # the parts of a layer from which on dead units, flat outputs are worth a word
-FADED, GROWN = 1e-3, 1e2  # so much smaller or larger has a gradient vanished or exploded, and a value exploded
+SOLVED = 0.1  # below this fraction of the constant answer's loss, a network has learnt and has no findings
+SAME = 0.05  # answers are nearly the same if their spread is below this fraction of the targets' spread
+FLAT = 0.01  # below this slope an activation passes hardly any gradient (sigmoid: |x| > 4.6, tanh: |x| > 3)
+MANY_DEAD, MOSTLY_FLAT = 0.25, 0.6  # report dead units, flat outputs from these fractions of a layer on
+FADED, GROWN = 1e-3, 1e2  # factors from which on a gradient counts as vanished or exploded, a value as exploded
 
 _SAME_ADVICE = "a larger learning rate or Adam, another initializer or activation (ReLU with He)"
 _FLAT_ADVICE = "smaller initial weights (Xavier), inputs scaled to about 1, or an activation that is not bounded (ReLU)"
@@ -26,7 +26,7 @@ _GROWN_ADVICE = "smaller initial weights (He, Xavier), inputs scaled to about 1,
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that hinders learning: in which layer (or "output"), what it is, what to try."""
+    """One cause that hinders learning: the layer (or "output"), what is wrong there, and what to try."""
 
     layer: str
     what: str
@@ -38,8 +38,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found. loss: the mean loss; constant_loss: that of one and the same answer, the mean of the
-    network's outputs, for every input. `str()` says it all in words.
+    """The result of `diagnose`. `str()` gives it in words.
+
+    loss: the mean loss. constant_loss: the mean loss of a constant answer, the mean of the network's outputs.
     """
 
     loss: float
@@ -48,7 +49,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Was nothing found?"""
+        """Say whether nothing was found."""
         return not self.findings
 
     def __str__(self) -> str:
@@ -59,17 +60,20 @@ class Diagnosis:
 
 
 def diagnose(net: Network, x: Any, t: Any) -> Diagnosis:
-    """Look for what keeps `net` from learning the targets t of the rows x, in inference mode.
+    """Look for causes that keep `net` from learning the targets t of the rows x, in inference mode.
 
-    It finds answers that are nearly the same for every input, saturated and dead units, gradients that vanish or
-    explode on their way down, values that explode or are not finite. Layers are judged by what they do to these rows
-    and to a gradient, never by their kind. A network that has learnt its rows (a tenth of the constant answer's loss)
-    has no findings, whatever it looks like inside.
+    x: (n, ...) rows; some hundred are enough. t: n targets, as the network's loss takes them. The network's parameters
+    and gradients do not change.
 
-    Ask after some training: a fresh network often answers the same for every input, as small weights will have it.
+    The returned Diagnosis reports answers that are nearly the same for every input, saturated and dead units,
+    gradients that vanish or explode on their way down, and values that explode or are not finite. Layers are judged
+    by their effect on these rows and on a gradient, never by their kind. A network whose loss is below a tenth of the
+    constant answer's loss has learnt its rows and has no findings.
 
-    x: (n, ...) rows, some hundred are enough; t: n targets, as the network's loss takes them. The network's parameters
-    and gradients stay as they are. Raises ValueError for data that does not fit the network.
+    Call it after some training: with small initial weights, a fresh network often gives nearly the same answer for
+    every input.
+
+    Raises ValueError for data that does not fit the network.
     """
     x, t = net.data(x, t)
     with net.backend.active():
@@ -102,7 +106,7 @@ def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:
 
 
 def _gradients(net: Network, outputs: dict[str, Array]) -> tuple[dict[str, float], dict[str, Array]]:
-    """The size of the gradient that arrives at each layer's output, and the slopes of the elementwise layers."""
+    """Return the size of the gradient at each layer's output, and the slopes of the elementwise layers, by name."""
     arriving, slopes = {}, {}
     dy = net.loss_layer.backward()
     for name, layer in reversed(net.layers.items()):
@@ -116,7 +120,7 @@ def _gradients(net: Network, outputs: dict[str, Array]) -> tuple[dict[str, float
 def _same_answers(answers: Array, t: Array, advice: str) -> list[Finding]:
     if t.shape != answers.shape:
         if t.ndim != 1 or answers.ndim != 2:
-            return []  # targets of another form than the answers: nothing to compare with
+            return []  # targets and answers differ in form, so their spreads cannot be compared
         t = one_hot(t, answers.shape[1], answers.dtype)
     wanted, spread = _spread(t), _spread(answers)
     if spread >= SAME * wanted:
@@ -147,7 +151,7 @@ def _stuck_units(outputs: dict[str, Array], slopes: dict[str, Array]) -> list[Fi
 
 
 def _faded_or_grown(net: Network, arriving: dict[str, float]) -> list[Finding]:
-    """The first layer with parameters, from the output down, that the gradient reaches much smaller or larger."""
+    """Report the first layer with parameters, from the output down, at which the gradient has vanished or exploded."""
     sent = next(iter(arriving.values()))
     for name, size in arriving.items():
         if sent == 0 or not net.layers[name].parameters():
@@ -170,13 +174,13 @@ def _large_values(outputs: dict[str, Array], usual: float) -> list[Finding]:
 
 
 def _size(a: Array) -> float:
-    """The mean magnitude, in host terms."""
+    """Return the mean magnitude as a Python float."""
     xp = array_namespace(a)
     return float(xp.mean(xp.abs(a)))
 
 
 def _spread(a: Array) -> float:
-    """The mean distance of the rows from their mean, per element."""
+    """Return the mean distance of the rows from their mean, per element."""
     return _size(a - array_namespace(a).mean(a, axis=0, keepdims=True))
 
 

@@ -1,4 +1,4 @@
-"""What works on this machine, what does not and why, and what would mend it."""
+"""Check of this machine: which backends and extras work, why others do not, and how to mend them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _EXTRAS = {"matplotlib": "plot", "pillow": "plot", "scikit-learn": "sklearn"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was examined.
+    """The result of one check.
 
-    kind: "version" of what is always there, "backend" for each family, "step" for a training step where CuPy works,
-    "extra" for what is optional, "selected" for the backend that NNBACKEND selects. detail: a version, or, where it
-    does not work, the cause and what mends it.
+    kind: "version" for a required package, "backend" for each array library, "step" for a training step on a backend
+    that records steps (CuPy), "extra" for an optional package, "selected" for the backend that NNBACKEND selects.
+    detail: a version, or the cause and the remedy if it does not work.
     """
 
     kind: Literal["version", "backend", "step", "extra", "selected"]
@@ -50,7 +50,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Try everything. Imports CuPy and PyTorch where they are installed; raises nothing for what does not work."""
+    """Run all checks and return their results. CuPy and PyTorch are imported if installed. A failure does not raise."""
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     found = [Check("version", "python", True, python), Check("version", "nnbackend", True, __version__)]
     found += [_installed("version", name, f"pip install {name}") for name in ("numpy", "array-api-compat")]
@@ -64,13 +64,13 @@ def examine() -> list[Check]:
 
 
 def healthy(checks: Sequence[Check]) -> bool:
-    """Does the backend that NNBACKEND selects work, and train?"""
+    """Say whether the backend that NNBACKEND selects works and trains."""
     families = {check.name.partition(":")[0] for check in checks if check.kind == "selected"}
     return all(c.works for c in checks if c.kind == "selected" or (c.kind == "step" and c.name in families))
 
 
 def text(checks: Sequence[Check]) -> str:
-    """The checks, for a terminal, in 100 columns."""
+    """Return the checks as text for a terminal of 100 columns."""
     titles = {
         "version": "versions",
         "backend": "backends",
@@ -92,7 +92,7 @@ def text(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-# --- when does a GPU pay? ---------------------------------------------------------------------------------------
+# --- the batch size from which on a GPU is faster ---------------------------------------------------------------
 
 
 def measure(
@@ -103,11 +103,12 @@ def measure(
     batches: Sequence[int] = BATCHES,
     rounds: int = 3,
 ) -> Crossover:
-    """Time training steps of a 784-hidden-10 network (ReLU, Adam, float32) on two backends, an epoch each in turn.
+    """Measure training steps of a 784-hidden-10 network (ReLU, Adam, float32) on two backends; return a Crossover.
 
-    An epoch has 8192 rows of made data, but 4 to 64 batches. A fit before all rounds, in which kernels are compiled
-    and the step is captured, is outside the clock. Raises BackendError if one of them does not work, ValueError for
-    sizes that are not positive.
+    first, second: names of backends. hidden: widths of the hidden layers. batches: batch sizes. rounds: measured
+    epochs per backend and batch size, in turns. An epoch has about 8192 rows of generated data, in 4 to 64 batches. A
+    fit before the rounds compiles kernels and captures the step; its time does not count.
+    Raises BackendError if a backend does not work, and ValueError for sizes that are not positive.
     """
     contestants = [resolve(first), resolve(second)]
     if rounds < 1 or not batches or min(batches) < 1:
@@ -132,7 +133,7 @@ def measure(
 
 
 def table(found: Crossover) -> str:
-    """A measurement, for a terminal."""
+    """Return a measurement as text for a terminal."""
     widths = "-".join(map(str, (784, *found.hidden, 10)))
     lines = [
         f"{widths}, Adam, float32: us per training step",
@@ -152,7 +153,7 @@ def _trainer(on: Backend, hidden: Sequence[int], batch: int) -> Trainer:
     return Trainer(Network(layers[:-1], backend=on), Adam(), batch_size=batch)
 
 
-# --- one thing each ---------------------------------------------------------------------------------------------
+# --- the single checks ------------------------------------------------------------------------------------------
 
 
 def _installed(kind: Literal["version", "extra"], name: str, mend: str) -> Check:
@@ -168,13 +169,13 @@ def _backend(family: str) -> Check:
         detail, devices = found.version(), found.devices()
     except BackendError as error:
         return Check("backend", family, False, _flat(error))
-    except Exception as error:  # a doctor who faints helps nobody
+    except Exception as error:  # the other checks must still run
         return Check("backend", family, False, f"failed with {type(error).__name__}: {_flat(error)}")
     return Check("backend", family, True, detail, devices)
 
 
 def _step(name: str) -> Check:
-    """Train a tiny network as the Trainer does it: its kernels are compiled, its step is captured and launched."""
+    """Train a tiny network with a Trainer, so that its kernels are compiled and its step is captured and launched."""
     x, t = np.zeros((16, 4)), np.arange(16) % 3
     try:
         with using(name) as on, warnings.catch_warnings(record=True) as said:
@@ -196,7 +197,7 @@ def _step(name: str) -> Check:
 
 
 def _loops() -> Check:
-    """Are the loops in C in front of NumPy's kernels?"""
+    """Check whether the loops in C serve in place of NumPy's kernels."""
     name = "loops in C"
     if os.environ.get("NNBACKEND_NATIVE") == "0":
         return Check("extra", name, False, "NNBACKEND_NATIVE=0 leaves them out")
@@ -223,5 +224,5 @@ def _selected() -> Check:
 
 
 def _flat(error: Exception) -> str:
-    """A message on one line: that of a CuPy that cannot be imported is a page with rulers."""
+    """Return a message on one line, because CuPy's import errors fill a page with rulers."""
     return " ".join(word for word in str(error).split() if word.strip("=-"))

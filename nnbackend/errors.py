@@ -1,4 +1,4 @@
-"""The exceptions of this library: bad arguments stay ValueError and TypeError, everything else is one of these."""
+"""The exceptions of this library. Bad arguments raise plain ValueError or TypeError instead."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Iterable
 
 
 class NNBackendError(Exception):
-    """Base of every error that is not a plain ValueError or TypeError."""
+    """Base class of the exceptions of this library."""
 
 
 class BackendError(NNBackendError):
-    """A backend is unknown, not installed, has no device, or two backends met in one computation."""
+    """A backend is unknown, not installed or without a device, or one computation mixes arrays of two backends."""
 
 
 class DataError(NNBackendError):
-    """A data file is missing, truncated, corrupt, or not what it claims to be."""
+    """A data file is missing, truncated, corrupt, or of another kind than its name says."""
 
 
 class ModelFileError(NNBackendError):
-    """A saved network cannot be read: damaged, of a newer format, or not one of ours."""
+    """The file of a saved network is missing, damaged, of a newer format, or not written by nnbackend."""
 
 
 class CheckpointError(NNBackendError):
-    """A checkpoint cannot be written, is being written by another process, or is not of the run that asks for it."""
+    """A checkpoint cannot be written, is in use by another process, or belongs to another run."""
 
 
 class NumericalError(NNBackendError):
-    """Training met a value that is not finite."""
+    """Training produced a value that is not finite."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """The message for a name that is not known: what came, the nearest known name, and all of them."""
+    """Return the message for an unknown name: the name, the nearest known name, and all known names."""
     from difflib import get_close_matches
 
     names = sorted(known)
-    nearest = get_close_matches(str(name)[:100], names, n=1, cutoff=0.5)  # with megabytes it takes seconds
+    nearest = get_close_matches(str(name)[:100], names, n=1, cutoff=0.5)  # a name of megabytes would take seconds
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""How well does a network do? Loss and accuracy, and for a classifier where it goes wrong."""
+"""Evaluation of a network: loss and accuracy, and for a classifier the mistakes by class."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from nnbackend.functions.array import Array, pieces
 from nnbackend.network import ROWS_AT_ONCE, Network
 
 HostArray = np.ndarray[Any, Any]
-CLASSES_SHOWN = 20  # a larger confusion matrix fits no screen
+CLASSES_SHOWN = 20  # a larger confusion matrix does not fit on a screen
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` found, on the host. `print(evaluation)` shows it as a table.
+    """The result of `evaluate`, on the host. `print(evaluation)` shows it as a table.
 
-    loss: the mean, as Network.loss. accuracy: the fraction of rows that are right, None where the loss knows no right
-    and wrong. losses: (n,), the loss of every row. predicted, truth: (n,), the class of every row; they and
-    everything by class are None where a row does not belong to one class (regression, several answers a row).
-    confusion: (classes, classes), how many rows of class i (row) were taken for class j (column).
-    most_wrong: row numbers, largest loss first: of the mistakes, or of all rows where there are no classes.
+    loss: the mean loss, as Network.loss gives it. accuracy: the fraction of correct rows, or None for regression.
+    losses: (n,), the loss of every row. predicted, truth: (n,), the predicted and the true class of every row.
+    confusion: (classes, classes), the number of rows of class i (row) that were taken for class j (column).
+    most_wrong: the row numbers of the mistakes, largest loss first; of all rows if there are no classes.
+    predicted, truth, confusion and the scores by class are None if a row does not belong to exactly one class
+    (regression, several labels a row).
     """
 
     loss: float
@@ -40,17 +41,17 @@ class Evaluation:
 
     @property
     def precision(self) -> HostArray | None:
-        """(classes,): of the rows taken for a class, the fraction that belongs to it; 0 where there are none."""
+        """Return, for each class, the fraction of the rows taken for it that belong to it: (classes,); 0 for none."""
         return None if self.confusion is None else _scores(self.confusion)[0]
 
     @property
     def recall(self) -> HostArray | None:
-        """(classes,): of the rows that belong to a class, the fraction taken for it; 0 where there are none."""
+        """Return, for each class, the fraction of its rows that were taken for it: (classes,); 0 for none."""
         return None if self.confusion is None else _scores(self.confusion)[1]
 
     @property
     def f1(self) -> HostArray | None:
-        """(classes,): the harmonic mean of precision and recall; 0 where both are."""
+        """Return, for each class, the harmonic mean of precision and recall: (classes,); 0 if both are 0."""
         return None if self.confusion is None else _scores(self.confusion)[2]
 
     def __str__(self) -> str:
@@ -78,10 +79,11 @@ class Evaluation:
 
 
 def evaluate(network: Network, x: Any, t: Any) -> Evaluation:
-    """Evaluate a network, in inference mode, on rows x, (n, ...), with targets t as its loss takes them.
+    """Evaluate a network in inference mode; return an Evaluation.
 
-    The rows go through in pieces; the device is read a few times, whatever their number. Raises ValueError for data
-    that does not fit the network, as Network.loss.
+    x: rows, (n, ...). t: targets, as the network's loss takes them. The rows go through the network in pieces. The
+    number of reads from the device does not depend on n.
+    Raises ValueError for data that does not fit the network.
     """
     x, t = network.data(x, t)
     with network.backend.active():
@@ -111,7 +113,7 @@ def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
 
 
 def _scores(confusion: HostArray) -> HostArray:
-    """Precision, recall and F1 by class: (3, classes)."""
+    """Return precision, recall and F1 by class: (3, classes)."""
     right, taken, rows = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
     parts, wholes = np.stack([right, right, 2 * right]), np.stack([taken, rows, taken + rows])
     scores: HostArray = np.divide(parts, wholes, out=np.zeros(parts.shape), where=wholes > 0)

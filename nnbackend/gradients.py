@@ -1,4 +1,4 @@
-"""Numerical gradients, and the comparison of backpropagation with them."""
+"""Numerical gradients, and a check of backpropagation against them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
     from nnbackend.network import Network
 
-CHUNK = 2**20  # elements of the widest array that travels: temporaries of 8 MB in float64
+CHUNK = 2**20  # elements of the largest array of one piece: temporaries of 8 MB in float64
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 DIRECTIONS_TRIED = 3
-INPUTS_MOVED = 1000  # by one direction, of a layer's input: each may cross kinks of its own
-NEGLIGIBLE = 1e-4  # of the loss: with smaller derivatives a step of 1e-5 shows little but rounding
+INPUTS_MOVED = 1000  # elements of a layer's input that one direction changes; each may cross a kink
+NEGLIGIBLE = 1e-4  # as a fraction of the loss: below it a step of 1e-5 shows little but rounding
 
 # --- by central differences --------------------------------------------------------------------------------------
 
 
 def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float = 1e-4) -> Array:
-    """(f(x + h e_i) - f(x - h e_i)) / (2 h) for every element i of x: an array like x (the book, sections 4.3, 4.4).
+    """Return (f(x + h e_i) - f(x - h e_i)) / (2 h) for every element i of x (the book, sections 4.3 and 4.4).
 
-    f is called with x itself, changed in place, and returns a number or a 0-d array. So it may also read x from
-    elsewhere: `numerical_gradient(lambda _: net.loss(x, t), net.params["W1"])`. x: any shape, float32 or float64,
-    on any backend; it is restored exactly, also when f raises.
+    x: any shape, float32 or float64, on any backend. f: called with x itself, which is changed in place, and returns
+    a number or a 0-d array. f may therefore read x from elsewhere:
+    `numerical_gradient(lambda _: net.loss(x, t), net.params["W1"])`. x is restored exactly, even if f raises.
 
-    The error is of order h^2 plus eps |f| / h, with the eps of what f computes in: about 1e-8 in float64, but about
-    1e-3 |f| in float32, where few digits are left. Two calls of f per element: for a whole network see
-    `Network.numerical_gradient`, which is much faster and always computes in float64.
+    The result is an array like x. Its error is of order h^2 plus eps |f| / h, with the eps of the dtype in which f
+    computes: about 1e-8 in float64, but about 1e-3 |f| in float32, which leaves few correct digits. f is called twice
+    per element. For a whole network `Network.numerical_gradient` is much faster and always computes in float64.
 
-    Raises TypeError where x is no array of real floating numbers or f(x) is no number, ValueError for an x that
-    cannot be written to and for an h that is not positive.
+    Raises TypeError if x is not an array of real floating numbers or f(x) is not a number. Raises ValueError for an x
+    that cannot be written to, and for an h that is not positive.
     """
     xp, h = _writable(x), _step(h)
     before = xp.asarray(x, copy=True)
@@ -60,7 +60,7 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float = 1e-4) -> 
 
 
 def _writable(x: Any) -> Any:
-    """The namespace of x, after refusing what `numerical_gradient` cannot change step by step."""
+    """Return the namespace of x. Raise TypeError or ValueError if x is not a writable array of floating numbers."""
     try:
         xp = array_namespace(x)
     except TypeError:
@@ -81,7 +81,7 @@ def _step(h: float) -> float:
 
 
 def _number(value: Any, x: Array) -> Any:
-    """What f returned, as a number or a 0-d array of x's dtype that no later change of x can reach."""
+    """Return the result of f as a number, or as a copied 0-d array of x's dtype. Raise TypeError for other values."""
     shape = tuple(getattr(value, "shape", ()))
     if shape:
         raise TypeError(f"f must return a number or a 0-d array, got shape {shape}")
@@ -95,8 +95,9 @@ def _number(value: Any, x: Array) -> Any:
 
 
 def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
-    """See `Network.numerical_gradient`. Many perturbations travel as one batch, and only through the layers that
-    follow the perturbed parameter.
+    """Return the numerical gradient of a network; see `Network.numerical_gradient`.
+
+    Many perturbations of a parameter go through the following layers as one batch.
     """
     h = _step(h)
     exact = net.to(net.backend, "float64")
@@ -107,7 +108,7 @@ def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str,
         outputs.append(layer.forward(outputs[-1]))
 
     def losses(i: int, parameter: Parameter, elements: range, h: float) -> Array:
-        """The loss of every row with h added to each of `elements`: (n, k)."""
+        """Return the loss of every row after adding h to one element, for each of `elements`: (n, k)."""
         y = layers[i].forward_changed(outputs[i], outputs[i + 1], parameter, elements, h)
         for layer, unchanged in zip(layers[i + 1 :], outputs[i + 2 :], strict=True):
             y = layer.forward_columns(y, unchanged) if isinstance(y, Columns) else layer.forward(y)
@@ -119,7 +120,7 @@ def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str,
         at_once = max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :]))
         for piece in pieces(parameter.size, at_once):
             elements = range(piece.start, piece.stop)
-            # the difference row by row: that of two means would be rounded to the size of the mean
+            # subtract row by row, because two means would be rounded to the size of the mean before
             sums.append(xp.sum(losses(i, parameter, elements, h) - losses(i, parameter, elements, -h), axis=0))
         return fraction(xp.reshape(xp.concat(sums), parameter.shape), loss.total(t)) / (2 * h)
 
@@ -133,10 +134,10 @@ def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str,
 
 @dataclass(frozen=True)
 class GradientRow:
-    """One gradient under test: of a parameter, or of a layer's input (name "x").
+    """The result for one gradient: of a parameter, or of a layer's input (name "x").
 
-    projected, sampled: the largest relative error in a random direction, and in one element; against: the largest
-    difference between two backends, relative to the largest element. None where it was not asked for.
+    projected, sampled: the largest relative error along a random direction, and in one element. against: the largest
+    difference between two backends, relative to the largest element. A number is None if it was not asked for.
     """
 
     name: str
@@ -150,7 +151,7 @@ class GradientRow:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What `check_gradients` found: rows in the order of the layers, the loss last. `str()` is a table."""
+    """The result of `check_gradients`: rows in the order of the layers, the loss last. `str()` gives a table."""
 
     rows: list[GradientRow]
     tolerance: float
@@ -159,18 +160,20 @@ class GradientReport:
 
     @property
     def ok(self) -> bool:
-        """Did every row pass?"""
+        """Say whether every row passed."""
         return all(row.passed for row in self.rows)
 
     @property
     def worst(self) -> GradientRow:
-        """The row that exceeds its tolerance most, or comes nearest to it."""
+        """Return the row with the largest error relative to its tolerance."""
         return max(self.rows, key=self._strain)
 
     @property
     def at_fault(self) -> str | None:
-        """The layer whose backward is wrong: of those with a row that failed the one nearest to the loss, because an
-        error there spoils every gradient before it. None where all rows passed.
+        """Return the name of the layer whose backward is wrong, or None if all rows passed.
+
+        It is the layer nearest to the loss that has a failed row, because its error spoils the gradients of all
+        layers below it.
         """
         return next((row.layer for row in reversed(self.rows) if not row.passed), None)
 
@@ -206,21 +209,24 @@ def check_gradients(
 ) -> GradientReport:
     """Compare backpropagation with central differences, layer by layer, for one batch x, t.
 
-    directions, samples: for every parameter, and every layer's input that backpropagation passes, this many random
-    directions (through about 1000 elements of an input) and random elements, two forward passes each, by `seed`.
-    against: another backend, or its name, on which the parameters' gradients are computed as well, for the same
-    values in the network's dtype. They pass when they differ by no more than the square root of its epsilon.
-    tolerance: the largest relative error that passes. Relative means to the derivative, or to what is usual for a
-    random direction where that is larger, or to 1e-4 of the loss.
+    directions, samples: the number of random directions and of random elements that are tried for every parameter and
+    for every layer's input that backpropagation passes. `seed` decides them. Each takes two forward passes. A
+    direction changes about 1000 elements of an input.
+    against: another backend, or its name. The parameters' gradients are then computed there as well, for the same
+    values in the network's dtype. They pass if they differ by at most the square root of the dtype's epsilon.
+    tolerance: the largest relative error that passes. The error is relative to the largest of the derivative, the
+    size that is usual for a random direction, and 1e-4 of the loss.
 
-    It is the training loss that is differentiated, in float64, on a copy: the network stays as it is. Random masks
-    are the same in every pass, batch statistics are part of the function. Kinks (ReLU, max pooling) are no errors.
-    Biases of zero, blank images and what ReLU cut off lie exactly on them: so the values, x, and the input of a
-    layer under test are moved at random by a hundredth of their size. A step may still cross some: shorter ones,
-    1e-5 to 1e-8, and two other directions are tried before a row fails, which would help no gradient that is wrong.
+    The function returns a GradientReport. It differentiates the training loss in float64, on a copy, so that the
+    network does not change. Random masks are the same in every pass, and batch statistics are part of the function.
 
-    Raises ValueError for data that does not fit, negative counts, or a tolerance that is not positive; BackendError
-    for a backend that does not work.
+    ReLU and max pooling have kinks, where a difference says nothing about the gradient. Biases of zero, blank images
+    and zeros behind a ReLU lie exactly on kinks. The parameters, x and the input of a layer under test are therefore
+    moved at random by a hundredth of their size. A step may still cross a kink: steps from 1e-5 down to 1e-8 and two
+    more directions are tried before a row fails. A wrong gradient fails all of them.
+
+    Raises ValueError for data that does not fit, for negative counts, and for a tolerance that is not positive.
+    Raises BackendError for a backend that does not work.
     """
     for argument, count in (("directions", directions), ("samples", samples)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
@@ -251,7 +257,7 @@ def check_gradients(
 
 
 class _Trial:
-    """A copy of a network in float64, near its values, whose training loss is always computed from the same state."""
+    """Holds a float64 copy of a network with slightly moved values, and computes its training loss from one state."""
 
     def __init__(self, net: Network, x: Array, t: Array, generator: Generator):
         self.net, self.generator = net.to(net.backend, "float64"), generator
@@ -263,8 +269,8 @@ class _Trial:
         self.start = self.buffer.snapshot()
 
     def cases(self) -> Iterator[tuple[str, str, Array, Callable[[Array], float]]]:
-        """For every gradient under test: its name, its layer, what backpropagation says it is, and the loss as a
-        function of what is added to the parameter or the layer's input.
+        """Yield every gradient under test: its name, the name of its layer, the gradient by backpropagation, and the
+        loss as a function of a change that is added to the parameter or to the layer's input.
         """
         gradients = self.net.gradient(self.x, self.t)
         self.buffer.restore(self.start)
@@ -291,11 +297,11 @@ class _Trial:
         return self._loss(i, x)
 
     def _loss(self, i: int, x: Array) -> float:
-        """The training loss with x as the input of layer i."""
+        """Return the training loss with x as the input of layer i."""
         return float(self.end.forward(self._forward(i, x, len(self.layers)), self.t))
 
     def _forward(self, i: int, x: Array, stop: int) -> Array:
-        """x through the layers from i to before `stop`, in training; all values are then as at the start."""
+        """Pass x through the layers from i to before `stop` in training mode, then restore all values."""
         self.buffer.clock += 1  # as in Network.gradient, so that random masks are the same
         for layer in self.layers[i:stop]:
             x = layer.forward(x, training=True)
@@ -303,18 +309,18 @@ class _Trial:
         return x
 
     def direction(self, shape: tuple[int, ...], moved: int) -> Array:
-        """Gaussian in about `moved` of its elements, zero in the others."""
+        """Return an array that is Gaussian in about `moved` of its elements and zero in the others."""
         chosen = self.generator.random(shape) * math.prod(shape) < moved
         return self.net.backend.asarray(self.generator.standard_normal(shape) * chosen, "float64")
 
     def unit(self, shape: tuple[int, ...], k: int) -> Array:
-        """Zeros with a one as element k."""
+        """Return zeros with a one as element k."""
         v = self.net.backend.zeros((math.prod(shape),), "float64")
         v[k] = 1.0
         return self.net.backend.xp.reshape(v, shape)
 
     def _moved(self, values: Array) -> Array:
-        """The values, each moved by about a hundredth of their root mean square (of 1, where all are zero)."""
+        """Return the values, each moved by about a hundredth of their root mean square (of 1 if all are zero)."""
         xp = array_namespace(values)
         size = xp.sqrt(xp.mean(values**2))
         noise = self.direction(tuple(values.shape), math.prod(values.shape))
@@ -322,8 +328,10 @@ class _Trial:
 
 
 def _error(loss: Callable[[Array], float], gradient: Array, directions: Iterable[Array], tolerance: float) -> float:
-    """The relative difference between sum(gradient v) and the derivative of `loss` along v: of the first of the
-    directions v, and of STEPS, with one that is within the tolerance, else the smallest.
+    """Return the relative difference between sum(gradient v) and the derivative of `loss` along a direction v.
+
+    The function tries every direction with every step of STEPS. It returns the first error within the tolerance, or
+    the smallest error if none is.
     """
     xp, best = array_namespace(gradient), math.inf
     for v in directions:
@@ -340,8 +348,10 @@ def _error(loss: Callable[[Array], float], gradient: Array, directions: Iterable
 
 
 def _differences(net: Network, other: Backend, x: Array, t: Array) -> dict[str, float]:
-    """The largest difference of each parameter's gradient on two backends, relative to its largest element, or to a
-    hundredth of the largest of all where that is more: what should be 0 (a bias before normalisation) is rounding.
+    """Return the largest difference of each parameter's gradient between two backends, by name.
+
+    The difference is relative to the gradient's largest element, or to a hundredth of the largest element of all
+    gradients if that is larger. A gradient that should be 0 (of a bias before normalisation) holds only rounding.
     """
     here = {name: to_numpy(g) for name, g in net.to(net.backend).gradient(x, t).items()}
     there = {name: to_numpy(g) for name, g in net.to(other).gradient(to_numpy(x), to_numpy(t)).items()}

@@ -1,4 +1,4 @@
-"""Initial values of parameters, drawn on the host in float64, so that one seed gives the same network everywhere."""
+"""Initial values of parameters. They are drawn on the host in float64, so that a seed gives one network everywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Initializer:
 
 @dataclass(frozen=True)
 class Constant(Initializer):
-    """Every element is `value`."""
+    """Sets every element to `value`."""
 
     value: float = 0.0
 
@@ -33,7 +33,7 @@ class Constant(Initializer):
 
 @dataclass(frozen=True)
 class Normal(Initializer):
-    """Gaussian with mean 0 and standard deviation `std` (the book's weight_init_std)."""
+    """Draws from a normal distribution with mean 0 and standard deviation `std` (the book's weight_init_std)."""
 
     std: float = 0.01
 
@@ -43,7 +43,7 @@ class Normal(Initializer):
 
 @dataclass(frozen=True)
 class Uniform(Initializer):
-    """Uniform on [low, high)."""
+    """Draws from a uniform distribution on [low, high)."""
 
     low: float = -0.05
     high: float = 0.05
@@ -54,9 +54,9 @@ class Uniform(Initializer):
 
 @dataclass(frozen=True)
 class Xavier(Initializer):
-    """Gaussian with standard deviation 1 / sqrt(fan_in), as the book has it for sigmoid and tanh.
+    """Draws from a normal distribution with standard deviation 1 / sqrt(fan_in), for sigmoid and tanh.
 
-    Glorot, Bengio (2010) average fan_in and fan_out; the book, like LeCun et al. (1998), takes fan_in.
+    Glorot, Bengio (2010) average fan_in and fan_out. This class takes fan_in, as the book and LeCun et al. (1998) do.
     """
 
     def draw(self, shape: tuple[int, ...], generator: np.random.Generator) -> HostArray:
@@ -65,7 +65,7 @@ class Xavier(Initializer):
 
 @dataclass(frozen=True)
 class He(Initializer):
-    """Gaussian with standard deviation sqrt(2 / ((1 + alpha^2) fan_in)), for ReLU and Leaky ReLU.
+    """Draws from a normal distribution with standard deviation sqrt(2 / ((1 + alpha^2) fan_in)), for (Leaky) ReLU.
 
     He, Zhang, Ren, Sun (2015), equation 15. alpha: the slope for negative inputs.
     """
@@ -77,7 +77,7 @@ class He(Initializer):
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
-    """How many inputs meet in one output: the product of all axes but the last."""
+    """Return the number of inputs of one output: the product of all axes but the last."""
     return max(1, math.prod(shape[:-1]))
 
 
@@ -92,10 +92,11 @@ INITIALIZERS: dict[str, Callable[[], Initializer]] = {
 
 
 def initializer(value: Initializer | str | float, argument: str) -> Initializer:
-    """An Initializer, its name, or the standard deviation of a normal one (the book's weight_init_std).
+    """Return an Initializer for `value`.
 
-    Raises ValueError for an unknown name or a negative deviation, TypeError for anything else; `argument` names
-    the caller's argument in the message.
+    value: an Initializer, its name, or the standard deviation of a normal distribution (the book's weight_init_std).
+    argument: the name of the caller's argument, for messages.
+    Raises ValueError for an unknown name or a negative deviation, TypeError for any other value.
     """
     if isinstance(value, Initializer):
         return value

@@ -41,21 +41,22 @@ ELEMENTS_AT_ONCE = 2**23  # and through fewer where a layer's output would be la
 
 
 class Network:
-    """Layers in order, and the loss that their output meets.
+    """Holds an ordered stack of layers, their parameters, and the loss of their output.
 
-    layers: at least one Layer; they are named by kind and count ("Affine1", "Sigmoid1", "Affine2", ...), and their
-    parameters by name and count ("W1", "b1", "W2", ...).
+    layers: at least one Layer. The network names them by kind and count ("Affine1", "Sigmoid1", "Affine2", ...), and
+    their parameters by name and count ("W1", "b1", "W2", ...).
     loss: SoftmaxWithLoss by default.
     seed: an int or a numpy Generator; the same seed gives the same initial values and masks on every backend.
-    dtype: "float32" or "float64". backend: a Backend or its name; the current one by default.
+    dtype: "float32" or "float64". backend: a Backend or its name; the current backend by default.
 
-    layers, params, grads, statistics: mappings by name; the last three are live views into `buffer.data`,
-    `buffer.grad` and `buffer.state` (what layers keep but do not train: running means).
+    Attributes: layers, params, grads and statistics are mappings by name. The last three hold live views into
+    `buffer.data`, `buffer.grad` and `buffer.state` (values that layers keep but do not train, such as running means).
 
-    Raises ValueError for an empty stack, widths that do not meet, a layer that is in another network, an unknown
-    dtype; TypeError for what is no layer; BackendError for a backend that does not work.
+    Raises ValueError for an empty stack, for layers whose shapes do not fit together, for a layer that is already in
+    a network, and for an unknown dtype. Raises TypeError for an element that is not a Layer, and BackendError for a
+    backend that does not work.
 
-    Methods take x on the network's backend, or host data, which is moved once.
+    Methods take x on the network's backend, or as host data, which the network moves to its backend once.
     """
 
     def __init__(
@@ -115,15 +116,15 @@ class Network:
     # --- the two passes -------------------------------------------------------------------------------------
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """The raw output (logits, for a classifier) for a batch x on the network's backend and of its dtype."""
+        """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
         for layer in self._stack:
             x = layer.forward(x, training)
         return x
 
     def backward(self, dy: Array | None = None) -> None:
-        """Write the gradient of the last forward's loss into `grads`.
+        """Write the gradient of the loss of the last forward pass into `grads`.
 
-        dy: the gradient with regard to the raw output; if it is None, that of the last `loss_layer.forward`.
+        dy: the gradient with respect to the raw output. If dy is None, the loss layer computes it.
         """
         if dy is None:
             dy = self.loss_layer.backward()
@@ -134,7 +135,7 @@ class Network:
 
     @on_its_device
     def predict(self, x: Any) -> Array:
-        """The raw output for every row of x: (n, ...) gives (n, ...), one row gives one row."""
+        """Return the raw output for every row of x: (n, ...) for a batch (n, ...), and one row for one row."""
         x = self.inputs(x)
         if _fits(x.shape, self.input_shape):
             return self.forward(x[None, ...])[0, ...]
@@ -145,18 +146,18 @@ class Network:
 
     @on_its_device
     def predict_proba(self, x: Any) -> Array:
-        """What the loss makes of `predict`: probabilities for SoftmaxWithLoss, the output itself for regression."""
+        """Return probabilities if the loss defines them (SoftmaxWithLoss), or the raw output (regression)."""
         return self.loss_layer.output(self.predict(x))
 
     def loss(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        """The mean loss over all rows, in inference mode.
+        """Return the mean loss over all rows, in inference mode.
 
-        sample_weight, here and below: (n,) numbers of at least 0, not all 0; every mean is then the weighted one.
+        sample_weight, here and below: (n,) numbers of at least 0, not all 0. Every mean is then a weighted mean.
         """
         return float(self.evaluate(*self._weighted(x, t, sample_weight))[0])
 
     def accuracy(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        """The fraction of rows that are classified as t says. ValueError where the loss knows no right and wrong."""
+        """Return the fraction of rows that are classified as t. Raise ValueError if the targets are not classes."""
         correct = self.evaluate(*self._weighted(x, t, sample_weight))[1]
         if correct is None:
             raise ValueError(f"accuracy has no meaning for {self.loss_layer}: its targets are not classes")
@@ -180,14 +181,14 @@ class Network:
 
     @on_its_device
     def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
-        """The gradient of `loss` by name, by central differences (the book, section 4.5) and no backward pass:
+        """Return the gradient of `loss` by name, by central differences instead of a backward pass (section 4.5):
         (loss(p + h) - loss(p - h)) / (2 h) for every element p of every parameter.
 
-        It is the loss of inference mode: layers that train otherwise (dropout, batch normalisation) have another
-        gradient while training, which `check_gradients` compares. All is computed in float64, on a copy, because
-        float32 would leave two or three digits of a difference; the error is then about h^2 plus 1e-12 of the loss
-        of a row. The result has the network's dtype. Temporaries take up to about 64 MB, more where a forward pass
-        for this batch does.
+        The loss is computed in inference mode. Dropout and batch normalisation have another gradient while training;
+        `check_gradients` compares that one. The differences are computed in float64, on a copy, because float32
+        would leave only two or three correct digits. The error is then about h^2 plus 1e-12 of the loss of a row.
+        The result has the network's dtype. Temporary arrays take up to about 64 MB, or more if a forward pass for
+        this batch needs more.
 
         Raises ValueError for data that does not fit, and for an h that is not positive.
         """
@@ -211,7 +212,7 @@ class Network:
 
     @on_its_device
     def activations(self, x: Any) -> dict[str, Array]:
-        """The output of every layer by its name, for all rows of x, in inference mode."""
+        """Return the output of every layer by its name, for all rows of x, in inference mode."""
         x = self.inputs(x)
         outputs = {}
         for name, layer in self.layers.items():
@@ -219,7 +220,7 @@ class Network:
         return outputs
 
     def tick(self) -> None:
-        """Begin another training pass: what layers draw in it is numbered by the clock."""
+        """Advance the clock, so that the next training pass draws new random masks."""
         if self._draws:
             self.buffer.clock += 1
 
@@ -236,7 +237,7 @@ class Network:
 
     @on_its_device
     def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
-        """Mean loss and accuracy as 0-d device arrays (None where accuracy has no meaning), in inference mode."""
+        """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
         n, end = x.shape[0], self.loss_layer
         loss, correct, mean_weight = 0.0, None, end.mean_weight(t, *given(weight))
         for piece in self._pieces(x):
@@ -255,7 +256,7 @@ class Network:
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
-        """x on the network's backend, in its dtype; ValueError for a shape the first layer does not take."""
+        """Return x on the network's backend, in its dtype. Raise ValueError if its shape does not fit the layers."""
         x = self.backend.asarray(x, self.dtype)
         shape = self.input_shape
         if shape is not None and not _fits(x.shape[1:], shape) and not _fits(x.shape, shape):
@@ -265,7 +266,7 @@ class Network:
 
     @on_its_device
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
-        """x and t for this network: checked, on its backend, at least one row."""
+        """Check x and t; return them on the network's backend. Raise ValueError if they do not fit or have no rows."""
         x = self.inputs(x)
         if x.ndim == 0 or _fits(x.shape, self.input_shape):
             raise ValueError(f"x: expected a batch of rows, got shape {tuple(x.shape)}")
@@ -280,7 +281,7 @@ class Network:
 
     @on_its_device
     def weights(self, sample_weight: Any, n: int, argument: str = "sample_weight") -> Array | None:
-        """Weights of n rows for this network: checked, on its backend, in its dtype. None stays None."""
+        """Check the weights of n rows; return them on the network's backend, in its dtype, or None for None."""
         if sample_weight is None:
             return None
         weight, xp = self.backend.asarray(sample_weight, self.dtype), self.backend.xp
@@ -295,13 +296,13 @@ class Network:
         return weight
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape of one row of output for one row of input."""
+        """Return the shape of one row of output for the shape of one row of input."""
         for layer in self._stack:
             shape = layer.output_shape(shape)
         return shape
 
     def _pieces(self, x: Array) -> Iterator[slice]:
-        """Slices of the rows of x, so few at once that what the layers keep of them fits in memory."""
+        """Yield slices of the rows of x, each small enough for the outputs of the layers to fit in memory."""
         shape, widest = tuple(x.shape[1:]), 1
         for layer in self._stack:
             shape = layer.output_shape(shape)
@@ -311,7 +312,7 @@ class Network:
     # --- copies and files -------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
-        """The architecture: kinds and settings of layers and loss, and the dtype, as JSON knows them."""
+        """Return the architecture as JSON-able values: kinds and settings of layers and loss, dtype and seed."""
         return {
             "kind": type(self).__name__,
             "layers": [{"kind": layer.kind, **layer.config()} for layer in self._stack],
@@ -321,7 +322,7 @@ class Network:
         }
 
     def to(self, backend: Backend | str, dtype: str | None = None) -> Network:
-        """A network with the same layers and values on another backend, or in another dtype."""
+        """Return a new network with the same layers and values on another backend, or in another dtype."""
         stack = [type(layer)(**layer.config()) for layer in self._stack]
         loss = type(self.loss_layer)(**self.loss_layer.config())
         other = _assemble(type(self), stack, loss, dtype or self.dtype, self.seed, resolve(backend))
@@ -333,14 +334,14 @@ class Network:
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture and values to a safetensors file; the network stays as it is."""
+        """Write architecture and values to a safetensors file, without changing the network."""
         tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
         prepared = {} if self.preparation is None else {"preparation": self.preparation}
         serialization.write(path, tensors, {"network": self.config(), **prepared})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles and copies hold classes, settings and host values, so that they can be read where this backend
-        does not work.
+        """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which
+        this backend does not work.
         """
         parts = [(type(part), part.config()) for part in (*self._stack, self.loss_layer)]
         values = {name: to_numpy(value) for name, value in self.buffer.snapshot().items()}
@@ -353,10 +354,10 @@ class Network:
 
 
 class TwoLayerNet(Network):
-    """The book's two-layer network (section 4.5.1): Affine, Sigmoid, Affine, softmax with cross entropy.
+    """Builds the book's two-layer network (section 4.5.1): Affine, Sigmoid, Affine, softmax with cross entropy.
 
-    Weights are normal with standard deviation weight_init_std, biases zero; params W1, b1, W2, b2. As in the book,
-    `predict` gives probabilities.
+    Weights are drawn from a normal distribution with standard deviation weight_init_std. Biases begin at zero. The
+    parameters are named W1, b1, W2, b2. As in the book, `predict` returns probabilities.
     """
 
     def __init__(
@@ -376,7 +377,7 @@ class TwoLayerNet(Network):
 
     @on_its_device
     def predict(self, x: Any) -> Array:
-        """Class probabilities, (n, output_size)."""
+        """Return class probabilities, (n, output_size)."""
         return self.loss_layer.output(super().predict(x))
 
     def predict_proba(self, x: Any) -> Array:
@@ -395,12 +396,12 @@ def convolutional_network(
     dtype: str = "float32",
     backend: Backend | str | None = None,
 ) -> Network:
-    """A small network for images, (n, h, w, c): after the book's chapter 7 and LeNet (LeCun et al., 1998).
+    """Return a small network for images (n, h, w, c), after the book's chapter 7 and LeNet (LeCun et al., 1998).
 
-    For each of `channels` a convolution (padded, so that an odd kernel_size keeps height and width), ReLU and max
-    pooling by 2; then Affine to hidden_size, ReLU, dropout if asked for, Affine to `classes`, softmax with cross
-    entropy.
-    Raises ValueError for an image too small to be halved that often, and as `Network` and the layers do.
+    Each of `channels` adds a convolution, ReLU and max pooling by 2. The convolution is padded, so that an odd
+    kernel_size keeps height and width. Affine to hidden_size, ReLU, dropout (if dropout_ratio is not 0), Affine to
+    `classes` and softmax with cross entropy follow.
+    Raises ValueError for an image too small to be halved that often, and the errors of `Network` and the layers.
     """
     layers: list[Layer] = []
     shape: Shape = image_shape
@@ -423,10 +424,11 @@ def load(
     layers: Iterable[type[Layer]] = (),
     losses: Iterable[type[Loss]] = (),
 ) -> Network:
-    """The network that `Network.save` wrote, or that is in a checkpoint; on the current backend or the one given.
+    """Return the network that a file of `Network.save`, or a checkpoint, holds.
 
-    layers, losses: classes of your own that the file names. Raises ModelFileError for a file that is missing,
-    damaged, of a newer format, or whose values do not fit its architecture.
+    backend: a Backend or its name; the current backend by default. layers, losses: classes of your own that the file
+    names. Raises ModelFileError for a file that is missing, damaged, of a newer format, or whose values do not fit
+    its architecture.
     """
     file = os.fspath(path)
     known = [*LAYERS.values(), *layers]
@@ -460,16 +462,16 @@ def load(
 
 
 def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) -> int:
-    """Bytes that a file of the described network can have; those of the smallest where it describes none."""
+    """Return the largest size in bytes that a file of the described network can have; without one, the smallest."""
     try:
         stack = [_part(settings, known) for settings in description["network"]["layers"]]
-        return serialization.room(sum(p.size for layer in stack for p in layer.parameters().values()))
+        return serialization.size_limit(sum(p.size for layer in stack for p in layer.parameters().values()))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return serialization.room(0)
+        return serialization.size_limit(0)
 
 
 def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:
-    """The layer or loss that `settings` describes."""
+    """Return the layer or loss that `settings` describes."""
     known = {kind.__name__: kind for kind in kinds}
     if settings["kind"] not in known:
         raise ValueError(unknown_name("kind", settings["kind"], known))
@@ -477,7 +479,7 @@ def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:
 
 
 def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: str, seed: int, on: Backend) -> Network:
-    """A network of zeros, whatever arguments the constructor of `kind` takes."""
+    """Return a network of class `kind` with values of zero, without calling the constructor of `kind`."""
     for layer in stack:
         for parameter in layer.parameters().values():
             parameter.initializer = Constant()
@@ -489,7 +491,7 @@ def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: st
 def _unpickled(
     kind: type[Network], parts: list[Any], values: Mapping[str, Any], dtype: str, seed: int, backend: str
 ) -> Network:
-    """The network that was pickled, on the backend that it was on; on NumPy, with a warning, where that fails."""
+    """Return a pickled network on its former backend. If that backend fails, warn and use NumPy."""
     try:
         on = resolve(backend)
     except BackendError as error:
@@ -506,12 +508,12 @@ def _unpickled(
 
 
 def given(weight: Array | None) -> tuple[Array, ...]:
-    """The weights as an argument for a loss, or no argument: a loss of one's own may know none."""
+    """Return the arguments for a loss: (weight,), or () for None, because a user's loss may not accept weights."""
     return () if weight is None else (weight,)
 
 
 def _numbered(names: Iterable[str]) -> list[str]:
-    """Each name with its count: W, b, W, b gives W1, b1, W2, b2."""
+    """Append its count to each name: W, b, W, b gives W1, b1, W2, b2."""
     seen: Counter[str] = Counter()
     numbered = []
     for name in names:
@@ -521,7 +523,7 @@ def _numbered(names: Iterable[str]) -> list[str]:
 
 
 def _choose_initializers(stack: Sequence[Layer]) -> None:
-    """Weights without an initializer get what suits the activation they feed, Xavier where there is none."""
+    """Give weights without an initializer the one that suits the next activation, or Xavier if none follows."""
     suits: Initializer = Xavier()
     for layer in reversed(stack):
         suits = layer.initializer or suits
@@ -533,7 +535,7 @@ def _choose_initializers(stack: Sequence[Layer]) -> None:
 
 
 def _input_shape(stack: Sequence[Layer]) -> RowShape | None:
-    """The shape of one input row as far as the layers fix it; ValueError where two layers do not meet."""
+    """Return the shape of one input row as far as the layers fix it. Raise ValueError if two layers do not fit."""
     shape: RowShape | None = None
     for layer in stack:
         shape = layer.input_shape if shape is None else shape
@@ -545,7 +547,7 @@ def _input_shape(stack: Sequence[Layer]) -> RowShape | None:
 
 
 def _fits(shape: Sequence[int], expected: RowShape | None) -> bool:
-    """Is this the shape of one row?"""
+    """Say whether `shape` is the shape of one row."""
     return (
         expected is not None
         and len(shape) == len(expected)

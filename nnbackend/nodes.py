@@ -1,16 +1,16 @@
-"""The nodes of a computational graph (Deep Learning from Scratch 2, section 1.3): what every layer is made of.
+"""The nodes of a computational graph, of which layers are built (Deep Learning from Scratch 2, section 1.3).
 
-Each node computes `forward`, remembers what its `backward` will read, and turns the gradient of its output into
-those of its inputs. An Affine layer is three of them:
+Each node has two methods. `forward` computes the output and remembers the values that `backward` reads. `backward`
+takes the gradient of the output and returns the gradients of the inputs. An Affine layer is three nodes:
 
     x (n, i) ──┐
                MatMul ── (n, o) ──┐
     W (i, o) ──┘                  Add ── y (n, o)
     b (1, o) ───── Repeat(n) ─────┘
 
-Arrays may be of any array-API namespace; no node changes one. Each raises ValueError, which names the shapes, for
-arrays that do not meet. Nothing is broadcast: a value that is used several times goes through Branch or Repeat, whose
-backward is the sum that broadcasting would hide.
+Arrays may be of any array-API namespace. No node changes its inputs. A node raises ValueError, which names the
+shapes, if the shapes of its arrays do not fit. No node broadcasts: a value that is used several times goes through
+Branch or Repeat, whose backward is the sum that broadcasting would hide.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Multiply:
 
 
 class Branch:
-    """x, n times (the book's copy node). x: any shape; n: at least 1, 2 by default."""
+    """Returns x n times (the book's copy node). x: any shape; n: at least 1, 2 by default."""
 
     def __init__(self, n: int = 2):
         self.n = _count("Branch", n)
@@ -72,7 +72,7 @@ class Branch:
 
 
 class Repeat:
-    """n equal rows from one. x: (1, ...), y: (n, ...); n: at least 1."""
+    """Repeats one row n times. x: (1, ...), y: (n, ...); n: at least 1."""
 
     def __init__(self, n: int):
         self.n = _count("Repeat", n)
@@ -89,7 +89,7 @@ class Repeat:
 
 
 class Sum:
-    """One row, the sum of all. x: (n, ...), y: (1, ...). The mirror image of Repeat."""
+    """Sums all rows into one. x: (n, ...), y: (1, ...). Its backward is the forward of Repeat, and vice versa."""
 
     def forward(self, x: Array) -> Array:
         self._shape = tuple(x.shape)
@@ -136,7 +136,7 @@ def _count(node: str, n: int) -> int:
 
 def _same(node: str, x: Array, y: Array) -> Shape:
     if tuple(x.shape) != tuple(y.shape):
-        raise ValueError(f"{node}: x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(f"{node}: x and y must have the same shape, got {tuple(x.shape)} and {tuple(y.shape)}")
     return tuple(x.shape)
 
 

@@ -1,7 +1,7 @@
-"""Optimizers: settings, and one pure step over the flat buffers of a network.
+"""Optimizers: the settings of an update rule, and one step over the flat buffers of a network.
 
-An optimizer holds no state of its own: `init` makes it, the caller keeps it, `step` reads and writes it. A step
-owns what it writes: the values p and the slots of the state, in place. The formulas are in `functions.optimizers`.
+An optimizer holds settings only. `init` makes the state, the caller keeps it, and `step` reads and writes it. A step
+changes the values p and the buffers of the state in place. The formulas are in `functions.optimizers`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from nnbackend.functions.optimizers import (
 )
 from nnbackend.schedules import Schedule, number, positive, rate, schedule
 
-State = dict[str, Any]  # "t": steps taken; every other entry a buffer as long as the parameters
+State = dict[str, Any]  # "t": the number of steps taken; every other entry: a buffer as long as the parameters
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Settings of an update rule. lr: a number, or a Schedule, which is asked before every step.
+    """Holds the settings of an update rule. lr: a number, or a Schedule, which is called before every step.
 
-    Raises ValueError for a learning rate that is not positive and finite, and for other settings out of range.
+    Raises ValueError for a learning rate that is not positive and finite, and for any other setting out of range.
     """
 
     lr: float | Schedule = 0.01
 
-    _slots: ClassVar[tuple[str, ...]] = ()  # what the state holds beside the count of steps
+    _slots: ClassVar[tuple[str, ...]] = ()  # the buffers that the state holds
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -45,12 +45,12 @@ class Optimizer:
                 _CHECKS[field.name](field.name, value)
 
     def init(self, p: Array) -> State:
-        """The state before the first step, for values p: (size,)."""
+        """Return the state before the first step, for parameter values p: (size,)."""
         xp = array_namespace(p)
         return {"t": 0, **{name: xp.zeros_like(p) for name in self._slots}}
 
     def step(self, p: Array, g: Array, state: State) -> None:
-        """Update p in place for the gradient g, and count the step in the state."""
+        """Update p in place by the gradient g, and count the step in the state."""
         lr = self.rate(state["t"])
         state["t"] += 1
         self.update(p, g, state, state["t"], lr)
@@ -61,18 +61,18 @@ class Optimizer:
 
     @property
     def has_own_step(self) -> bool:
-        """Say whether a subclass has replaced `step`, so that `update` is not all that a step does."""
+        """Say whether a subclass overrides `step`, so that calling `update` alone is not enough."""
         return type(self).step is not Optimizer.step
 
     def update(self, p: Array, g: Array, state: State, t: int | Array, lr: float | Array) -> None:
-        """Update p and the buffers of the state in place for the gradient g.
+        """Update p and the buffers of the state in place by the gradient g.
 
         t: the number of this step, from 1; lr: its learning rate. Both may live on the device, as (1,) arrays.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update(p, g, state, t, lr)")
 
     def config(self) -> dict[str, Any]:
-        """The settings as JSON knows them; `optimizer(name, **config)` makes the optimizer again."""
+        """Return the settings as JSON-able values; `optimizer(name, **config)` makes the optimizer again."""
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return settings | ({"lr": self.lr.config()} if isinstance(self.lr, Schedule) else {})
 
@@ -90,7 +90,7 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class Momentum(Optimizer):
-    """Gradient descent with momentum, which must be at least 0 and below 1."""
+    """Gradient descent with momentum. momentum: at least 0 and below 1."""
 
     lr: float | Schedule = 0.01
     momentum: float = 0.9
@@ -104,7 +104,7 @@ class Momentum(Optimizer):
 
 @dataclass(frozen=True)
 class Nesterov(Optimizer):
-    """Gradient descent with Nesterov's momentum, which must be at least 0 and below 1."""
+    """Gradient descent with Nesterov's momentum. momentum: at least 0 and below 1."""
 
     lr: float | Schedule = 0.01
     momentum: float = 0.9
@@ -118,7 +118,7 @@ class Nesterov(Optimizer):
 
 @dataclass(frozen=True)
 class AdaGrad(Optimizer):
-    """A learning rate for each parameter, by the sum of its squared gradients. eps: positive, added to the root."""
+    """Divides the step of each parameter by the root of the sum of its squared gradients. eps: positive, added."""
 
     lr: float | Schedule = 0.01
     eps: float = 1e-10
@@ -132,7 +132,7 @@ class AdaGrad(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """AdaGrad that forgets. alpha: decay of the squared gradients, at least 0 and below 1; eps as there."""
+    """AdaGrad with a decaying average of squared gradients. alpha: its decay, in [0, 1). eps: as in AdaGrad."""
 
     lr: float | Schedule = 0.01
     alpha: float = 0.99
@@ -147,7 +147,7 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam. beta1, beta2: decay of the moments, at least 0 and below 1; eps: positive, added to the root."""
+    """Adam. beta1, beta2: the decay of the moments, at least 0 and below 1. eps: positive, added to the root."""
 
     lr: float | Schedule = 0.001
     beta1: float = 0.9
@@ -163,7 +163,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """Adam whose weight decay, at least 0, shrinks the values themselves and stays out of the moments."""
+    """Adam with decoupled weight decay (at least 0): it shrinks the values directly, not through the moments."""
 
     lr: float | Schedule = 0.001
     beta1: float = 0.9
@@ -189,9 +189,9 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 
 def optimizer(name: str, **settings: Any) -> Optimizer:
-    """An optimizer by its name. lr may also be the config of a schedule.
+    """Return the optimizer of that name. settings: its fields; lr may also be the config of a schedule.
 
-    Raises ValueError, with the nearest known name, for one that is unknown.
+    Raises ValueError for an unknown name. The message gives the nearest known name.
     """
     if name not in OPTIMIZERS:
         raise ValueError(unknown_name("optimizer", name, OPTIMIZERS))

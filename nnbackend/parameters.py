@@ -1,4 +1,4 @@
-"""Parameters, and the two flat buffers (values and gradients) of which all of a network's parameters are views."""
+"""Parameters, and the flat buffers of values and gradients; all parameters of a network are views of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from nnbackend.initializers import Initializer
 
 
 class Parameter:
-    """A named place in a network's buffers. `data` and `grad` are views, set when a ParameterBuffer takes it in.
+    """An array of values and an array of gradients in a network's buffers.
 
-    `initializer` may stay None until the network knows which activation follows. What is not trainable (a running
-    statistic) is kept, saved and restored with the rest, but has no gradient and no optimizer touches it.
+    `data` and `grad` are views of a ParameterBuffer, and None until one is made. `initializer` may stay None until the
+    network knows which activation follows. A parameter that is not trainable (a running statistic) is saved and
+    restored with the others, but has no gradient, and no optimizer changes it.
     """
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer | None, *, trainable: bool = True):
@@ -40,12 +41,12 @@ class Parameter:
 
 
 class ParameterBuffer:
-    """One flat array of values and one of gradients; every parameter is a reshaped slice of both.
+    """Holds one flat array of values and one of gradients; every parameter is a reshaped slice of both.
 
-    An optimizer step, a gradient norm, a checkpoint are therefore one operation each.
+    An optimizer step, a gradient norm and a checkpoint are therefore one operation each.
 
-    data, grad: (size,), the trainable parameters; state: a flat array of those that are not.
-    clock: (1,), int64, the number of training passes so far, where random numbers are drawn by it: on the device.
+    data, grad: (size,), the trainable parameters. state: a flat array of the parameters that are not trainable.
+    clock: (1,), int64, on the device: the number of training passes so far, if a layer draws random numbers by it.
     """
 
     def __init__(self, parameters: Sequence[Parameter], backend: Backend, dtype: str, generator: np.random.Generator):
@@ -63,7 +64,7 @@ class ParameterBuffer:
                     parameter.data[...] = backend.asarray(host, dtype)
 
     def _lay_out(self, parameters: Sequence[Parameter], attribute: str) -> Array:
-        """A flat array with room for `parameters`, whose `attribute` becomes a view of it."""
+        """Return a flat array of zeros as large as `parameters`, and set `attribute` of each to its view."""
         flat = self.backend.zeros((sum(parameter.size for parameter in parameters),), self.dtype)
         start = 0
         for parameter in parameters:
@@ -87,7 +88,7 @@ class ParameterBuffer:
 
 
 class Views(Mapping[str, Array]):
-    """Live views by name. `views[name][...] = x` and `views[name] = x` both write into the buffer."""
+    """Maps names to live views. `views[name][...] = x` and `views[name] = x` both write into the buffer."""
 
     def __init__(self, views: dict[str, Array], backend: Backend, dtype: str):
         self._views, self._backend, self._dtype = views, backend, dtype

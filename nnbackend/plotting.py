@@ -1,6 +1,6 @@
-"""Pictures of a training run, and the look that all pictures share.
+"""Pictures of training runs and networks, in one common style.
 
-Figures are made without pyplot: no display, no window, no global state.
+The functions make matplotlib figures without pyplot, so that they need no display and change no global state.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = [
 ]
 
 SUFFIXES = (".png", ".svg", ".pdf")
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # of Okabe and Ito, told apart by the colour-blind
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # by Okabe and Ito, for colour-blind readers as well
 INK = "#404040"
 _MISSING = 'pictures need matplotlib: pip install "nnbackend[plot]"'
 
 
 class Curves(Protocol):
-    """What is drawn: lists with one entry per epoch, as in nnbackend.History. Lists that do not apply are empty."""
+    """The curves of a run, as in nnbackend.History: lists with one entry per epoch, or empty lists."""
 
     loss: list[float]
     accuracy: list[float]
@@ -49,9 +49,9 @@ class Curves(Protocol):
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """Find out before a long training whether `plot_history` could write such a file.
+    """Check before a long training whether `plot_history` could write the file `path`.
 
-    Raises ValueError for a suffix that is none of .png, .svg, .pdf, ImportError where matplotlib is missing.
+    Raises ValueError for a suffix other than .png, .svg and .pdf, and ImportError if matplotlib is not installed.
     """
     suffix = Path(path).suffix
     if suffix.lower() not in SUFFIXES:
@@ -63,9 +63,9 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 def plot_history(history: Curves, path: str | os.PathLike[str] | None = None) -> Any:
     """Draw loss and, for a classifier, accuracy by epoch, for training and validation.
 
-    Returns the matplotlib Figure (900 x 400 pixels; 470 x 400 without accuracies) and writes it to `path` where
-    given: PNG, SVG or PDF by the suffix. Raises ValueError for a history without epochs or another suffix,
-    ImportError with the pip line where matplotlib is missing, OSError where the file cannot be written.
+    path: the file to write (.png, .svg or .pdf), or None. Returns the matplotlib Figure, 900 x 400 pixels, or
+    470 x 400 without accuracies. Raises ValueError for a history without epochs and for another suffix, ImportError
+    (with the pip command) if matplotlib is not installed, and OSError if the file cannot be written.
     """
     if not history.loss:
         raise ValueError("history: there is no epoch in it, so there is nothing to draw")
@@ -100,7 +100,7 @@ def _panel(axes: Any, title: str, label: str, training: list[float], validation:
         ("training", training, COLORS[0], "-", "o"),
         ("validation", validation, COLORS[1], "--", "s"),
     ):
-        if values:  # the last value stands in the legend, where no curve can hide it
+        if values:  # the last value is in the legend, so that no curve hides it
             text = f"{name}, last {form.format(values[-1])}"
             axes.plot(range(1, len(values) + 1), values, style, color=color, marker=marker, label=text, **mark)
     tidy(axes, title, "epoch", label)
@@ -110,7 +110,7 @@ def _panel(axes: Any, title: str, label: str, training: list[float], validation:
 
 
 def tidy(axes: Any, title: str, x_label: str = "", y_label: str = "") -> None:
-    """Give matplotlib axes the look of the pictures here: title, labels, a faint grid, no box."""
+    """Give matplotlib axes the common style: a title, labels, a faint grid and no box."""
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     axes.set_xlabel(x_label, fontsize=10, color=INK)
     axes.set_ylabel(y_label, fontsize=10, color=INK)
@@ -132,14 +132,15 @@ def plot_filters(
     count: int = 64,
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """Draw what the units of a layer look for: their weights as images, red for more and blue for less.
+    """Draw the weights of the units of a layer as images, red for positive and blue for negative weights.
 
-    layer: its name ("Affine1"); None takes the first that has weights W. An Affine layer's columns are images of
-    `shape`, (h, w) or (h, w, channels), by default a square one; a Convolution's filters are (kh, kw), three channels
-    drawn as colours, of any other number the first 16 side by side. The first units are drawn, `count` images at most.
+    layer: the name of a layer ("Affine1"); by default the first layer that has weights W. shape: the shape of an
+    image, (h, w) or (h, w, channels), for the columns of an Affine layer; by default a square. A Convolution's
+    filters are images of (kh, kw). Three channels are drawn as colours. Of any other number, the first 16 are drawn
+    side by side. count: the largest number of images; the first units are drawn. path: the file to write, or None.
 
-    Returns the matplotlib Figure, and writes it to `path` where given. Raises ValueError for a layer that is unknown
-    or has no weights that are images, and otherwise as `plot_history`.
+    Returns the matplotlib Figure. Raises ValueError for an unknown layer and for weights that are not images, and the
+    errors of `plot_history`.
     """
     weighted = [name for name, part in network.layers.items() if "W" in part.parameters()]
     if not weighted:
@@ -182,7 +183,7 @@ def plot_confusion(
     font: str | os.PathLike[str] | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """Draw a confusion matrix: counts, the mistakes shaded by their share of the class, and the recall of each class.
+    """Draw a confusion matrix: counts, mistakes shaded by their fraction of the class, and the recall of each class.
 
     names: of the classes, their numbers by default. font: the name or the file of a font for them; by default an
     installed one that has their characters. Returns the matplotlib Figure, and writes it to `path` where given. Raises
@@ -231,7 +232,7 @@ def plot_mistakes(
     count: int = 24,
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """Draw the `count` worst mistakes as images, each with what it is and what it was taken for.
+    """Draw the `count` worst mistakes as images, each with its true and its predicted class.
 
     evaluation: that of the rows x, or a network, which is then evaluated on x and t. shape: of an image, (h, w) or
     (h, w, channels), by default that of a row of x, a square for a flat one. names, font: as in `plot_confusion`.
@@ -248,10 +249,10 @@ def plot_mistakes(
     if len(rows) != len(found.losses):
         raise ValueError(f"x has {len(rows)} rows, but the evaluation is of {len(found.losses)}")
     chosen = rows[worst].astype(float)
-    given = tuple(rows.shape[1:])
-    if shape is None and len(given) in (2, 3):
-        shape = given
-    images = chosen.reshape(len(worst), *_image_shape(math.prod(given), shape, "shape"))
+    row_shape = tuple(rows.shape[1:])
+    if shape is None and len(row_shape) in (2, 3):
+        shape = row_shape
+    images = chosen.reshape(len(worst), *_image_shape(math.prod(row_shape), shape, "shape"))
     low, high = float(chosen.min()), float(chosen.max())
     mistakes = int((found.predicted != found.truth).sum())
     title = f"The worst {len(worst)} of {mistakes} mistakes: truth \u2192 answer"
@@ -281,10 +282,10 @@ def _positive(argument: str, value: int) -> int:
 
 
 def _image_shape(size: int, shape: tuple[int, ...] | None, argument: str) -> tuple[int, ...]:
-    """The shape of an image of `size` numbers: the one that was asked for, or a square."""
+    """Return `shape` if it fits an image of `size` numbers, or a square for None. Raise ValueError if neither fits."""
     side = math.isqrt(size)
     if shape is None and side * side != size:
-        raise ValueError(f"{argument}: {size} numbers are no square image; give (h, w) or (h, w, channels)")
+        raise ValueError(f"{argument}: {size} numbers are not a square image; pass (h, w) or (h, w, channels)")
     chosen = (side, side) if shape is None else tuple(shape)
     if len(chosen) not in (2, 3) or math.prod(chosen) != size or (len(chosen) == 3 and chosen[2] not in (1, 3)):
         raise ValueError(f"{argument}: expected (h, w) or (h, w, 1 or 3) of {size} numbers, got {chosen}")
@@ -326,7 +327,7 @@ def _written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
 def _tiles(
     count: int, aspect: float, title: str, columns: int | None = None, captions: bool = False
 ) -> tuple[Any, list[Any]]:
-    """A figure with a grid of bare axes for `count` images of height / width `aspect`, and these axes."""
+    """Return a figure and its axes: a grid without frames for `count` images of height / width `aspect`."""
     if columns is None:  # about 8 to 5, with few places left empty
         ideal = max(1, round(math.sqrt(1.6 * count)))
         columns = min(range(min(ideal, count), min(ideal + 3, count + 1)), key=lambda k: (-count % k, k))

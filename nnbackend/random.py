@@ -1,4 +1,4 @@
-"""Randomness. What the host draws (initial weights, shuffles) comes from here, by an explicit seed."""
+"""Random generators for the host, which draw initial weights and shuffles by an explicit seed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 
 
 def host_generator(seed: int | np.random.Generator, *stream: int) -> np.random.Generator:
-    """A generator that depends on the seed and the stream numbers alone, so that any one can be made again.
+    """Return a generator that depends only on the seed and the stream numbers, so that it can be made again.
 
-    A Generator given as the seed is returned as it is. Raises ValueError for a seed that is no integer >= 0.
+    seed: an integer of at least 0, or a Generator, which is returned unchanged. stream: integers that tell generators
+    of one seed apart. Raises ValueError for any other seed.
     """
     if isinstance(seed, np.random.Generator):
         return seed
@@ -16,7 +17,7 @@ def host_generator(seed: int | np.random.Generator, *stream: int) -> np.random.G
 
 
 def checked_seed(seed: int) -> int:
-    """The seed, or ValueError where it is no integer >= 0."""
+    """Return the seed as an int. Raise ValueError if it is not an integer of at least 0."""
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     return int(seed)

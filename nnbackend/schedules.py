@@ -1,7 +1,7 @@
-"""Learning rates that change: frozen settings, called with the number of steps taken, plain arithmetic on the host.
+"""Learning-rate schedules: frozen settings that are called with the number of steps taken.
 
-`Adam(lr=Cosine(1e-3, steps=5000))`. A schedule counts updates (an epoch has ceil(rows / batch_size) of them) and has
-no state: the optimizer asks it with its own step count, so that a run that was interrupted goes on exactly.
+`Adam(lr=Cosine(1e-3, steps=5000))`. A schedule counts updates; an epoch has ceil(rows / batch_size) of them. A
+schedule has no state. The optimizer passes its own step count, so that a resumed run continues exactly.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from nnbackend.errors import unknown_name
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate for every step. A subclass is a frozen dataclass with `__call__`.
+    """Gives a learning rate for every step. A subclass is a frozen dataclass with `__call__`.
 
-    Its settings are checked when it is made: ValueError for one that is out of range.
+    The constructor raises ValueError for a setting that is out of range.
     """
 
     def __call__(self, step: int) -> float:
-        """The learning rate of the step after `step` steps, which is 0 for the first."""
+        """Return the learning rate of the next step after `step` steps; `step` is 0 for the first one."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Kind and settings as JSON knows them; `schedule` makes the schedule again."""
+        """Return kind and settings as JSON-able values; `schedule` makes the schedule again."""
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"kind": type(self).__name__} | {
             name: value.config() if isinstance(value, Schedule) else value for name, value in settings.items()
@@ -36,7 +36,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """lr factor^(step // every): times `factor` after every `every` steps (PyTorch's StepLR)."""
+    """lr factor^(step // every): multiplies by `factor` after every `every` steps (PyTorch's StepLR)."""
 
     lr: float
     every: int
@@ -68,8 +68,9 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """From lr down to lr_min along half a cosine in `steps` steps, then lr_min (Loshchilov, Hutter 2017, without
-    restarts; PyTorch's CosineAnnealingLR up to there).
+    """Falls from lr to lr_min along half a cosine in `steps` steps, and stays there.
+
+    Loshchilov, Hutter (2017), without restarts. PyTorch's CosineAnnealingLR gives the same rates up to `steps`.
     """
 
     lr: float
@@ -89,8 +90,10 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from lr / div to lr in the share `rise` of `steps` steps, then down to lr / (div final_div), where it
-    stays; both along half a cosine (Smith, Topin 2018; PyTorch's OneCycleLR).
+    """Rises from lr / div to lr, falls to lr / (div final_div), and stays there; both along half a cosine.
+
+    steps: the length of rise and fall together. rise: the fraction of `steps` in which the rate rises.
+    Smith, Topin (2018); PyTorch's OneCycleLR.
     """
 
     lr: float
@@ -118,9 +121,10 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """From start times the learning rate straight up to it in `steps` steps; then `after`, a schedule that counts
-    from there, or a constant learning rate (Goyal et al. 2017; PyTorch's LinearLR, and SequentialLR with what is
-    after).
+    """Rises linearly from `start` times the learning rate to the learning rate in `steps` steps, then follows `after`.
+
+    after: a constant learning rate, or a schedule that counts from the end of the warm-up. start: in [0, 1].
+    Goyal et al. (2017); PyTorch's LinearLR, followed by `after` in a SequentialLR.
     """
 
     after: Schedule | float
@@ -146,8 +150,9 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def schedule(config: Mapping[str, Any]) -> Schedule:
-    """The schedule that `Schedule.config` describes. ValueError for an unknown kind, with the nearest known one, and
-    for settings that do not fit it.
+    """Return the schedule that a result of `Schedule.config` describes.
+
+    Raises ValueError for an unknown kind and for settings that do not fit the kind.
     """
     settings = {name: schedule(value) if isinstance(value, Mapping) else value for name, value in config.items()}
     kind = settings.pop("kind", None)
@@ -160,26 +165,26 @@ def schedule(config: Mapping[str, Any]) -> Schedule:
 
 
 def rate(lr: Schedule | float, step: int) -> float:
-    """The learning rate of the step after `step` steps, whichever way it is given."""
+    """Return the learning rate of the next step after `step` steps. lr: a schedule or a number."""
     return float(lr(step)) if isinstance(lr, Schedule) else lr
 
 
 def _along_cosine(first: float, last: float, share: float) -> float:
-    """`first` at a share of 0, `last` from 1 on."""
+    """Return the value on half a cosine: `first` at share 0, `last` at share 1 and beyond."""
     return last + (first - last) * (1.0 + math.cos(math.pi * min(share, 1.0))) / 2.0
 
 
-# --- numbers among settings, for optimizers too --------------------------------------------------------------------
+# --- checks of settings, for optimizers as well --------------------------------------------------------------------
 
 
 def number(argument: str, value: object) -> None:
-    """ValueError for what is no number."""
+    """Raise ValueError if the value is not a real number."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{argument} must be a number, got {value!r}")
 
 
 def positive(argument: str, value: float) -> None:
-    """ValueError for what is no positive finite number."""
+    """Raise ValueError if the value is not a positive finite number."""
     number(argument, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{argument} must be positive and finite, got {value!r}")

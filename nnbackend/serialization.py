@@ -1,4 +1,4 @@
-"""Files of named arrays and a JSON description, in the safetensors format: no pickle, nothing is ever executed."""
+"""Files of named arrays and a JSON description, in the safetensors format, which never executes code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnbackend.errors import ModelFileError
 HostArray = np.ndarray[Any, Any]
 Content = tuple[dict[str, HostArray], dict[str, Any]]
 FORMAT = 1
-TEMPORARY = ".tmp"  # ends the name of a file that is being written
+TEMPORARY = ".tmp"  # the suffix of a file that is being written
 _KEY, _DIGEST = "nnbackend", "sha256"
 
 
@@ -29,10 +29,10 @@ def write(
     description: dict[str, Any],
     before: Callable[[], object] = lambda: None,
 ) -> None:
-    """Write `tensors` and the JSON-able `description` to `path`, whole or not at all, and durably: on return they are
-    on the disk. before: called when they are safe there and about to take the place of what `path` was.
+    """Write `tensors` and the JSON-able `description` to `path`, atomically and durably: on return they are on disk.
 
-    Raises OSError where the folder cannot be written to or is full; a file that was there before is then still there.
+    before: called when the new file is on disk, just before it replaces the file at `path`.
+    Raises OSError if the folder cannot be written to or is full. An existing file at `path` is then unchanged.
     """
     import tempfile
 
@@ -41,7 +41,7 @@ def write(
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     description = {"format": FORMAT, **description}
     description[_DIGEST] = _digest(tensors, description)
-    # one key: safetensors writes several in an order that is another each time, and equal content makes equal files
+    # one key, because safetensors writes several in a varying order, and equal content must give equal files
     content = save(tensors, {_KEY: _json(description)})
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=TEMPORARY)
@@ -60,9 +60,11 @@ def write(
     _sync_folder(target.parent)
 
 
-def room(parameters: int) -> int:
-    """Bytes that a file of a network with so many parameters can have, in float64: they themselves, the optimizer's
-    state, best values that callbacks keep, and 64 MiB for what does not grow with them.
+def size_limit(parameters: int) -> int:
+    """Return the largest size in bytes of a file of a network with so many parameters.
+
+    It counts 16 float64 numbers for each parameter (its value, the optimizer's state, the best values that callbacks
+    keep) and 64 MiB for content that does not grow with the network.
     """
     return 16 * 8 * parameters + 2**26
 
@@ -70,11 +72,12 @@ def room(parameters: int) -> int:
 def read(
     path: str | os.PathLike[str], largest: Callable[[dict[str, Any]], float] = lambda description: math.inf
 ) -> Content:
-    """The arrays and the description that `write` put there. largest: asked, with the description, how many bytes
-    such a file can have, before there is memory for more.
+    """Return the arrays and the description in a file of `write`.
 
-    Raises ModelFileError, which names the file and what is wrong with it: missing, damaged, not one of ours, or of
-    a newer format.
+    largest: called with the description, returns the largest size in bytes that such a file can have. A larger file
+    is refused before its arrays are read.
+    Raises ModelFileError, which names the file, if it is missing, damaged, too large, of a newer format, or not
+    written by nnbackend.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -87,18 +90,18 @@ def read(
             if path.stat().st_size > largest(description):
                 raise ModelFileError(f"{path}: it is larger than what it describes can be")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        checksum = description.pop(_DIGEST, None)  # without one it is a file that somebody else wrote
+        checksum = description.pop(_DIGEST, None)  # a file by another program may have none
         if checksum is not None and checksum != _digest(tensors, description):
             raise ModelFileError(f"{path}: damaged: its content does not have the checksum that was written with it")
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ModelFileError(f"{path}: damaged, or no safetensors file ({error})") from error
+        raise ModelFileError(f"{path}: damaged, or not a safetensors file ({error})") from error
     except (MemoryError, RecursionError) as error:
         raise ModelFileError(f"{path}: damaged, or too large to be read ({error})") from error
     return tensors, description
 
 
 def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """What the header of a file says, checked as far as all files are alike."""
+    """Return the description in the header of a file. Raise ModelFileError if it is not one of nnbackend."""
     if _KEY not in metadata:
         raise ModelFileError(f"{path}: a safetensors file, but not written by nnbackend (no {_KEY!r} in its metadata)")
     try:
@@ -116,23 +119,23 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _json(description: Any) -> str:
-    """The same text for the same values; NumPy's numbers are numbers."""
+    """Return the JSON text of a value. Equal values give equal text. NumPy's numbers become plain numbers."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, np.generic):
             return value.item()
-        raise TypeError(f"settings are to be what JSON knows, got {value!r}")
+        raise TypeError(f"settings must be values that JSON can express, got {value!r}")
 
     return json.dumps(description, sort_keys=True, default=plain)
 
 
 def through_json(value: Any) -> Any:
-    """What comes back of a value that is written. TypeError for one that JSON does not know."""
+    """Return the value that reading gives back after writing `value`. Raise TypeError if JSON cannot express it."""
     return json.loads(_json(value))
 
 
 def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
-    """The SHA-256 of everything in a file."""
+    """Return the SHA-256 of the arrays and the description of a file."""
     import hashlib
 
     digest = hashlib.sha256(_json(description).encode())
@@ -143,19 +146,20 @@ def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
 
 
 def _sync(handle: int) -> None:
-    """Wait until the disk has it; on macOS fsync alone does not."""
+    """Wait until the disk has stored the file. On macOS fsync alone does not wait for that."""
     if sys.platform == "darwin":
         import fcntl
 
-        with contextlib.suppress(OSError):  # a file system that knows only the other
+        with contextlib.suppress(OSError):  # some file systems support fsync alone
             fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
             return
     os.fsync(handle)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: it is an entry of the folder. Windows has no such call and needs none; where a file
-    system refuses it, there is nothing more to be done.
+    """Make a rename in the folder durable.
+
+    Windows has no such call and needs none. If the file system does not support the call, do nothing.
     """
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

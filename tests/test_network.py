@@ -393,7 +393,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(nn.ModelFileError, match="not written by nnbackend"):
         nn.load(path)
     path.write_bytes(b"PK\x03\x04 this is something else")
-    with pytest.raises(nn.ModelFileError, match="damaged, or no safetensors file"):
+    with pytest.raises(nn.ModelFileError, match="damaged, or not a safetensors file"):
         nn.load(path)
     with pytest.raises(nn.ModelFileError, match="there is no such file"):
         nn.load(tmp_path)

@@ -132,7 +132,7 @@ def after(node: Any, *shapes: tuple[int, ...]) -> Any:
 
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
-    (wrong(nodes.Add().forward, (2, 3), (3,)), r"Add: x and y must have one shape, got \(2, 3\) and \(3,\)"),
+    (wrong(nodes.Add().forward, (2, 3), (3,)), r"Add: x and y must have the same shape, got \(2, 3\) and \(3,\)"),
     (wrong(nodes.Multiply().forward, (2, 3), (1, 3)), r"Multiply: x and y .* got \(2, 3\) and \(1, 3\)"),
     (wrong(nodes.Repeat(4).forward, (2, 3)), r"Repeat: x must have shape \(1, 3\), got \(2, 3\)"),
     (wrong(nodes.Repeat(4).forward, ()), r"Repeat: x must have shape \(1,\), got \(\)"),

@@ -129,7 +129,7 @@ WRONG = nn.Evaluation(1.0, 0.0, np.zeros(2), np.arange(2), 1 - np.arange(2), 1 -
     [
         (lambda: plot_filters(make(), "Affine3"), "unknown layer with weights 'Affine3'. Did you mean 'Affine"),
         (lambda: plot_filters(make(), "ReLU1"), "unknown layer with weights 'ReLU1'"),
-        (lambda: plot_filters(make(), "Affine2"), "Affine2: shape: 10 numbers are no square image; give (h, w)"),
+        (lambda: plot_filters(make(), "Affine2"), "Affine2: shape: 10 numbers are not a square image; pass (h, w)"),
         (lambda: plot_filters(make(), shape=(3, 5)), "of 16 numbers, got (3, 5)"),
         (lambda: plot_filters(make(), shape=(2, 4, 2)), "expected (h, w) or (h, w, 1 or 3) of 16 numbers"),
         (lambda: plot_filters(make(), count=0), "count must be a positive integer, got 0"),
@@ -140,7 +140,7 @@ WRONG = nn.Evaluation(1.0, 0.0, np.zeros(2), np.arange(2), 1 - np.arange(2), 1 -
         (lambda: plot_mistakes(REGRESSION, X), "its rows belong to no classes"),
         (lambda: plot_mistakes(RIGHT, X[:2]), "there is no mistake in it"),
         (lambda: plot_mistakes(WRONG, X), "x has 60 rows, but the evaluation is of 2"),
-        (lambda: plot_mistakes(WRONG, X[:2, :15]), "shape: 15 numbers are no square image"),
+        (lambda: plot_mistakes(WRONG, X[:2, :15]), "shape: 15 numbers are not a square image"),
         (lambda: plot_mistakes(WRONG, X[:2], count=-1), "count must be a positive integer, got -1"),
     ],
 )

@@ -1,5 +1,6 @@
-"""From which batch size on is one backend faster than another? A measurement (made by `nnbackend doctor --measure`),
-kept for NNBACKEND=auto.
+"""A measurement of the batch size from which on one backend is faster than another.
+
+`nnbackend doctor --measure` makes it and keeps it for NNBACKEND=auto.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from typing import Any
 from nnbackend.cache import cache_root
 from nnbackend.errors import DataError
 
-HIDDEN = (512, 256)  # of the network that `nnbackend train` trains by default, between 784 pixels and 10 classes
-LARGE = 2**53  # what no batch, width or time reaches, and a float holds
-BATCH = 128  # the measured batch size that is nearest to what training uses by default
+HIDDEN = (512, 256)  # hidden widths of the default network of `nnbackend train`, between 784 pixels and 10 classes
+LARGE = 2**53  # above every possible batch size, width or time, and exact as a float
+BATCH = 128  # the measured batch size nearest to the default of training
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """Microseconds per training step of a 784-hidden-10 network (ReLU, Adam, float32) on two backends.
+    """Holds microseconds per training step of a 784-hidden-10 network (ReLU, Adam, float32) on two backends.
 
-    first, second: names of backends; device: that of the second. versions: of the libraries that computed.
-    batches: ascending. us_first, us_second: medians, one for each of them.
+    first, second: the names of the backends. device: the device of the second. versions: the versions of the
+    libraries, by name. hidden: widths of the hidden layers. batches: batch sizes, ascending. us_first, us_second: the
+    median for each batch size.
     """
 
     first: str
@@ -39,7 +41,7 @@ class Crossover:
 
     @property
     def overtakes(self) -> int | None:
-        """The smallest measured batch size from which on the second is faster; None where it is not at the largest."""
+        """Return the smallest measured batch size from which on the second is faster, or None if the largest is not."""
         found = None
         for batch, first, second in zip(self.batches, self.us_first, self.us_second, strict=True):
             if second >= first:
@@ -49,22 +51,22 @@ class Crossover:
         return found
 
     def concerns(self, first: str, device: str, versions: dict[str, str]) -> bool:
-        """Say whether the default network was measured on the backend `first` and that device, by those versions."""
+        """Say whether the default network was measured with this first backend, this device and these versions."""
         return (self.first, self.hidden, self.device, self.versions) == (first, HIDDEN, device, versions)
 
     def at(self, batch: int) -> tuple[float, float]:
-        """Microseconds per step of both at the measured batch size that is nearest."""
+        """Return the microseconds per step of both backends at the measured batch size nearest to `batch`."""
         i = min(range(len(self.batches)), key=lambda i: abs(self.batches[i] - batch))
         return self.us_first[i], self.us_second[i]
 
 
 def path(second: str) -> Path:
-    """Where the last measurement of that backend is kept."""
+    """Return the path of the last measurement of the backend `second`."""
     return cache_root() / f"measured-{second.replace(':', '-')}.json"
 
 
 def write(crossover: Crossover) -> Path:
-    """Keep it, in the place of the last one. Raises OSError where the cache cannot be written."""
+    """Write a measurement in place of the last one; return its path. Raise OSError if the cache cannot be written."""
     target = path(crossover.second)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
@@ -78,16 +80,17 @@ def write(crossover: Crossover) -> Path:
 
 
 def read(second: str) -> Crossover | None:
-    """The last measurement of that backend; None where there is none. Raises DataError for a file that is not what
-    `write` writes.
+    """Return the last measurement of the backend `second`, or None if there is none.
+
+    Raises DataError for a file that `write` has not written.
     """
     try:
         source = path(second)
     except FileNotFoundError:  # no cache, no measurement
         return None
     try:
-        if source.exists() and not source.is_file():  # a pipe would be waited for
-            raise ValueError("it is no file")
+        if source.exists() and not source.is_file():  # reading a pipe would wait
+            raise ValueError("it is not a file")
         with source.open(encoding="utf-8") as file:
             content = json.loads(file.read(2**16))
         found = _checked(content)
@@ -97,7 +100,7 @@ def read(second: str) -> Crossover | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{source}: no measurement of nnbackend ({type(error).__name__}: {error})") from error
+        raise DataError(f"{source}: not a measurement of nnbackend ({type(error).__name__}: {error})") from error
 
 
 def _checked(content: Any) -> Crossover:

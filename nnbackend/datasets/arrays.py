@@ -1,4 +1,4 @@
-"""The last step of every data set: host arrays become arrays of a backend."""
+"""Move the host arrays of a data set to a backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_float(dtype: str) -> None:
 
 
 def place(x: npt.NDArray[Any], t: npt.NDArray[Any], dtype: str, backend: Backend | None) -> tuple[Array, Array]:
-    """Inputs `x` as `dtype` and labels `t` as int64, on `backend` (None: the current one)."""
+    """Return inputs x in `dtype` and labels t as int64, on `backend` (None: the current backend)."""
     if backend is not None and not isinstance(backend, Backend):
         raise TypeError(f"backend: got {backend!r}, expected a Backend or None")
     target = current_backend() if backend is None else backend

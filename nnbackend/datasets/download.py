@@ -1,4 +1,4 @@
-"""The full MNIST set: fetched once, checked, and kept in a cache folder."""
+"""Download the full MNIST set once, check it, and keep it in a cache folder."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ MIRRORS = (
     "https://systemds.apache.org/assets/datasets/mnist/",
 )
 
-_LARGEST = 2**26  # bytes, of any answer: the largest file has 47 million, not even packed
+_LARGEST = 2**26  # bytes of a download; the largest file has 47 million even when decompressed
 
-# Of the decompressed files: the mirrors do not all serve the same gzip bytes.
+# Checksums of the decompressed files, because the mirrors serve different gzip bytes.
 _SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -51,34 +51,34 @@ _SHA256 = {
 
 
 def cache_folder() -> Path:
-    """Where the full set is kept: `mnist` in NNBACKEND_CACHE, or in the user's own cache for `nnbackend`."""
+    """Return the folder of the full set: `mnist` in NNBACKEND_CACHE, or in the user's cache folder for nnbackend."""
     return cache_root() / "mnist"
 
 
 def is_there(path: Path) -> bool:
-    """Does `path` exist? Where Path.exists raises (a folder that may not be searched), no."""
+    """Say whether `path` exists; False if Path.exists would raise (a folder that may not be searched)."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def is_file(path: Path) -> bool:
-    """Is `path` a regular file? Where Path.is_file raises, no."""
+    """Say whether `path` is a regular file; False if Path.is_file would raise."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: Path) -> bool:
-    """Is `path` a folder? Where Path.is_dir raises, no."""
+    """Say whether `path` is a folder; False if Path.is_dir would raise."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_mnist(name: str, array: HostArray) -> bool:
-    """Is `array` what the file of MNIST with this name holds?"""
+    """Say whether `array` is what the file of MNIST with this name holds."""
     return array.dtype == np.uint8 and _digest(np.ascontiguousarray(array)) == _SHA256[name]
 
 
 def cached_mnist(folder: Path | None = None) -> list[HostArray] | None:
-    """The four arrays of the cached full set, in the order of FILES; None if a file is not there. No network.
+    """Return the four arrays of the cached full set, in the order of FILES, or None if a file is missing.
 
-    Raises DataError if a file is there but damaged: it is never quietly replaced by other data.
+    Nothing is downloaded. Raises DataError for a damaged file, so that no other data silently takes its place.
     """
     try:
         folder = cache_folder() if folder is None else folder
@@ -96,14 +96,13 @@ def cached_mnist(folder: Path | None = None) -> list[HostArray] | None:
 def fetch_mnist(
     folder: Path | None = None, *, mirrors: Sequence[str] = MIRRORS, timeout: float = 30.0
 ) -> list[HostArray]:
-    """The four arrays of the full set, in the order of FILES; downloads (11 MB) what `folder` does not hold.
+    """Return the four arrays of the full set, in the order of FILES. Download missing files (11 MB in all).
 
-    folder: None is `cache_folder()`. mirrors: addresses of folders, tried in order for each file. timeout:
-    seconds to wait for a connection and for each part of an answer. A file enters the folder whole and with
-    the right checksum or not at all, so an interrupted call is resumed by the next; a damaged file is removed
-    and fetched again.
+    folder: by default `cache_folder()`. mirrors: URLs of folders, tried in order for each file. timeout: seconds to
+    wait for a connection and for each part of an answer. A file enters the folder only if it is complete and has the
+    correct checksum, so that the next call resumes an interrupted one. A damaged file is removed and downloaded again.
 
-    Raises DataError if no mirror gives a file (it lists what each one did) or the folder cannot be written.
+    Raises DataError if no mirror gives a file (the message lists each failure) or the folder cannot be written.
     """
     try:
         folder = cache_folder() if folder is None else folder
@@ -118,7 +117,7 @@ def _fetch(path: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
             try:
                 return _verified(path)
             except DataError:
-                path.unlink(missing_ok=True)  # another process may have been quicker
+                path.unlink(missing_ok=True)  # another process may have removed it
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as temporary:
             part = Path(temporary) / path.name
@@ -145,7 +144,7 @@ def _download(part: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
             head = part.read_bytes()[:1024].lstrip().lower()
             page = head.startswith(b"<") and b"html" in head
             reason = "answered with an HTML page" if page else str(error).removeprefix(f"{part}: ")
-        except (OSError, ValueError) as error:  # ValueError: an address or a header that makes no sense
+        except (OSError, ValueError) as error:  # ValueError: an invalid address or header
             reason = f"{type(error).__name__}: {error}"
         failures.append(f"\n  {url}: {reason}")
     raise DataError(
@@ -156,7 +155,7 @@ def _download(part: Path, mirrors: Sequence[str], timeout: float) -> HostArray:
 
 
 class _Limit:
-    """A progress bar, to pooch, that ends a download which does not: a mirror may send for ever."""
+    """Acts as a progress bar for pooch, and ends a download that is too large or does not end."""
 
     total, _count = 0, 0
 
@@ -173,7 +172,7 @@ class _Limit:
 
 
 def _verified(path: Path) -> HostArray:
-    """The array in `path`, if the file's decompressed bytes have the known checksum; else DataError."""
+    """Return the array in `path`. Raise DataError if the decompressed bytes do not have the known checksum."""
     array = read_idx(path)
     digest, expected = _digest(array), _SHA256[path.name.removesuffix(".gz")]
     if digest != expected:

@@ -1,4 +1,4 @@
-"""Small data sets made from a formula: the first things a network learns."""
+"""Small data sets that are made from a formula."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def spiral(
     noise: float = 0.2,
     backend: Backend | None = None,
 ) -> tuple[Array, Array]:
-    """The spiral of "Deep Learning from Scratch 2" (ゼロから作るDeep Learning 2, section 1.4.1).
+    """Make the spiral of "Deep Learning from Scratch 2" (ゼロから作るDeep Learning 2, section 1.4.1).
 
-    Point i of class j has radius r = i / points and angle theta = offset(j) + 4 r + noise * N(0, 1), radians;
-    x = (r sin theta, r cos theta). The book has three classes and offset(j) = 4 j, kept exactly here. Its
-    arms happen to be nearly even (gaps of 1.72, 2.28 and 2.28 radians), but from four classes on 4 j leaves
-    gaps of 0.57 or less; any other number of classes has offset(j) = 2 pi j / classes, the widest even gap.
+    Point i of class j has radius r = i / points and angle theta = offset(j) + 4 r + noise * N(0, 1), in radians, and
+    x = (r sin theta, r cos theta). For three classes offset(j) = 4 j, exactly as in the book; the gaps between its
+    arms are 1.72, 2.28 and 2.28 radians. From four classes on, 4 j would leave gaps of 0.57 or less. Any other number
+    of classes therefore has offset(j) = 2 pi j / classes, the widest even gap.
 
     Returns x (classes * points, 2) of `dtype` and labels t (classes * points,) int64, class after class, on
-    `backend` (None: the current one). The noise comes from NumPy's default generator with `seed`: the same on
-    every backend, other numbers than the book's.
+    `backend` (None: the current backend). The noise comes from NumPy's default generator with `seed`. It is the same
+    on every backend, but differs from the book's numbers.
 
-    Raises ValueError for classes < 2, points < 1, seed < 0, noise negative or not finite, or a dtype that is
-    not float32 or float64; TypeError for a count that is no integer.
+    Raises ValueError for classes < 2, points < 1, seed < 0, a noise that is negative or not finite, and a dtype that
+    is not float32 or float64. Raises TypeError for a count that is not an integer.
     """
     _check_integer("classes", classes, 2)
     _check_integer("points", points, 1)
@@ -51,9 +51,9 @@ def spiral(
 
 
 def xor(*, dtype: str = "float32", backend: Backend | None = None) -> tuple[Array, Array]:
-    """Exclusive or, which no linear model can learn: x = (0,0), (0,1), (1,0), (1,1) and t = 0, 1, 1, 0.
+    """Make exclusive or, which no linear model can learn: x = (0,0), (0,1), (1,0), (1,1) and t = 0, 1, 1, 0.
 
-    Returns x (4, 2) of `dtype` and t (4,) int64, on `backend` (None: the current one).
+    Returns x (4, 2) of `dtype` and t (4,) int64, on `backend` (None: the current backend).
     Raises ValueError for a dtype that is not float32 or float64.
     """
     check_float(dtype)

@@ -1,4 +1,4 @@
-"""Layers: objects with state, one file per idea. The mathematics is in `nnbackend.functions`."""
+"""Layers and losses: objects that hold parameters and settings. The formulas are in `nnbackend.functions`."""
 
 from nnbackend.layers.activations import (
     ACTIVATIONS,

@@ -1,4 +1,4 @@
-"""Activation layers: each remembers its output or its input, whichever its backward reads."""
+"""Activation layers. Each remembers its output or its input, whichever its backward reads."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class GELU(Layer):
 
 @dataclass(eq=False)
 class Softmax(Layer):
-    """exp(x) / sum(exp(x)) over the last axis. For training a classifier, SoftmaxWithLoss at the end is better."""
+    """exp(x) / sum(exp(x)) over the last axis. To train a classifier, use the loss SoftmaxWithLoss instead."""
 
     initializer = Xavier()
 
@@ -171,7 +171,7 @@ ACTIVATIONS: dict[str, Callable[[], Layer]] = {
 
 
 def activation(name: str) -> Layer:
-    """A new activation layer by its name. ValueError, with the nearest known name, for one that is unknown."""
+    """Return a new activation layer by its name. Raise ValueError, with the nearest known name, for an unknown one."""
     if name not in ACTIVATIONS:
         raise ValueError(unknown_name("activation", name, ACTIVATIONS))
     return ACTIVATIONS[name]()

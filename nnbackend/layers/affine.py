@@ -17,8 +17,8 @@ class Affine(Layer):
     """y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
 
     On NumPy x may also be a CSR matrix or array of SciPy, of the parameters' dtype: the products pass over its zeros.
-    weight, bias: an Initializer, its name, or the standard deviation of a normal one. A weight of None is chosen
-    by the activation that follows: He for ReLU and Leaky ReLU, Xavier otherwise.
+    weight, bias: an Initializer, its name, or the standard deviation of a normal distribution. If weight is None, the
+    next activation decides: He for ReLU and Leaky ReLU, Xavier otherwise.
     Raises ValueError for sizes that are not positive integers and for unknown initializers.
     """
 
@@ -48,7 +48,7 @@ class Affine(Layer):
         return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
 
     def _takes_sparse(self, x: Any) -> bool:
-        """Is x a CSR matrix that fits the parameters?"""
+        """Say whether x is a CSR matrix that fits the parameters."""
         W = self.W.data
         return (
             getattr(x, "format", "") == "csr"
@@ -58,7 +58,7 @@ class Affine(Layer):
         )
 
     def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
-        """h more in W[i, j] is h x[:, i] more in column j of y; h more in b[j] is h more there."""
+        """Return the variants of y as Columns. Adding h to W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
         xp = array_namespace(x)
         at = xp.arange(elements.start, elements.stop, device=device(x))
         columns = at % self.output_size
@@ -66,7 +66,7 @@ class Affine(Layer):
         return Columns(y, columns, xp.take(y, columns, axis=1) + dy)
 
     def forward_columns(self, x: Columns, y: Array) -> Array:
-        """dx more in column j of x is the outer product of dx and W[j, :] more in y."""
+        """Return the rows of all variants: adding dx to column j of x adds the outer product of dx and W[j, :] to y."""
         xp = array_namespace(y)
         dx = x.values - xp.take(x.x, x.columns, axis=1)
         W = xp.take(self.W.data.T, x.columns, axis=1)

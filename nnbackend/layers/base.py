@@ -1,4 +1,4 @@
-"""What a layer is, and what a loss is."""
+"""The base classes of layers and losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RowShape = tuple[int | None, ...]  # None where any length will do
 
 
 class Same:
-    """Compares equal if it holds the same object, which it keeps alive."""
+    """Holds an object and keeps it alive. Two instances are equal if they hold the same object."""
 
     def __init__(self, thing: object):
         self.thing = thing
@@ -57,7 +57,7 @@ def _arguments(kind: type) -> tuple[str, ...]:
 
 
 class Part:
-    """What layers and losses share: a name given by the network, and settings that are the dataclass fields."""
+    """Base class of layers and losses. The network gives the name. The dataclass fields are the settings."""
 
     name = ""
 
@@ -95,9 +95,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Columns:
-    """k variants of one batch that differ from it in one column each: what a change of one weight makes of it.
+    """Holds k variants of a batch, each of which differs from it in one column, as after a change of one weight.
 
-    x: (n, c), the batch. columns: (k,) integers. values: (n, k), what stands in column columns[i] in variant i.
+    x: (n, c), the batch. columns: (k,) integers. values: (n, k); values[:, i] is column columns[i] of variant i.
     """
 
     x: Array
@@ -105,8 +105,9 @@ class Columns:
     values: Array
 
     def rows(self) -> Array:
-        """The variants in full, (n k, c): all those of row 0, then of row 1, ... Memory holds column after column,
-        so that a softmax over them works along the long axis.
+        """Return all rows of all variants, (n k, c): first the k variants of row 0, then those of row 1, and so on.
+
+        The result is column-major, so that a softmax over it works along the long axis.
         """
         xp, c = array_namespace(self.x), self.x.shape[1]
         numbers = xp.arange(c, dtype=self.columns.dtype, device=device(self.columns))
@@ -115,7 +116,7 @@ class Columns:
 
 
 class Layer(Part):
-    """One step of a network: `forward` remembers what `backward` will read, and nothing else.
+    """Base class of the steps of a network. `forward` remembers only the arrays that `backward` reads.
 
     A subclass keeps its settings in attributes named as the constructor's arguments (a dataclass does so by itself),
     and its Parameters as further attributes. `backward` writes each Parameter's gradient into `grad`:
@@ -135,7 +136,7 @@ class Layer(Part):
                 self.scale.grad[...] = (dy * self._x).sum()
                 return dy * self.scale.data
 
-    `initializer` is what suits the weights that feed this layer (None: no opinion, ask the next one).
+    `initializer` is the initializer that suits the weights before this layer; if it is None, the next layer decides.
     """
 
     initializer: Initializer | None = None
@@ -144,23 +145,24 @@ class Layer(Part):
     elementwise = False  # in inference mode, is every element of y a function of that element of x and no other?
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """y for a batch x; axis 0 is the batch."""
+        """Return y for a batch x. Axis 0 is the batch."""
         raise NotImplementedError
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """dx for the gradient dy of the last forward's y; parameter gradients are written to `Parameter.grad`.
+        """Write the parameters' gradients to `Parameter.grad`, and return dx.
 
-        need_dx=False says that nothing below has parameters: dx need not be computed.
+        dy: the gradient with respect to the y of the last forward. need_dx: if False, no layer below has parameters,
+        and dx need not be computed.
         """
         raise NotImplementedError
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape of one output row for one input row of `shape`; ValueError where they do not meet."""
+        """Return the shape of one output row for one input row of `shape`. Raise ValueError if `shape` does not fit."""
         return shape
 
     @property
     def input_shape(self) -> RowShape | None:
-        """The shape of one input row as far as the layer's settings fix it; None where it may be anything."""
+        """The shape of one input row as far as the settings fix it; None stands for any length, or any shape."""
         return None
 
     def least_rows(self, shape: Shape) -> int:
@@ -168,19 +170,22 @@ class Layer(Part):
         return 1
 
     def parameters(self) -> dict[str, Parameter]:
-        """The layer's Parameters by attribute name, in the order of their creation."""
+        """Return the layer's Parameters by attribute name, in the order of their creation."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
 
     def bind(self, clock: Array, number: int, seed: int) -> None:
-        """Told once by the network: the device's count of training passes (where a layer of it `draws`), this layer's
-        place in the stack, and the seed of what it draws.
+        """Receive from the network, once, the values from which a layer that `draws` makes random numbers.
+
+        clock: the number of training passes so far, on the device. number: this layer's place in the stack. seed: the
+        network's seed.
         """
 
     # for numerical gradients, in inference mode: a layer that knows a shorter way may override these two
 
     def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns | Array:
-        """What y = forward(x) becomes when h is added to one element of `parameter`, for each of `elements` (flat
-        indices): k variants of y, as Columns or as their rows.
+        """Return k variants of y = forward(x): h is added to one element of `parameter` in each.
+
+        elements: the flat indices of the k elements. The result is a Columns, or an array of the rows of all variants.
         """
         xp = array_namespace(x)
         flat = xp.reshape(parameter.data, (-1,), copy=False)
@@ -193,13 +198,13 @@ class Layer(Part):
         return xp.reshape(xp.stack(variants, axis=1), (-1, *y.shape[1:]))
 
     def forward_columns(self, x: Columns, y: Array) -> Columns | Array:
-        """`forward` of variants of a batch, given that of the batch, y: k variants of y, as Columns or as rows."""
+        """Return `forward` of the variants x, as Columns or rows. y: `forward` of the batch without changes."""
         if self.elementwise:
             return Columns(y, x.columns, self.forward(x.values))
         return self.forward(x.rows())
 
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
-        """Give a layer that stands alone its parameters (a Network does this for its layers)."""
+        """Give a layer outside a network its parameters, and return it. (A Network does this for its layers.)"""
         parameters = list(self.parameters().values())
         self._buffer = ParameterBuffer(parameters, on or backend(), dtype, host_generator(seed))
         self.bind(self._buffer.clock, 0, seed)
@@ -207,7 +212,7 @@ class Layer(Part):
 
 
 class Loss(Part):
-    """The end of a network: compares its output y with the target t.
+    """Base class of losses, which compare the output y of a network with the target t.
 
     The loss of a batch is sum(w_i l_i) / divisor: l_i the loss of a row, w_i its weight (`weight`: (n,), at least 0, in
     the dtype of y). divisor: n times the mean weight of the whole set that the batch is a part of, so that a weight of
@@ -231,7 +236,7 @@ class Loss(Part):
         return total_weight(t, weight)
 
     def backward(self) -> Array:
-        """dy, the gradient of the last forward's loss."""
+        """Return dy, the gradient of the loss of the last forward."""
         raise NotImplementedError
 
     def mean_weight(self, t: Array, weight: Array | None = None) -> float | None:
@@ -248,29 +253,30 @@ class Loss(Part):
         return self.backward()
 
     def output(self, y: Array) -> Array:
-        """What the network answers in the user's terms (probabilities, say) for its raw output y."""
+        """Return the network's answer, such as probabilities, for its raw output y."""
         return y
 
     def count_correct(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        """How many rows are right, or the sum of their weights: a 0-d array that stays on the device."""
+        """Return the number of correct rows, or the sum of their weights: a 0-d array on the device."""
         raise NotImplementedError
 
     def classes(self, y: Array, t: Array) -> tuple[Array, Array] | None:
-        """The class of every row by the output y and by the target t, (n,) integers each, on the device; None where
-        a row does not belong to one class.
+        """Return the predicted class of every row by y and its true class by t, (n,) integers each, on the device.
+
+        The result is None if a row does not belong to exactly one class.
         """
         return None
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
-        """t, checked and moved to the backend `on`: n rows of targets for network outputs of `shape`.
+        """Check t, n rows of targets for network outputs of `shape`, and return it on the backend `on`.
 
-        Reads t once (a host read on a device), so it is called where data comes in and never in a training step.
+        It reads values of t on the host, so it is called when data comes in and never in a training step.
         """
         raise NotImplementedError
 
 
 def check_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None = 2) -> None:
-    """x must be of the kind, device and dtype of the parameter W, with `axes` axes (None: any) that end in `last`."""
+    """Raise an error unless x has the kind, device and dtype of W, `axes` axes (None: any) and `last` features."""
     if (
         type(x) is not type(W)
         or x.device != W.device

@@ -1,4 +1,4 @@
-"""Layers for images: convolution, pooling, and the step from images to rows."""
+"""Layers for images: convolution, pooling, and flattening."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from nnbackend.parameters import Parameter
 
 @dataclass(eq=False)
 class Convolution(Layer):
-    """Filters that slide over images. x: (n, h, w, in_channels), y: (n, h', w', out_channels): channels last.
+    """Slides filters over images. x: (n, h, w, in_channels), y: (n, h', w', out_channels): channels last.
 
-    `nn.functions.channels_last` makes such images of (n, c, h, w). Parameters W, (kh, kw, in_channels, out_channels),
-    and b, (out_channels,).
+    `nn.functions.channels_last` converts images of shape (n, c, h, w). The parameters are
+    W, (kh, kw, in_channels, out_channels), and b, (out_channels,).
     kernel_size, stride, padding (zeros around the image): one number, or (vertical, horizontal).
     weight, bias: as in Affine.
-    Raises ValueError for settings out of range, and in `output_shape` for images that do not fit them.
+    Raises ValueError for settings out of range. `output_shape` raises it for images that do not fit.
     """
 
     in_channels: int
@@ -77,10 +77,11 @@ class Convolution(Layer):
 
 @dataclass(eq=False)
 class Pooling(Layer):
-    """What both poolings share: windows of `size`, one every `stride` (None: side by side), channel by channel.
+    """Base class of both poolings. They reduce each channel over windows of `size`, one every `stride`.
 
-    x: (n, h, w, c), y: (n, h', w', c). size, stride, padding: one number, or (vertical, horizontal); padding is at
-    most half the size. Raises ValueError for settings out of range, and for images that are smaller than a window.
+    x: (n, h, w, c), y: (n, h', w', c). size, stride, padding: one number, or (vertical, horizontal). If stride is
+    None, it is `size`. padding: at most half the size.
+    Raises ValueError for settings out of range, and for images that are smaller than a window.
     """
 
     size: Size
@@ -107,7 +108,7 @@ class Pooling(Layer):
 
 @dataclass(eq=False)
 class MaxPooling(Pooling):
-    """The largest element of every window; the first of equals gets the gradient. Padding is never the largest.
+    """Takes the largest element of every window. The first of equal elements gets the gradient. Padding counts as -inf.
 
     Arguments, shapes and errors: see `Pooling`.
     """
@@ -123,7 +124,7 @@ class MaxPooling(Pooling):
 
 @dataclass(eq=False)
 class AveragePooling(Pooling):
-    """The mean of every window; padding counts as zeros. Arguments, shapes and errors: see `Pooling`."""
+    """Takes the mean of every window. Padding counts as zeros. Arguments, shapes and errors: see `Pooling`."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         _check_images(self, x)
@@ -136,7 +137,7 @@ class AveragePooling(Pooling):
 
 @dataclass(eq=False)
 class Flatten(Layer):
-    """Each image, or whatever else a row is, as one row of numbers. x: (n, ...), y: (n, product of the rest)."""
+    """Reshapes every image to one row of numbers. x: (n, ...), y: (n, product of the other axes)."""
 
     keeps_shape = False
 
@@ -156,7 +157,7 @@ def _whole(value: object, least: int) -> bool:
 
 
 def _pair(value: object, least: int, argument: str) -> Pair:
-    """One number or two as (vertical, horizontal)."""
+    """Return one number, or a pair, as (vertical, horizontal). Raise ValueError for anything else."""
     lengths = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(lengths) != 2 or not all(_whole(length, least) for length in lengths):
         raise ValueError(f"{argument} must be an integer of at least {least}, or a pair of them, got {value!r}")

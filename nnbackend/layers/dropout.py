@@ -1,4 +1,4 @@
-"""Dropout."""
+"""The dropout layer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nnbackend.layers.base import Layer
 
 @dataclass(eq=False)
 class Dropout(Layer):
-    """Sets each element to zero with probability dropout_ratio while training, and scales the rest up to make up
-    for it; does nothing otherwise. Any shape.
+    """Sets each element to zero with probability dropout_ratio while training, and divides the others by
+    1 - dropout_ratio. In inference mode it returns x unchanged. x: any shape.
 
-    The masks come from the network's seed, the layer's place and the device's count of training passes: the same
-    on every backend, bit for bit. Raises ValueError unless 0 <= dropout_ratio < 1.
+    The masks depend on the network's seed, the layer's place and the number of training passes. They are equal on
+    every backend, bit for bit. Raises ValueError unless 0 <= dropout_ratio < 1.
     """
 
     dropout_ratio: float = 0.5

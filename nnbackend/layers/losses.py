@@ -1,4 +1,4 @@
-"""Losses as the last part of a network."""
+"""Losses, the last part of a network."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class SoftmaxWithLoss(Loss):
     """Softmax and cross entropy in one (the book's SoftmaxWithLoss). y: (n, classes) logits.
 
     t: (n,) integer labels in [0, classes), or (n, classes) one-hot rows or probabilities.
-    class_weight: one number of at least 0 for each class. With labels the loss is the mean weighted by them; with
-    one-hot rows they weight the terms of a row, and the mean is over rows.
-    label_smoothing: the share of every target that is spread over all classes, at least 0 and below 1 (Szegedy et
-    al. 2016). Both are PyTorch's cross_entropy. Raises ValueError for settings outside these ranges.
+    class_weight: one number of at least 0 for each class. With labels the loss is the mean weighted by the labels'
+    class weights. With one-hot rows the weights multiply the terms of a row, and the mean is over rows.
+    label_smoothing: the fraction of every target that is spread over all classes, at least 0 and below 1 (Szegedy et
+    al. 2016). Both work as in PyTorch's cross_entropy. Raises ValueError for settings out of range.
     """
 
     class_weight: Sequence[float] | None = None
@@ -129,7 +129,7 @@ class SoftmaxWithLoss(Loss):
 
 
 class _Elementwise(Loss):
-    """A loss of elements. t: the shape of y; (n,) is taken for outputs of one column."""
+    """Base class of losses of single elements. t: the shape of y, or (n,) for outputs of one column."""
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
         t = on.asarray(t, dtype)
@@ -146,13 +146,13 @@ class _Elementwise(Loss):
 
 @dataclass(eq=False)
 class SigmoidWithLoss(_Elementwise):
-    """Sigmoid and binary cross entropy in one, the mean over all elements: each column a question of yes or no.
+    """Sigmoid and binary cross entropy in one, the mean over all elements. Each column is a yes-or-no answer.
 
-    y: (n, ...) logits; t: the shape of y, 0, 1 or a probability; (n,) is taken for outputs of one column. A row is
-    right when every element is on the right side of 1/2: for one column the usual accuracy, for more the share of
-    rows without a mistake (exact match).
-    pos_weight: what the yes counts against the no, a positive number or one for each column of the last axis, as in
-    PyTorch's binary_cross_entropy_with_logits. Raises ValueError for one that is not positive and finite.
+    y: (n, ...) logits. t: 0, 1 or a probability for each element, in the shape of y, or (n,) for outputs of one column.
+    A row is correct if every element is on the correct side of 1/2. For one column this is the usual accuracy, for
+    several the fraction of rows without a mistake (exact match).
+    pos_weight: the weight of the positive terms, a positive number or one for each column of the last axis, as in
+    PyTorch's binary_cross_entropy_with_logits. Raises ValueError for a weight that is not positive and finite.
     """
 
     pos_weight: float | Sequence[float] | None = None
@@ -206,7 +206,7 @@ class SigmoidWithLoss(_Elementwise):
 
 @dataclass(eq=False)
 class MeanSquaredError(_Elementwise):
-    """mean((y - t)^2) over all elements of the batch. t: the shape of y; (n,) is taken for outputs of one column."""
+    """mean((y - t)^2) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
         self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
@@ -221,7 +221,7 @@ class MeanSquaredError(_Elementwise):
 
 @dataclass(eq=False)
 class MeanAbsoluteError(_Elementwise):
-    """mean(|y - t|) over all elements of the batch. t: the shape of y; (n,) is taken for outputs of one column."""
+    """mean(|y - t|) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
         self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
@@ -236,10 +236,10 @@ class MeanAbsoluteError(_Elementwise):
 
 @dataclass(eq=False)
 class Huber(_Elementwise):
-    """The mean over all elements of d^2 / 2 where |d| = |y - t| <= delta, else delta (|d| - delta / 2): squares for
-    the near, distances for the outliers (Huber 1964). t: the shape of y; (n,) is taken for outputs of one column.
+    """The mean over all elements of d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2), with d = y - t.
 
-    Raises ValueError for a delta that is not positive and finite.
+    Large errors count linearly, so that outliers weigh less than squared (Huber 1964). t: the shape of y, or (n,) for
+    outputs of one column. Raises ValueError for a delta that is not positive and finite.
     """
 
     delta: float = 1.0
@@ -285,9 +285,9 @@ class QuantileLoss(_Elementwise):
 
 
 class _Constant:
-    """The numbers of a setting as an array beside the data, made once for each kind of data; None stays None.
+    """Holds the numbers of a setting as arrays, one for each kind, device and dtype of data; None stays None.
 
-    Every array stays: a recorded step may hold its address.
+    No array is ever freed, because a recorded step may hold its address.
     """
 
     def __init__(self, values: Sequence[float] | None):
@@ -295,7 +295,7 @@ class _Constant:
         self._arrays: list[Array] = []
 
     def like(self, x: Array, dtype: Any = None) -> Array:
-        """Return the array of x's kind and on its device, of `dtype` or else of any floating one."""
+        """Return the numbers as an array of x's kind, on its device, in `dtype` (None: any floating dtype)."""
         if self._values is None:
             return None
         for a in self._arrays:
@@ -311,7 +311,7 @@ def _is_number(value: object) -> bool:
 
 
 def _numbers(argument: str, values: Any) -> list[float]:
-    """A list of floats that JSON knows, or ValueError for what is no sequence of finite numbers."""
+    """Return values as a list of floats. Raise ValueError if they are not a sequence of finite numbers."""
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise ValueError(f"{argument} must be a list of numbers, got {values!r}")
     if not all(_is_number(value) and math.isfinite(value) for value in values):

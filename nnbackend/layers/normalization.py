@@ -1,4 +1,4 @@
-"""Batch and layer normalisation, and dropout: layers that keep a network's activations in hand."""
+"""Batch normalisation and layer normalisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnbackend.parameters import Parameter
 
 @dataclass(eq=False)
 class Normalization(Layer):
-    """What both normalisations share: a scale gamma and a shift beta for each of `features`, the last axis."""
+    """Base class of both normalisations: a scale gamma and a shift beta for each of `features`, the last axis."""
 
     features: int
     eps: float = 1e-5
@@ -42,7 +42,7 @@ class Normalization(Layer):
 
 @dataclass(eq=False)
 class BatchNormalization(Normalization):
-    """Normalises each feature over the batch while training, by running statistics otherwise.
+    """Normalises each feature by the mean and variance of the batch while training, by running statistics otherwise.
 
     x: (n, features), or (n, height, width, features): the last axis is kept apart, all others are averaged over.
     momentum: how much of the running mean and variance each training batch leaves, at least 0 and below 1 (0.9, as
@@ -79,7 +79,7 @@ class BatchNormalization(Normalization):
         return 2 if math.prod(shape[:-1]) == 1 else 1
 
     def forward_columns(self, x: Columns, y: Array) -> Columns:
-        """In inference mode every column is scaled and shifted for itself."""
+        """Return the variants of y as Columns: in inference mode each column is scaled and shifted on its own."""
         xp = array_namespace(y)
         scale = xp.take(self.gamma.data / xp.sqrt(self.running_var.data + self.eps), x.columns)
         dx = x.values - xp.take(x.x, x.columns, axis=1)
@@ -98,7 +98,7 @@ class BatchNormalization(Normalization):
 
 @dataclass(eq=False)
 class LayerNormalization(Normalization):
-    """Normalises every row over its last axis; the same in training and inference. x: (n, ..., features)."""
+    """Normalises every row over its last axis, in training and inference alike. x: (n, ..., features)."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         check_input(self, x, self.gamma.data, self.features, axes=None)

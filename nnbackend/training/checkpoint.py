@@ -298,7 +298,7 @@ def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopp
 
 def _room(trainer: Run) -> int:
     buffer = trainer.network.buffer
-    return serialization.room(math.prod(buffer.data.shape) + math.prod(buffer.state.shape))
+    return serialization.size_limit(math.prod(buffer.data.shape) + math.prod(buffer.state.shape))
 
 
 _COUNTERS = ("fits", "began", "last_epoch", "epoch", "position")

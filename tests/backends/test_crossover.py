@@ -86,7 +86,7 @@ def test_what_is_written_is_read(cache: Path) -> None:
 def test_damaged_measurements_are_refused(change: dict[str, Any]) -> None:
     path = crossover.write(measured())
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(nn.DataError, match="measured-cupy.json: no measurement of nnbackend") as error:
+    with pytest.raises(nn.DataError, match="measured-cupy.json: not a measurement of nnbackend") as error:
         crossover.read("cupy")
     assert str(error.value).isprintable()
 
@@ -95,19 +95,19 @@ def test_damaged_measurements_are_refused(change: dict[str, Any]) -> None:
 def test_what_is_no_measurement_at_all(content: bytes, cache: Path) -> None:
     cache.mkdir()
     (cache / "measured-cupy.json").write_bytes(content)
-    with pytest.raises(nn.DataError, match="no measurement of nnbackend"):
+    with pytest.raises(nn.DataError, match="not a measurement of nnbackend"):
         crossover.read("cupy")
 
 
 def test_what_is_no_file_is_not_waited_for(cache: Path) -> None:
     path = cache / "measured-cupy.json"
     path.mkdir(parents=True)
-    with pytest.raises(nn.DataError, match="it is no file"):
+    with pytest.raises(nn.DataError, match="it is not a file"):
         crossover.read("cupy")
     path.rmdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(path)
-        with pytest.raises(nn.DataError, match="it is no file"):
+        with pytest.raises(nn.DataError, match="it is not a file"):
             crossover.read("cupy")
 
 

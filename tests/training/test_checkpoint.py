@@ -649,7 +649,7 @@ def test_settings_are_compared_as_json_knows_them(setting: Any, tmp_path: Path) 
 def test_settings_that_json_does_not_know_are_refused_before_the_first_step(tmp_path: Path) -> None:
     network = nn.Network([Odd({1, 2}), nn.Affine(6, 3)], backend="numpy")
     trainer = nn.Trainer(network, nn.SGD(), checkpoint=tmp_path / "run", batch_size=8)
-    with pytest.raises(TypeError, match=r"what JSON knows, got \{1, 2\}"):
+    with pytest.raises(TypeError, match=r"values that JSON can express, got \{1, 2\}"):
         fit(trainer, 1, [])
     assert trainer.state["t"] == 0
 

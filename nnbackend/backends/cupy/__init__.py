@@ -1,6 +1,6 @@
-"""CuPy on an NVIDIA GPU: its kernels (kernels.cu), products in several precisions, and steps as CUDA graphs.
+"""CuPy on an NVIDIA GPU: kernels (kernels.cu), matrix products in several precisions, and steps as CUDA graphs.
 
-CuPy is imported when a backend is opened, not before.
+CuPy is not imported until a backend is opened.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CupyBackend(Backend):
         return cuda.mend(error)
 
     def active(self) -> AbstractContextManager[object]:
-        # CuPy creates and computes on the current device of the thread, whatever device= says for zeros and the like
+        # CuPy uses the thread's current device; zeros and similar functions ignore device=
         return self.device  # type: ignore[no-any-return]
 
     def activate(self) -> None:
@@ -66,7 +66,7 @@ class CupyBackend(Backend):
         self.device.synchronize()
 
     def compile(self, store: ParameterStore) -> Uncaptured:
-        """Return what runs each step as a CUDA graph, unless the environment says NNBACKEND_CAPTURE=0."""
+        """Return a runner that launches each step as a CUDA graph, or kernel by kernel if NNBACKEND_CAPTURE=0."""
         if os.environ.get("NNBACKEND_CAPTURE") == "0":
             return Uncaptured()
         import cupy
@@ -115,12 +115,12 @@ def _choose_precision() -> None:
         set_precision(precision)
     except ValueError as error:
         raise BackendError(f"NNBACKEND_PRECISION: {error}") from error
-    if precision == "tf32":  # for the products that CuPy does itself, which asks once, at its first
+    if precision == "tf32":  # for CuPy's own products; CuPy reads it once, at the first product
         os.environ.setdefault("CUPY_TF32", "1")
 
 
 def _working_device(cupy: Any, device: str) -> int:
-    """Return the index of the device, on which a product came out right."""
+    """Return the index of the device, after a test product on it. Raise BackendError if it does not work."""
     try:
         runtime = cupy.cuda.runtime
         built, driver = runtime.runtimeGetVersion() // 1000, runtime.driverGetVersion() // 1000

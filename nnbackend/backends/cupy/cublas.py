@@ -1,6 +1,6 @@
-"""Matrix products through a cuBLAS handle of one's own: CuPy's cannot be captured, and knows no choice of precision.
+"""Matrix products through cuBLAS handles of our own. CuPy's handle cannot be captured and offers no precisions.
 
-Nothing here imports CuPy: arrays come in, and their addresses go out.
+This module does not import CuPy. It takes arrays and passes their addresses to cuBLAS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array
 
-# cublasComputeType_t for products of float32 arrays; sums are float32 in all three, and so are the results
+# cublasComputeType_t for products of float32 arrays; sums and results are float32 in all three
 PRECISIONS = {"float32": 68, "tf32": 77, "bfloat16": 75}
 _FLOAT64 = 70
 _TYPES = {"f": 0, "d": 1}  # cudaDataType_t by dtype.char
@@ -28,8 +28,10 @@ _captured: ContextVar[Handle | None] = ContextVar("nnbackend_captured_handle", d
 
 
 def set_precision(name: str) -> None:
-    """What products of float32 arrays may round their factors to: "float32" (nothing), "tf32" (10 bits of fraction)
-    or "bfloat16" (7 bits); arrays, and so the master weights, stay float32. Raises ValueError for another name.
+    """Set the precision to which products of float32 arrays may round their factors.
+
+    name: "float32" (no rounding), "tf32" (10 bits of fraction) or "bfloat16" (7 bits). Arrays, and so the weights,
+    stay float32. Raises ValueError for another name.
     """
     global _precision
     if name not in PRECISIONS:
@@ -38,8 +40,10 @@ def set_precision(name: str) -> None:
 
 
 class Handle:
-    """A cuBLAS handle. stream: the address of the stream that it works on, or None for the one given with each call;
-    workspace: device memory that it may write to, kept alive here (a captured product must not allocate its own).
+    """A cuBLAS handle.
+
+    stream: the address of the stream that it works on, or None if each call names a stream.
+    workspace: device memory for cuBLAS, kept alive by the handle (a captured product must not allocate memory).
     """
 
     def __init__(self, stream: int | None = None, workspace: Array = None):
@@ -49,13 +53,14 @@ class Handle:
         weakref.finalize(self, self._library.cublasDestroy_v2, self._handle).atexit = False
         if stream is not None:
             self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
-        if workspace is not None:  # after the stream: setting that takes the workspace away
+        if workspace is not None:  # after the stream, because setting the stream resets the workspace
             address, size = ctypes.c_void_p(workspace.data.ptr), ctypes.c_size_t(workspace.nbytes)
             self._call("cublasSetWorkspace_v2", self._handle, address, size)
 
     def matmul(self, a: Array, b: Array, out: Array, stream: int) -> None:
-        """out <- a b. a: (n, k), b: (k, m), out: (n, m), all float32 or all float64, each with an axis of stride 1;
-        out's is the last.
+        """Compute out <- a b. a: (n, k), b: (k, m), out: (n, m), all float32 or all float64.
+
+        Each array needs an axis of stride 1. In `out` it is the last axis.
         """
         if not self._bound:
             self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
@@ -64,7 +69,7 @@ class Handle:
         number = ctypes.c_float if real == "f" else ctypes.c_double
         (transpose_a, lead_a), (transpose_b, lead_b), (_, lead) = layout(a), layout(b), layout(out)  # type: ignore[misc]
         kind, one, zero = _TYPES[real], number(1), number(0)
-        # cuBLAS numbers columns first: in its eyes these are the transposes, and out^T = b^T a^T
+        # cuBLAS is column-major and reads these arrays as their transposes; out^T = b^T a^T
         factor_b = (ctypes.c_void_p(b.data.ptr), kind, lead_b)
         factor_a = (ctypes.c_void_p(a.data.ptr), kind, lead_a)
         product = (ctypes.c_void_p(out.data.ptr), kind, lead)
@@ -83,8 +88,9 @@ class Handle:
 
 
 def layout(x: Array) -> tuple[int, int] | None:
-    """Is the matrix x stored transposed (1) or not (0), and how far are its rows, or columns, apart? None where
-    neither axis has stride 1.
+    """Return 1 if the matrix x is stored transposed (else 0), and its leading dimension as cuBLAS defines it.
+
+    The result is None if neither axis has stride 1.
     """
     rows, columns = x.shape
     row, column = (stride // x.itemsize for stride in x.strides)
@@ -96,15 +102,17 @@ def layout(x: Array) -> tuple[int, int] | None:
 
 
 def handle(device: int) -> Handle | None:
-    """What products on a device must go through: the handle of the capture under way, one of our own where a
-    precision is chosen, or (None) CuPy.
+    """Return the handle that products on a device must use.
+
+    It is the handle of the current capture, a shared handle if a precision other than float32 is set, or None for
+    CuPy's own product.
     """
     return _captured.get() or (None if _precision == "float32" else _shared(device))
 
 
 @contextmanager
 def capturing(own: Handle) -> Iterator[None]:
-    """Within the block every product goes through `own`."""
+    """Make every product within the block use the handle `own`."""
     token = _captured.set(own)
     try:
         yield
@@ -114,11 +122,11 @@ def capturing(own: Handle) -> Iterator[None]:
 
 @cache
 def _shared(device: int) -> Handle:
-    return Handle()  # on the current device, which is this one
+    return Handle()  # on the current device, which is `device`
 
 
 @cache
 def library() -> Any:
-    """cuBLAS, from wherever CuPy takes it."""
+    """Load the cuBLAS library that CuPy uses as well, and return it."""
     found = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublas")
     return ctypes.CDLL(found.abs_path)

@@ -1,4 +1,4 @@
-"""CUDA beside CuPy: which driver there is, and what mends an installation."""
+"""The CUDA installation beside CuPy: the driver's version, and the commands that mend an installation."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def driver_version() -> tuple[int, int] | None:
 def pip_line(major: int) -> str:
     """Return the command that installs CuPy for a major version of CUDA.
 
-    [ctk] brings CUDA's libraries, its compiler and headers, none of which are in the wheels of CuPy 14.
+    [ctk] adds CUDA's libraries, compiler and headers, which the wheels of CuPy 14 do not contain.
     """
     return f'pip install "cupy-cuda{max(OLDEST, min(major, NEWEST))}x[ctk]"'
 
 
 def mend(error: Exception) -> str:
-    """Say what is amiss with CUDA beside CuPy, and what mends it; "" for an error that says nothing of the kind."""
+    """Return the likely fault of the CUDA installation behind an error, and its remedy; "" for any other error."""
     text = f"{type(error).__name__} {error}".lower()
     cause = next((cause for cause, signs in _MISSING.items() if any(sign in text for sign in signs)), "")
     return f"Most likely {cause}: {pip_line((driver_version() or (NEWEST, 0))[0])}" if cause else ""
 
 
 def mend_cupy() -> str:
-    """Say what mends a CuPy that is missing or broken on this machine."""
+    """Return the remedy for a CuPy that is missing or broken on this machine."""
     version = driver_version()
     if version is None:
         return (

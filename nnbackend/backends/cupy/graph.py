@@ -1,11 +1,12 @@
-"""A training step as a CUDA graph: captured once, then launched as a whole, since its kernels cost the host more time
-one by one than they cost the device.
+"""A training step as a CUDA graph, captured once and then launched as a whole.
 
-A capture runs nothing; it notes every launch with its addresses. So what changes from step to step must lie on the
-device, always in the same place: the order of the rows, the number of the step, the learning rate. And every address
-must belong to something that lives as long as the graph: memory comes from a pool that only this graph uses, and the
-graph keeps what else it reads or writes. Data and figures are the exceptions: whoever launches must hold them, and
-`serves` compares them. Nothing here imports CuPy: the module comes as an argument.
+Launching the kernels one by one takes the host more time than the device needs to run them.
+
+A capture runs no kernel. It records every launch with its addresses. Values that change from step to step must
+therefore lie on the device, always at the same address: the order of the rows, the number of the step, the learning
+rate. Every address must stay valid as long as the graph lives. The graph takes memory from a pool that only it uses,
+and holds references to all other arrays that it reads or writes, except data and figures: the caller must hold
+them, and `serves` compares them. This module does not import CuPy; it gets the module as an argument.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from nnbackend.backends.cupy import cublas
 from nnbackend.backends.steps import Launch, ParameterStore, Rows, Step, Uncaptured
 from nnbackend.functions.array import Array
 
-WORKSPACE = 32 * 2**20  # bytes that cuBLAS may write to: what it asks for on Hopper
-AGREEMENT = 0.5  # of an update: rounding turns the sign of gradients that are all rounding, and nothing else
-WORTH = 10  # whole batches: a graph for fewer costs more than it saves
+WORKSPACE = 32 * 2**20  # bytes: the workspace size that cuBLAS recommends for Hopper
+AGREEMENT = 0.5  # allowed difference, as a fraction of an update: gradients that are all rounding may change sign
+WORTH = 10  # whole batches: for fewer, a graph costs more time than it saves
 
 
 class Captured(Uncaptured):
-    """Runs whole batches by the launch of a graph, for as long as all that the graph was captured with stays the same
-    (but for the learning rate); otherwise the step is captured anew.
+    """Runs whole batches by launching a graph.
 
-    What is left of an epoch after its whole batches is not captured, nor is a step with fewer than WORTH whole batches
-    ahead. Nor is anything more once a capture failed, or its graph did not compute what the step computes; a warning
-    then says why.
+    The step is captured again if anything but the learning rate differs from what the graph was captured with. The
+    last, smaller batch of an epoch runs without a graph, and so does a step with fewer than WORTH whole batches ahead.
+    After a capture has failed, or its graph has computed other values than the step, all steps run without a graph,
+    and a warning says why.
     """
 
     def __init__(self, store: ParameterStore, cupy: Any):
@@ -60,7 +61,7 @@ class Captured(Uncaptured):
         plain = super().epoch(step, stride, order, figures, state, optimizer, data)
         whole = order.shape[0] // stride
         if self._graph is not None and not self._graph.serves(stride, order, figures, state, optimizer, data, depends):
-            self._graph = None  # its memory goes before there is more
+            self._graph = None  # free its memory before allocating more
         if self._graph is None:
             if self._refused or first >= whole or ahead < WORTH:
                 return plain
@@ -77,17 +78,17 @@ class Captured(Uncaptured):
 
 
 class _Refusal(Exception):
-    """Why there is no graph."""
+    """A step cannot run as a graph; the message says why."""
 
 
 class _Workshop:
-    """What a graph is captured with: a stream, a memory pool, and a cuBLAS handle with its workspace.
+    """Holds the resources of a capture: a stream, a memory pool, and a cuBLAS handle with its workspace.
 
-    CuPy never returns the free memory of a pool that is dropped, and a pool keeps its free memory by stream. So
-    workshops are never dropped: `lend` takes one from the free ones of the current device, `take_back` returns it.
+    CuPy never returns the free memory of a dropped pool, and a pool keeps its free memory by stream. Workshops are
+    therefore never dropped. `lend` takes a free one of the current device or makes one, and `take_back` returns it.
     """
 
-    # a workshop that is lent is held here, too: else the collector could destroy its handle before it is taken back
+    # holds lent workshops as well, so that the collector cannot destroy their handles before `take_back`
     _all: ClassVar[list[_Workshop]] = []
     _free: ClassVar[defaultdict[int, list[_Workshop]]] = defaultdict(list)
 
@@ -100,7 +101,7 @@ class _Workshop:
 
     @classmethod
     def lend(cls, cupy: Any) -> _Workshop:
-        cupy.cuda.Device().synchronize()  # the last launch of the graph that had it may be under way
+        cupy.cuda.Device().synchronize()  # the last launch of its former graph may still run
         free = cls._free[cupy.cuda.Device().id]
         return free.pop() if free else cls(cupy)
 
@@ -115,7 +116,7 @@ class _Workshop:
 
 
 class _Graph:
-    """The graph of a step for certain arrays. Making it leaves everything that the step changes as it was."""
+    """The graph of a step for certain arrays. The constructor restores all values that the step changes."""
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class _Graph:
             _write_back(store, state, before)
         after = depends()  # what a step changes is a cache of the step
         self._depends = {name: value for name, value in self._depends.items() if after.get(name) == value}
-        self._forget()  # the rehearsal has counted
+        self._forget()  # the rehearsal has advanced the counters
         self.launch(first, dict(state), optimizer)
         agrees = all(map(_agree, before[1], expected[1], _changed(store, state, before[0])))
         _write_back(store, state, before)
@@ -177,14 +178,14 @@ class _Graph:
     def __del__(self) -> None:
         workshop = vars(self).pop("_workshop", None)
         if workshop is not None and not sys.is_finalizing():
-            vars(self).pop("_graph", None)  # before another graph gets its memory
+            vars(self).pop("_graph", None)  # before another graph uses its memory
             workshop.take_back()
 
     def _capture(self, cupy: Any, work: Callable[[], None]) -> Any:
         stream = self._workshop.stream
         with self._workshop.active(cupy), cublas.capturing(self._workshop.handle):
             try:
-                work()  # a rehearsal, in earnest: kernels are compiled and loaded, what is kept is made
+                work()  # a rehearsal, which compiles and loads kernels and makes cached arrays
             finally:
                 stream.synchronize()
             with _no_collection():
@@ -207,7 +208,7 @@ class _Graph:
         data: tuple[Array, ...],
         depends: Callable[[], dict[str, object]],
     ) -> bool:
-        """Would a launch do what the step does now?"""
+        """Say whether a launch would compute what the step computes with these arguments."""
         lent, kept, now = (figures, *data), _slots(state), depends()
         return (
             stride == self._stride
@@ -221,14 +222,14 @@ class _Graph:
         )
 
     def begin(self, order: Array) -> None:
-        """Take the order of an epoch's rows."""
+        """Copy the order of an epoch's rows to the device."""
         self._order[...] = order
 
     def launch(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
         self._set(i, state, optimizer)
         self._graph.launch()
         state["t"] += 1
-        self._counters.known = [i + 1, state["t"]]  # the graph counts, too
+        self._counters.known = [i + 1, state["t"]]  # the graph advances the counters on the device
 
     def _set(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
         self._counters.set(i, state["t"])
@@ -239,14 +240,14 @@ class _Graph:
 
 
 class _Cells:
-    """Numbers on the device, and what the host knows of each; None if it knows nothing."""
+    """Device scalars with a host-side cache; an entry of the cache is None if its value is unknown."""
 
     def __init__(self, cells: Array):
         self.cells = cells
         self.known: list[float | None] = [None] * cells.shape[0]
 
     def cell(self, i: int) -> Array:
-        """Return number i as an array, (1,)."""
+        """Return scalar i as an array, (1,)."""
         return self.cells[i : i + 1]
 
     def set(self, *values: float) -> None:
@@ -265,13 +266,13 @@ def _slots(state: dict[str, Any]) -> list[Array]:
 
 
 def _copies(store: ParameterStore, state: dict[str, Any]) -> tuple[dict[str, Array], list[Array]]:
-    """What a step changes, copied: the buffer's part, as it restores it, and all arrays in a fixed order."""
+    """Copy all arrays that a step changes; return the store's snapshot, and all copies in a fixed order."""
     kept = store.snapshot()
     return kept, [*kept.values(), *(slot.copy() for slot in _slots(state))]
 
 
 def _changed(store: ParameterStore, state: dict[str, Any], kept: dict[str, Array]) -> list[Array]:
-    """The arrays of `_copies` themselves."""
+    """Return the arrays that `_copies` copies, in the same order."""
     return [*(getattr(store, name) for name in kept), *_slots(state)]
 
 
@@ -283,7 +284,7 @@ def _write_back(store: ParameterStore, state: dict[str, Any], copies: tuple[dict
 
 
 def _agree(before: Array, expected: Array, actual: Array) -> bool:
-    """Is `actual` where `expected` is, as seen from `before`? Where that is no finite distance, nobody can say."""
+    """Say whether `actual` is close to `expected`, relative to the change from `before`; True if that is not finite."""
     before, expected, actual = (a.astype("float64") for a in (before, expected, actual))
     change, difference = float(((expected - before) ** 2).sum()), float(((actual - expected) ** 2).sum())
     return not math.isfinite(change) or difference <= AGREEMENT**2 * change
@@ -291,7 +292,7 @@ def _agree(before: Array, expected: Array, actual: Array) -> bool:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """An array that the collector frees may call what a capture forbids."""
+    """Disable the garbage collector, because freeing an array may make a call that a capture forbids."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,9 +1,9 @@
-// The kernels of cupy.py. T is float or double: the line "typedef ... T;" is put before this text.
+// The kernels of kernels.py. T is float or double: the line "typedef ... T;" is put before this text.
 //
-// The same text compiles for a CPU, where loops take the place of the grid. A KERNEL writes element (or row) i in one
-// thread and shares nothing with its neighbours; its first argument is the number of threads that work. A GRID kernel
-// walks over a matrix, (n, columns), 32 columns and 8 rows of threads at a time. In a BLOCK kernel, and in a GRID
-// kernel that says so, the threads of a block work together.
+// The same text compiles for a CPU, with loops in place of the grid. In a KERNEL, thread i writes element (or row) i
+// and shares nothing with other threads; the first argument is the number of threads that work. A GRID kernel covers a
+// matrix, (n, columns), with blocks of 32 columns and 8 rows of threads. In a BLOCK kernel, and in a GRID kernel that
+// says so, the threads of a block work together.
 
 #define KERNEL(name) extern "C" __global__ void nn_##name
 #define GRID(name) extern "C" __global__ void nn_##name
@@ -15,7 +15,7 @@
 // --- activations -----------------------------------------------------------------------------------------------
 
 __device__ inline T logistic(T x) {
-    const T e = exp(-fabs(x));  // never of a positive number: nothing overflows
+    const T e = exp(-fabs(x));  // the argument is never positive, so nothing overflows
     return (x >= 0 ? (T)1 : e) / (1 + e);
 }
 
@@ -29,7 +29,7 @@ __device__ inline T gelu_tanh(T x) { return tanh((T)0.7978845608028654 * (x + (T
         out[i] = result;                                            \
     }
 
-// y is what the forward remembered: its output, or its input where the reference says x
+// y is what the forward remembered: its output, or its input if the reference names it x
 #define BACKWARD(name, result)                                                         \
     KERNEL(name)(long long n, T* out, const T* gradient, const T* in, double number) { \
         THREAD(i, n);                                                                  \
@@ -40,7 +40,7 @@ __device__ inline T gelu_tanh(T x) { return tanh((T)0.7978845608028654 * (x + (T
 
 FUNCTION(sigmoid, logistic(x))
 BACKWARD(sigmoid_backward, dy * y * (1 - y))
-FUNCTION(relu, x < 0 ? (T)0 : x)  // so written, a NaN stays one
+FUNCTION(relu, x < 0 ? (T)0 : x)  // written so that NaN stays NaN
 BACKWARD(relu_backward, y > 0 ? dy : (T)0)
 FUNCTION(leaky_relu, x > 0 ? x : alpha * x)
 BACKWARD(leaky_relu_backward, y > 0 ? dy : alpha * dy)
@@ -66,7 +66,7 @@ GRID(add_bias)(long long n, T* y, const T* b, long long columns) {
     for (long long i = blockIdx.y * 8 + threadIdx.y; i < n; i += gridDim.y * 8) y[i * columns + j] += bias;
 }
 
-// Row blockIdx.y of out is the sum of `rows` rows of x, those from blockIdx.y * rows on. Threads work together.
+// Row blockIdx.y of out is the sum of the `rows` rows of x from blockIdx.y * rows on. Threads work together.
 GRID(column_sum)(long long n, T* out, const T* x, long long columns, long long rows) {
     __shared__ T part[8][33];
     const long long j = blockIdx.x * 32 + threadIdx.x, end = min((blockIdx.y + 1) * rows, n);
@@ -80,7 +80,7 @@ GRID(column_sum)(long long n, T* out, const T* x, long long columns, long long r
     out[blockIdx.y * columns + j] = sum;
 }
 
-// --- rows: one thread walks along a row, which suits few columns ----------------------------------------------------
+// --- rows: one thread walks along a row, which is fast for few columns ----------------------------------------------
 
 __device__ inline T largest(const T* row, long long columns) {
     T m = row[0];
@@ -107,7 +107,7 @@ KERNEL(softmax_backward)(long long n, T* out, const T* gradient, const T* in, lo
     for (long long j = 0; j < columns; j++) out[i * columns + j] = y[j] * (dy[j] - total);
 }
 
-// What a loss is told of its targets: labels or rows of weights, the other pointer is null; so are absent settings.
+// The target arguments of a loss: labels or rows of probabilities (the other is null); absent settings are null, too.
 #define TARGETS \
     const long long *labels, const T *targets, const T *weight, const T *class_weight, double label_smoothing
 
@@ -117,7 +117,7 @@ __device__ inline T target(long long i, long long j, long long columns, TARGETS)
     return class_weight ? class_weight[j] * q : q;
 }
 
-// The loss of every row, and (unless `out` is null) the softmax, in one walk.
+// Writes the loss of every row and, unless `out` is null, the softmax.
 KERNEL(softmax_cross_entropy)(long long n, T* loss, T* out, const T* in, long long columns, TARGETS) {
     THREAD(i, n);
     const T* x = in + i * columns;
@@ -133,7 +133,7 @@ KERNEL(softmax_cross_entropy)(long long n, T* loss, T* out, const T* in, long lo
     loss[i] = weight ? weight[i] * sum : sum;
 }
 
-// rows: what the mean divides by; on the device, in `divisor`, if that is not null (the gradient is 0 if it is 0)
+// The mean divides by `rows`, or by *divisor if that pointer is not null (the gradient is 0 if *divisor is 0).
 KERNEL(softmax_cross_entropy_backward)(
     long long n, T* out, const T* in, long long columns, TARGETS, double rows, const T* divisor) {
     THREAD(i, n);
@@ -154,7 +154,7 @@ KERNEL(softmax_cross_entropy_backward)(
 
 __device__ inline long long argmax(const T* y, long long columns) {
     long long best = 0;
-    for (long long j = 1; j < columns && y[best] == y[best]; j++)  // as argmax has it, a NaN is the largest
+    for (long long j = 1; j < columns && y[best] == y[best]; j++)  // as in argmax, NaN is the largest
         if (y[j] > y[best] || y[j] != y[j]) best = j;
     return best;
 }
@@ -182,7 +182,7 @@ __device__ inline Words philox(Words c, unsigned int k0, unsigned int k1) {
     return c;
 }
 
-// Thread i draws the four words of block i. bound: of 24 bits; seed, stream: unsigned 64 and 32 bits.
+// Thread i draws the four words of block i. bound: 24 bits. seed, stream: unsigned, 64 and 32 bits.
 KERNEL(dropout_mask)(long long n, T* out, long long size, long long bound, double scale,
                                         long long seed, long long stream, const long long* clock) {
     THREAD(i, n);
@@ -194,7 +194,7 @@ KERNEL(dropout_mask)(long long n, T* out, long long size, long long bound, doubl
 
 // --- optimizers: in place, over flat buffers ------------------------------------------------------------------------
 
-// A number, and where it is to be read instead if it lives on the device (else null).
+// A number, and a pointer to its value on the device, which is null if the number is on the host.
 #define NUMBER(name) double name, const double* device_##name
 #define COUNT(name) double name, const long long* device_##name
 #define VALUE(name) (T)(device_##name ? *device_##name : name)
@@ -238,7 +238,7 @@ KERNEL(rmsprop_step)(
     p[i] -= VALUE(lr) * g / (sqrt(h[i]) + (T)eps);
 }
 
-// 1 - beta^t is written -expm1(t log beta): no digits cancel, so float is enough, and no thread needs pow.
+// 1 - beta^t is written -expm1(t log beta): no digits cancel, so float is enough, and pow is not needed.
 #define ADAM(g)                                               \
     m[i] = (T)beta1 * m[i] + (T)(1 - beta1) * (g);            \
     v[i] = (T)beta2 * v[i] + (T)(1 - beta2) * ((g) * (g));    \
@@ -262,7 +262,7 @@ KERNEL(adamw_step)(ADAM_ARGUMENTS) {
     ADAM(g);
 }
 
-// Sums over the threads of a block: every thread passes its term, and thread 0 gets the sum. The order is fixed.
+// Sums over the threads of a block: every thread passes its term and gets the sum. The order is fixed.
 template <class V>
 __device__ inline V block_sum(V term, V* shared) {
     const unsigned thread = threadIdx.x;
@@ -275,7 +275,7 @@ __device__ inline V block_sum(V term, V* shared) {
     return shared[0];
 }
 
-// Block k writes the sum of the squares of its share of x.
+// Block k writes the sum of the squares of its part of x.
 BLOCK(square_sums)(long long n, double* out, const T* x) {
     __shared__ double shared[256];
     double sum = 0;
@@ -285,7 +285,7 @@ BLOCK(square_sums)(long long n, double* out, const T* x) {
     if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-// g is scaled down to the norm `limit` if it is longer. squares: `parts` numbers, at most 256, that sum to its square.
+// Scales g down to the norm `limit` if its norm is larger. squares: `parts` (at most 256) terms of its squared norm.
 BLOCK(clip)(long long n, T* g, const double* squares, long long parts, double limit) {
     __shared__ double shared[256];
     const double norm = sqrt(block_sum(threadIdx.x < parts ? squares[threadIdx.x] : 0.0, shared));
@@ -294,11 +294,11 @@ BLOCK(clip)(long long n, T* g, const double* squares, long long parts, double li
     if (i < n && !(factor >= 1)) g[i] *= (T)factor;
 }
 
-// --- the two ends of a step: `at` is its number, read from the first of the counters if they live on the device -------
+// --- begin and end of a step: `at` is its number; if counters is not null, the first counter is used instead -------
 
 #define AT long long at, long long* counters
 
-// Copies rows of up to three arrays, in words of 32 bits: for each the new rows, the old ones, the width of a row.
+// Copies rows of up to three arrays in 32-bit words. For each: the new rows, the old rows, the width of a row.
 GRID(take_rows)(long long n, const long long* order, long long length, AT, long long stride, long long start,
                 unsigned* to0, const unsigned* from0, long long width0, unsigned* to1, const unsigned* from1,
                 long long width1, unsigned* to2, const unsigned* from2, long long width2) {
@@ -315,7 +315,7 @@ GRID(take_rows)(long long n, const long long* order, long long length, AT, long 
     }
 }
 
-// figures: (rows, steps), steps apart. The counters are advanced. One thread does it.
+// Writes figures, (rows, steps), and advances the counters. One thread calls it.
 __device__ inline void enter(T* figures, long long steps, AT, long long count, T loss, T correct, bool both) {
     const long long column = counters ? counters[0] : at;
     figures[column] = loss;
@@ -329,7 +329,7 @@ KERNEL(record)(
     enter(figures, steps, at, counters, count, *loss, correct ? (T)*correct : 0, correct != 0);
 }
 
-// The loss of row i, and in `out` its share of the gradient of the mean, which divides by `share`.
+// Returns the loss of row i, and writes its gradient, divided by `share`, to `out`.
 __device__ inline T loss_and_gradient(long long i, T* out, const T* in, long long columns, TARGETS, T share) {
     const T* x = in + i * columns;
     const T m = largest(x, columns);
@@ -355,7 +355,7 @@ __device__ inline bool right(
     return argmax(in + i * columns, columns) == t;
 }
 
-// Few rows: one block does all, a thread a row.
+// For few rows: one block, with one thread per row.
 BLOCK(softmax_cross_entropy_recorded)(long long n, T* out, const T* in, long long columns, TARGETS, double share,
                                       T* figures, long long steps, AT, long long count) {
     __shared__ T losses[1024];
@@ -373,7 +373,7 @@ BLOCK(softmax_cross_entropy_recorded)(long long n, T* out, const T* in, long lon
     if (i == 0) enter(figures, steps, at, counters, count, loss / (T)share, (T)correct, true);
 }
 
-// Many rows: first every row for itself, then the sums.
+// For many rows: first each row alone, then (record_mean) the sums.
 KERNEL(softmax_cross_entropy_apart)(
     long long n, T* out, T* loss, int* correct, const T* in, long long columns, TARGETS, double share) {
     THREAD(i, n);

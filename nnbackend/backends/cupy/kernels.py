@@ -1,6 +1,6 @@
-"""CuPy: one launch where the reference needs several. The kernels are in cupy.cu; each is compiled once per dtype.
+"""Kernels for CuPy, which need one launch instead of several. Their source is kernels.cu, compiled once per dtype.
 
-What a kernel is not made for (other dtypes, long rows) goes to the reference.
+The reference serves arguments that a kernel does not support (other dtypes, long rows).
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ from nnbackend.functions.optimizers import (
 
 Array = Any
 THREADS = 128
-TOGETHER = 256  # threads of a block that work together, rows that one sums, and the largest number of partial sums
+TOGETHER = 256  # threads of a block that sum together, rows of a partial sum, and most partial sums
 BLOCK_ROWS = 1024  # the largest number of rows, and of threads, that one block takes
-GRID_ROWS = 8 * 65535  # the largest number of rows for which a grid of CUDA has room
-COLUMNS = 256  # one thread walks along a row: for longer ones the reference's reductions are the better choice
-PATCHES = 2**24  # elements: how much of a batch of images is laid out for a product at a time
+GRID_ROWS = 8 * 65535  # the largest number of rows of a CUDA grid
+COLUMNS = 256  # one thread walks along a row; for longer rows the reference's reductions are faster
+PATCHES = 2**24  # elements of the patches that are laid out for one product
 NULL = 0
 
 
@@ -83,13 +83,13 @@ def _module(dtype: str) -> Any:
 
 
 def _launch(name: str, dtype: Any, n: int, *arguments: Any) -> None:
-    """Run n threads of a KERNEL. arguments: contiguous arrays, ints, floats (double there), NULL."""
+    """Run n threads of a KERNEL. arguments: contiguous arrays, ints, floats (double in the kernel), NULL."""
     if n:
         _kernel(name, dtype.char)((_parts(n, THREADS),), (THREADS,), (n, *arguments))
 
 
 def _launch_grid(name: str, dtype: Any, shape: tuple[int, int], *arguments: Any, blocks: int | None = None) -> None:
-    """Run a GRID kernel over a matrix of `shape`; blocks: how many of them lie below each other."""
+    """Run a GRID kernel over a matrix of `shape`. blocks: the number of blocks along the rows."""
     n, columns = shape
     if n and columns:
         below = min(_parts(n, 8), 65535) if blocks is None else blocks
@@ -97,17 +97,17 @@ def _launch_grid(name: str, dtype: Any, shape: tuple[int, int], *arguments: Any,
 
 
 def _launch_blocks(name: str, dtype: Any, blocks: int, threads: int, n: int, *arguments: Any) -> None:
-    """Run so many blocks of a BLOCK kernel."""
+    """Run a BLOCK kernel with `blocks` blocks of `threads` threads each."""
     _kernel(name, dtype.char)((blocks,), (threads,), (n, *arguments))
 
 
 def _parts(n: int, size: int) -> int:
-    """Return how many parts of `size` n has."""
+    """Return the number of parts of `size` that cover n."""
     return -(-n // size)
 
 
 def _column_sum(x: Array, out: Array) -> None:
-    """out <- the sum of the rows of x, a contiguous matrix. The order of the additions depends on its shape alone."""
+    """Write the sum of the rows of x, a contiguous matrix, to out. Only the shape decides the order of additions."""
     n, columns = x.shape
     if n == 0:
         out.fill(0)
@@ -121,12 +121,12 @@ def _column_sum(x: Array, out: Array) -> None:
 
 
 def _add_bias(y: Array, b: Array) -> None:
-    """y += b for every row of y, a contiguous matrix."""
+    """Add b to every row of y, a contiguous matrix, in place."""
     _launch_grid("add_bias", y.dtype, y.shape, y, _contiguous(b), y.shape[1])
 
 
 def _real(*arrays: Array) -> bool:
-    """Are these float32, or float64, and all the same?"""
+    """Say whether all arrays are float32, or all are float64."""
     return arrays[0].dtype.char in "fd" and all(a.dtype == arrays[0].dtype for a in arrays)
 
 
@@ -220,7 +220,7 @@ def _(dy: Array, x: Array) -> Any:
 
 
 def _product(a: Array, b: Array, out: Array = None) -> Array:
-    """a b, written to `out` where given."""
+    """Return the matrix product a b, in `out` if that is given."""
     handle = cublas.handle(a.device.id)
     if handle is None or not _real(a, b):
         return cupy.matmul(a, b, out=out)
@@ -252,17 +252,17 @@ def _(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True)
     return _product(dy, W.T) if need_dx else None
 
 
-# --- convolution: the patches of an image are laid out as rows, and one product does the rest ----------------------
+# --- convolution: patches of the images are laid out as rows, then multiplied by the filters -----------------------
 
 
 def _batches(x: Array, W: Array, count: Pair) -> list[slice]:
-    """Pieces of a batch of images whose patches are PATCHES elements at most."""
+    """Return slices of a batch of images whose patches have at most PATCHES elements."""
     patches = count[0] * count[1] * W[..., 0].size
     return list(pieces(x.shape[0], max(1, PATCHES // max(1, patches))))
 
 
 def _patches(x: Array, W: Array, count: Pair, stride: Size) -> Array:
-    """(n h' w', kh kw c): row by row what every window of the padded images x sees."""
+    """Return the windows of the padded images x as rows: (n h' w', kh kw c)."""
     (kh, kw, c, _), n = W.shape, x.shape[0]
     laid_out = cupy.empty((n, *count, kh, kw, c), x.dtype)
     for i, j, index in windows(count, (kh, kw), stride):
@@ -336,7 +336,7 @@ def _(dy: Array, y: Array) -> Any:
 
 
 def _targets(x: Array, t: Array, weight: Array, class_weight: Array, label_smoothing: float) -> tuple[Any, ...] | None:
-    """What the loss kernels are told beside x, (n, classes); None where they are not made for it."""
+    """Return the target arguments of the loss kernels for x, (n, classes), or None if they do not support them."""
     settings = [a for a in (weight, class_weight) if a is not None]
     if x.ndim != 2 or not _real(x, *settings) or not 0 < x.shape[1] <= COLUMNS:
         return None
@@ -417,7 +417,7 @@ def _(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Any:
     if not _real(x):
         return NotImplemented
     mask = cupy.empty(x.shape, x.dtype)
-    seed = (seed + 2**63) % 2**64 - 2**63  # the same 64 bits, as the signed integer that travels
+    seed = (seed + 2**63) % 2**64 - 2**63  # the same 64 bits as a signed integer
     arguments = (mask, mask.size, round(ratio * 2**24), 1.0 / (1.0 - ratio), seed, stream, clock)
     _launch("dropout_mask", mask.dtype, -(-mask.size // 4), *arguments)
     return mask
@@ -427,17 +427,17 @@ def _(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Any:
 
 
 def _number(value: Any) -> tuple[float, Any]:
-    """Return a number as a kernel takes it: its value, or its place on the device."""
+    """Return a number as two kernel arguments: its value, and its array on the device or NULL."""
     return (0.0, _as(value, cupy.float64)) if isinstance(value, cupy.ndarray) else (float(value), NULL)
 
 
 def _count(value: Any) -> tuple[float, Any]:
-    """Return a count of steps as a kernel takes it."""
+    """Return a count of steps as two kernel arguments: its value, and its array on the device or NULL."""
     return (0.0, _as(value, cupy.int64)) if isinstance(value, cupy.ndarray) else (float(value), NULL)
 
 
 def _in_place(g: Array, *written: Array) -> bool:
-    """May a kernel write to these buffers?"""
+    """Say whether a kernel may write to these buffers."""
     return _real(g, *written) and all(a.flags.c_contiguous and a.shape == g.shape for a in written)
 
 
@@ -455,7 +455,7 @@ def _(g: Array, limit: float) -> Any:
 
 
 def _update(function: Callable[..., None], p: Array, g: Array, slots: tuple[Array, ...], *settings: Any) -> None:
-    """One launch for one step of an optimizer; settings: as its kernel takes them. p and the slots are written."""
+    """Launch the kernel of an optimizer step, which writes p and the slots. settings: the kernel's last arguments."""
     _launch(function.__name__, p.dtype, p.size, p, _contiguous(g), *slots, *settings)
 
 
@@ -535,16 +535,16 @@ def _adam_settings(t: Any, lr: Any, beta1: float, beta2: float, eps: float, weig
     return (*_count(t), *_number(lr), float(beta1), float(beta2), *logarithms, float(eps), float(weight_decay))
 
 
-# --- the two ends of a step ----------------------------------------------------------------------------------------
+# --- begin and end of a step ---------------------------------------------------------------------------------------
 
 
 def _place(at: Array | int) -> tuple[int, Any, int]:
-    """Return the number of a step as a kernel takes it: its value, or counters on the device and how many they are."""
+    """Return a step number as three kernel arguments: its value, the counters on the device, and their number."""
     return (at, NULL, 0) if isinstance(at, int) else (0, at, at.size)
 
 
 def _are_words(*arrays: Array) -> bool:
-    """Are these arrays rows of words of 32 bits?"""
+    """Say whether these arrays are contiguous rows of 32-bit words."""
     return all(isinstance(a, cupy.ndarray) and a.itemsize in (4, 8) and a.ndim and a.flags.c_contiguous for a in arrays)
 
 

@@ -1,7 +1,7 @@
-"""NumPy on the CPU: what every other backend is compared with.
+"""NumPy on the CPU. All other backends are compared with it.
 
-Its kernels are registered when this room is imported. In front of them stand the loops in C, if the package was built
-with them and NNBACKEND_NATIVE is not 0.
+Importing this package registers its kernels. The loops in C take precedence over them, if the package was built with
+the loops and NNBACKEND_NATIVE is not 0.
 """
 
 from __future__ import annotations

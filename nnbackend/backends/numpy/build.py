@@ -1,7 +1,7 @@
-"""What pip runs when it builds the package: the loops in nnbackend/backends/numpy/native.c are compiled into it.
+"""Compile nnbackend/backends/numpy/native.c when pip builds the package.
 
-Where that fails, for want of a compiler above all, the package is built without them and runs on NumPy alone;
-`nnbackend doctor` says which it is.
+If compiling fails, for example because there is no compiler, the package is built without the loops in C and runs on
+NumPy alone. `nnbackend doctor` says whether they are there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = "nnbackend/backends/numpy"
-# -O3 makes vectors of loops for which neither errno nor a floating-point exception can be asked for afterwards; NaN
-# keeps its meaning whatever CFLAGS say, and products stay apart from sums, for the bits of NumPy on every processor
+# -O3 vectorises the loops only if they set neither errno nor floating-point exceptions. -fno-fast-math keeps NaN
+# working whatever CFLAGS say. -ffp-contract=off forbids fused multiply-add, so that results equal NumPy's bit for bit.
 UNIX = ["-O3", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 OPTIONS = [] if sys.platform == "win32" else UNIX
 
@@ -32,10 +32,10 @@ class NativeHook(BuildHookInterface):
             if version == "editable":
                 place = Path(self.root) / FOLDER / built.name
                 shutil.copy(built, place.with_suffix(".new"))
-                place.with_suffix(".new").replace(place)  # a process that has loaded the old one keeps it
+                place.with_suffix(".new").replace(place)  # a process that has loaded the old file keeps it
             else:
                 build_data["force_include"][str(built)] = f"{FOLDER}/{built.name}"
-        except Exception as error:  # compilers fail in many ways, and none of them is a reason to install nothing
+        except Exception as error:  # compilers fail in many ways, and the package works without the loops
             self.app.display_warning(f"nnbackend is built without its loops in C: {error}")
             return
         build_data["pure_python"] = False
@@ -46,7 +46,7 @@ class NativeHook(BuildHookInterface):
 
 
 def compiled(root: Path, folder: str) -> Path:
-    """The extension module, made in `folder`. Raises what setuptools does."""
+    """Compile the extension module into `folder` and return its path. Errors of setuptools pass through."""
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 

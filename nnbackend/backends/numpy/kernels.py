@@ -1,4 +1,4 @@
-"""NumPy: results written where they are wanted, temporaries used again, long updates in pieces that fit a cache."""
+"""Kernels for NumPy. They write results in place, reuse temporaries, and update in pieces that fit the cache."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from nnbackend.functions.optimizers import (
 )
 
 HostArray = np.ndarray[Any, Any]
-LOWEST = {2: -9.0, 4: -87.0, 8: -708.0}  # by bytes of an element: exp of less, and of its negative, is no normal number
-CHUNK = 2**18  # bytes: the five buffers of Adam stay in a cache of 1 MiB; pieces of 2**15 take it 1.5 times as long
+LOWEST = {2: -9.0, 4: -87.0, 8: -708.0}  # by itemsize: for a smaller x, exp(x) or exp(-x) may not be a normal number
+CHUNK = 2**18  # bytes: the five buffers of Adam then fit a cache of 1 MiB; 2**15 takes 1.5 times as long
 
 
 @kernel(affine, np.ndarray)
@@ -63,7 +63,7 @@ def _(dy: HostArray, x: HostArray, W: HostArray, dW: HostArray, db: HostArray, n
 
 @kernel(sigmoid, np.ndarray)
 def _(x: HostArray) -> Any:
-    # 1 / (1 + exp(-x)) without a choice between two forms, which takes six times as long; exp must not overflow
+    # clip, so that exp does not overflow; a choice between two forms would take six times as long
     y: HostArray = np.clip(x, LOWEST[x.itemsize], np.inf, out=np.empty_like(x))
     np.negative(y, out=y)
     np.exp(y, out=y)
@@ -123,14 +123,14 @@ def _(
 ) -> Any:
     if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
         return NotImplemented
-    # a column for each row: reductions over few classes are then sums of long runs, 3 % of a step of 784-50-10
+    # transposed, so that reductions over few classes run along the long axis: saves 3 % of a 784-50-10 step
     shifted = x.T.copy()
     shifted -= np.maximum.reduce(shifted, axis=0)
     y = np.exp(shifted)
     total = np.add.reduce(y, axis=0)
     y /= total
     log_total, n = np.log(total), x.dtype.type(len(t))
-    if t.ndim == 1:  # the label's element alone is needed
+    if t.ndim == 1:  # only the element of the label counts
         picked = shifted[t, np.arange(len(t))]
         loss = (np.add.reduce(log_total) - np.add.reduce(picked)) / n
     else:
@@ -166,7 +166,7 @@ def _(y: HostArray, t: HostArray, weight: HostArray | None = None) -> Any:
 
 @kernel(dropout_mask, np.ndarray)
 def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> Any:
-    # unsigned 64-bit words hold the whole product of two 32-bit ones: half the operations of the reference
+    # a 64-bit word holds the product of two 32-bit words, which halves the operations of the reference
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     multiplier0, multiplier1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
     c0: Any = np.arange(-(-x.size // 4), dtype=np.uint64)
@@ -188,7 +188,7 @@ def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> A
 
 
 def _pieces(*buffers: HostArray) -> Iterator[tuple[HostArray, ...]]:
-    """The same piece of every buffer, and room for a temporary as long, all of which stay in a cache together."""
+    """Yield the same piece of every buffer, and a temporary array of its length, which fit the cache together."""
     size, chunk = buffers[0].size, CHUNK // buffers[0].itemsize
     work = np.empty(min(chunk, size), buffers[0].dtype)
     for piece in pieces(size, chunk):
@@ -290,7 +290,7 @@ def _adam(
     weight_decay: float = 0.0,
     keep: float = 1.0,
 ) -> None:
-    # lr (m / c1) / (sqrt(v / c2) + eps) = (lr r / c1) m / (sqrt(v) + eps r) with r = sqrt(c2): two passes fewer
+    # lr (m / c1) / (sqrt(v / c2) + eps) = (lr r / c1) m / (sqrt(v) + eps r) with r = sqrt(c2) saves two passes
     root = (1 - beta2**t) ** 0.5
     scale, shift = lr * root / (1 - beta1**t), eps * root
     for pi, gi, mi, vi, w in _pieces(p, g, m, v):
@@ -314,16 +314,16 @@ def _descend(p: HostArray, direction: HostArray, square: HostArray, work: HostAr
     p -= np.multiply(work, lr, out=work)
 
 
-# Images keep the shape (n, h, w, c), but n lies innermost in memory: patches, windows and channel sums are then long
-# runs, and NumPy's elementwise functions keep the order that they find. A training step of `convolutional_network` with
-# 128 images takes 21 ms of one core; the same code with c innermost takes 75.
-IMAGES = 128  # patches are gathered from so many images at a time,
-PATCHES = 2**18  # and have about so many elements: 1 MiB of float32
-Part = tuple[slice, slice]  # of a result: images and lines
+# Images keep the shape (n, h, w, c), but n lies innermost in memory. Patches, windows and channel sums are then long
+# contiguous runs, and NumPy's elementwise functions keep this order. A training step of `convolutional_network` with
+# 128 images takes 21 ms of one core; the same code with c innermost takes 75 ms.
+IMAGES = 128  # the number of images from which patches are gathered at a time
+PATCHES = 2**18  # about the number of elements of these patches: 1 MiB of float32
+Part = tuple[slice, slice]  # of a result: its images and lines
 
 
 def batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray:
-    """x with n innermost in memory, and `value` around every image; x itself where nothing is to do."""
+    """Return x with n innermost in memory and each image padded with `value`. The result may be a view of x."""
     (top, left), (n, h, w, c) = pair(padding), x.shape
     if top == left == 0:
         return np.ascontiguousarray(x.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
@@ -333,7 +333,7 @@ def batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray
 
 
 def _views(x: HostArray, part: Part, columns: int, size: Pair, stride: Size) -> Iterator[HostArray]:
-    """For every place in a filter: what of x, which is padded, it sees for that part of the result; (c, h', w', n)."""
+    """Yield, for every element of a filter, the elements of the padded x that it meets for a part: (c, h', w', n)."""
     images, lines = part
     below = x[images, lines.start * pair(stride)[0] :]
     for _, _, index in windows((lines.stop - lines.start, columns), size, stride):
@@ -341,7 +341,7 @@ def _views(x: HostArray, part: Part, columns: int, size: Pair, stride: Size) -> 
 
 
 def _patches(x: HostArray, count: Pair, size: Pair, stride: Size) -> Iterator[tuple[Part, HostArray]]:
-    """Part by part of the result: all that its filters see, (kh kw, c, h', w', n)."""
+    """Yield every part of the result with the patches of x that belong to it, (kh kw, c, h', w', n)."""
     area, c = size[0] * size[1], x.shape[3]
     lines_at_once = max(1, PATCHES // (area * c * count[1] * max(1, min(len(x), IMAGES))))
     for images in pieces(len(x), IMAGES):
@@ -386,7 +386,7 @@ def _(
         dy_rows = dy[part].transpose(3, 1, 2, 0).reshape(o, -1)
         dfilters += matrix @ dy_rows.T
         if dx is not None:
-            np.matmul(filters, dy_rows, out=matrix)  # the patches have served: their gradients take their place
+            np.matmul(filters, dy_rows, out=matrix)  # the gradients overwrite the patches
             for patch, view in zip(patches, _views(dx, part, columns, (kh, kw), stride), strict=True):
                 view += patch
     dW[...] = dfilters.reshape(dW.shape)
@@ -394,7 +394,7 @@ def _(
 
 
 def _where(condition: HostArray, x: HostArray) -> HostArray:
-    """x where the condition holds, else 0: all bits or none. np.where makes a training step with ReLU 15 % longer."""
+    """Return x if the condition holds, else 0, by a bit mask. np.where makes a training step with ReLU 15 % longer."""
     bits: HostArray = np.negative(condition.view(np.int8)).astype(f"i{x.itemsize}")
     bits &= x.view(bits.dtype)
     chosen: HostArray = bits.view(x.dtype)
@@ -412,7 +412,7 @@ def _(dy: HostArray, y: HostArray) -> Any:
     return _where(y > 0, dy)
 
 
-# A slope for every element, and one product: an eighth of the time of np.where, or less.
+# One slope for every element and one product take at most an eighth of the time of np.where.
 @kernel(leaky_relu_backward, np.ndarray)
 def _(dy: HostArray, y: HostArray, alpha: float = 0.01) -> Any:
     dx: HostArray = np.clip((y > 0).astype(y.dtype), alpha, 1.0)
@@ -441,7 +441,7 @@ def _(dy: HostArray, y: HostArray, alpha: float = 1.0) -> Any:
 @kernel(max_pooling_backward, np.ndarray)
 def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, padding: Size = 0) -> Any:
     (_, h, w, _), (height, width), (down, right) = x.shape, pair(size), pair(stride)
-    apart = down >= height and right >= width  # nothing to add up: 3 % of a training step
+    apart = down >= height and right >= width  # then nothing is added up: saves 3 % of a training step
     x, y, dy = batch_last(x, padding, -np.inf), batch_last(y), batch_last(dy)
     dx, free = np.zeros_like(x), np.ones_like(y, dtype=np.bool)
     for _, _, index in windows((y.shape[1], y.shape[2]), size, stride):

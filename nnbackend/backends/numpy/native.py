@@ -1,8 +1,8 @@
-"""NumPy arrays once more: what takes NumPy many passes over memory, as one loop in C (native.c, loops.h).
+"""Loops in C (native.c, loops.h) for NumPy arrays, in place of several passes over memory by NumPy.
 
-`_native` exists if there was a C compiler when the package was installed. Each loop stands in front of NumPy's kernel,
-which serves all that the loop was not written for. The loops know no floating-point warnings. NNBACKEND_NATIVE=0 leaves
-them out.
+`_native` exists if there was a C compiler when the package was installed. Each loop takes precedence over NumPy's
+kernel, which serves all arguments that the loop does not support. The loops give no floating-point warnings.
+NNBACKEND_NATIVE=0 leaves them out.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from nnbackend.functions.optimizers import (
 
 
 def _are_stale() -> bool:
-    """Say whether the loops were compiled from other sources than those that lie beside this file."""
+    """Say whether the loops were compiled from other sources than the C files beside this file."""
     sources = [Path(__file__).with_name(name) for name in ("native.c", "loops.h")]
     try:
         built = Path(_native.__file__).stat().st_mtime
         if all(source.stat().st_mtime <= built for source in sources):
             return False
         text = "".join(source.read_text("utf-8") for source in sources)
-    except OSError:  # they are not there
+    except OSError:  # the sources are not there
         return False
     import hashlib
 
@@ -66,11 +66,11 @@ LOW32 = 2**32 - 1
 loop = functools.partial(kernel, kind=np.ndarray, exact=True)
 
 
-# What a training step takes with these loops of the time without (one run of ci/bench/native.py), by SGD, by Adam, by
-# SGD with dropout: 0.74, 0.63, 0.51 for 784-50-10 (100 rows); 0.78, 0.58, 0.54 for 784-256-128-10 (128); 0.96, 0.80,
-# 0.76 for 784-1024-1024-10 (256); by Adam 0.85 for `convolutional_network` (128).
+# Time of a training step with these loops, as a fraction of the time without (one run of ci/bench/native.py), for SGD,
+# Adam, and SGD with dropout: 0.74, 0.63, 0.51 for 784-50-10 (100 rows); 0.78, 0.58, 0.54 for 784-256-128-10 (128 rows);
+# 0.96, 0.80, 0.76 for 784-1024-1024-10 (256 rows). For `convolutional_network` (128 images), Adam: 0.85.
 
-# --- updates: of 39,760 values by SGD 2 us instead of 7, by Adam 6 instead of 43
+# --- updates: for 39,760 values, SGD takes 2 us instead of 7, Adam 6 us instead of 43
 
 
 @loop(sgd_step)
@@ -132,8 +132,8 @@ def _(
     return _native.adam(p, g, m, v, lr * root / (1.0 - beta1**t), eps * root, beta1, beta2, 0.0, keep)
 
 
-# --- layers and losses: bias and its gradient for 100 x 50 in 1 us instead of 5, a mask in 6 instead of 125; both ways,
-# ReLU in 2 instead of 7, Leaky ReLU in 2 instead of 7, softmax with cross entropy for 100 x 10 in 6 instead of 12
+# --- layers and losses: for 100 x 50, a bias and its gradient take 1 us instead of 5, a mask 6 us instead of 125;
+# both ways, ReLU and Leaky ReLU take 2 us instead of 7, softmax with cross entropy (100 x 10) 6 us instead of 12
 
 
 @loop(affine)
@@ -230,7 +230,7 @@ def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, paddi
     return dx[unpadded(h, w, padding)] if done is None else NotImplemented
 
 
-# --- data: 100 rows of MNIST in 20 us instead of 27; all of it looked through in 5 ms instead of 8
+# --- data: gathering 100 rows of MNIST takes 20 us instead of 27, checking all of MNIST 5 ms instead of 8
 
 
 @loop(gather)
