@@ -1,25 +1,35 @@
 #!/usr/bin/env bash
-# What a CI machine runs, from a clean clone: the checks, then both commands of the README, to the letter.
-# Everything the tests can use on a CPU is installed, so that only the GPU cases are skipped.
+# What a CI machine runs: the checks, the loops in C under sanitizers, CuPy's tests on a stand-in, then both commands of
+# the README, to the letter. All of it happens in a copy of the working tree, so that a developer's .venv stays as it is.
+# Everything that the tests can use on a CPU is installed there, so that only the GPU cases are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-rm -rf .venv
-"${PYTHON:-python3}" -m venv .venv
-.venv/bin/python -m pip install --quiet "${TORCH:-torch==2.13.0}" ruff mypy pandas polars
-.venv/bin/python -m pip install --quiet ".[all]"
-
-.venv/bin/ruff format --check .
-.venv/bin/ruff check .
-.venv/bin/mypy
 
 if [ -z "${NNBACKEND_DATA:-}" ] && [ -d ../shared/data/mnist ]; then
     NNBACKEND_DATA=$(cd ../shared/data && pwd)
     export NNBACKEND_DATA
 fi
 
-# CuPy's tests, with a stand-in for CuPy that knows what a GPU forbids; on a GPU `ci/gpu.sh` runs them
+# tracked and new files, without those that git ignores or that are deleted
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+git ls-files -z --cached --others --exclude-standard |
+    while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
+    xargs -0 cp --parents -t "$copy"
+cd "$copy"
+
+"${PYTHON:-python3}" -m venv .venv
+.venv/bin/python -m pip install --quiet "${TORCH:-torch==2.13.0}" pandas polars
 .venv/bin/python -m pip install --quiet -e ".[all]"
+
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/mypy
+
+printf '\n$ ci/sanitize.sh\n'
+PYTHON=.venv/bin/python bash ci/sanitize.sh
+
+# CuPy's tests, with a stand-in for CuPy that knows what a GPU forbids; on a GPU `ci/gpu.sh` runs them
 printf '\n$ pytest -p cuda_standin -k cupy\n'
 PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q
 
@@ -28,5 +38,8 @@ mapfile -t commands < <(grep '^python3 -m venv ' README.md)
 [ "${#commands[@]}" -eq 2 ]
 printf '\n$ %s\n' "${commands[0]}"
 env -u NNBACKEND_DATA bash -euo pipefail -c "${commands[0]}" # a newcomer has the embedded sample
+
+# coverage makes the tests take about 1.6 times the time of a processor, and a second process makes up for it
+export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -n 2 --cov --cov-report=term:skip-covered"
 printf '\n$ %s\n' "${commands[1]}"
 bash -euo pipefail -c "${commands[1]}"

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import nnbackend
+from nnbackend.backends.base import ROOMS as LIBRARIES
 
 ROOT = Path(nnbackend.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
-HEAVY = {"cupy", "torch", "jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "safetensors"}
+FAMILIES = set(LIBRARIES) - {"numpy"}
+HEAVY = FAMILIES | {"jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "safetensors"}
 
 # the floors, top to bottom: a file may import from its own floor (no circles: Python sees to that) and from below
 FLOORS = [
@@ -40,7 +42,6 @@ NUMPY_ALLOWED_IN = ("backends/numpy/", "book/", "datasets/", "images.py", "estim
 # network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
 # makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {"network.py", "parameters.py", "training/trainer.py", "evaluation.py", "backends/torch.py"}
-FAMILIES = {"cupy", "torch", "array_api_strict"}
 
 
 def imports(file: str, top_level_only: bool) -> set[str]:
@@ -101,7 +102,7 @@ def test_kernels_know_functions_alone(file: str) -> None:
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("backends/")])
 def test_the_rooms_of_two_libraries_do_not_know_each_other(file: str) -> None:
-    rooms = {"numpy", "cupy", "torch", "strict"}
+    rooms = {str(getattr(room, "__module__", room)).split(".")[2] for room in LIBRARIES.values()}
     own = file.split("/")[1].removesuffix(".py")
     for module in imports(file, top_level_only=True):
         parts = module.split(".")

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The loops in C under AddressSanitizer and UBSan: the package is built with both into a temporary folder, and the tests
+# of the loops run on that copy. Any report fails the script. Without such a compiler it says so and passes.
+# PYTHON names an interpreter that has what the tests need (default: python3).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+export CC=${CC:-gcc}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+flags="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+runtime=$("$CC" -print-file-name=libasan.so 2>/dev/null || true)
+# shellcheck disable=SC2086
+if ! echo 'int main(void) { return 0; }' | "$CC" $flags -xc - -o "$folder/probe" 2>"$folder/why" || [ ! -f "$runtime" ]; then
+    echo "skipped: $CC has no sanitizers: $(head -n 1 "$folder/why")"
+    exit 0
+fi
+
+CFLAGS=$flags LDFLAGS=$flags "$python" -m pip install --quiet --no-deps --target "$folder/built" .
+
+# The runtime must be loaded before Python. Python and NumPy keep memory until they exit, which is no leak of ours. A report
+# ends the process with an error; -s shows it, since pytest would take what it has captured with it.
+export LD_PRELOAD=$runtime PYTHONPATH=$folder/built PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+"$python" - "$folder" <<'PYTHON'
+import sys
+from nnbackend.backends.numpy import _native
+assert _native.__file__.startswith(sys.argv[1]), _native.__file__
+PYTHON
+"$python" -m pytest -p no:cacheprovider -q -s tests/backends/numpy/test_native.py
