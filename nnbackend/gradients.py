@@ -11,6 +11,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from nnbackend.backends import Backend, describe, resolve, to_numpy
+from nnbackend.checks import at_least
 from nnbackend.functions.array import Array, array_namespace, pieces
 from nnbackend.functions.losses import fraction
 from nnbackend.layers.base import Columns
@@ -229,8 +230,7 @@ def check_gradients(
     Raises BackendError for a backend that does not work.
     """
     for argument, count in (("directions", directions), ("samples", samples)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise ValueError(f"{argument}: expected an integer of at least 0, got {count!r}")
+        at_least(argument, count, 0)
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a number above 0, got {tolerance!r}")
     generator = host_generator(seed)

@@ -15,6 +15,7 @@ Branch or Repeat, whose backward is the sum that broadcasting would hide.
 
 from __future__ import annotations
 
+from nnbackend.checks import positive_integer
 from nnbackend.functions.array import Array, array_namespace
 
 __all__ = ["Add", "Branch", "MatMul", "Multiply", "Repeat", "Sum"]
@@ -129,8 +130,7 @@ def _repeat(x: Array, n: int) -> Array:
 
 
 def _count(node: str, n: int) -> int:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"{node}: n must be a positive integer, got {n!r}")
+    positive_integer(f"{node}: n", n)
     return n
 
 

@@ -6,11 +6,11 @@ changes the values p and the buffers of the state in place. The formulas are in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from nnbackend.checks import decay, not_negative, positive
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.functions.optimizers import (
@@ -22,7 +22,7 @@ from nnbackend.functions.optimizers import (
     rmsprop_step,
     sgd_step,
 )
-from nnbackend.schedules import Schedule, number, positive, rate, schedule
+from nnbackend.schedules import Schedule, rate, schedule
 
 State = dict[str, Any]  # "t": the number of steps taken; every other entry: a buffer as long as the parameters
 
@@ -200,24 +200,12 @@ def optimizer(name: str, **settings: Any) -> Optimizer:
     return OPTIMIZERS[name](**settings)
 
 
-def _decay(argument: str, value: float) -> None:
-    number(argument, value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}")
-
-
-def _not_negative(argument: str, value: float) -> None:
-    number(argument, value)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{argument} must be at least 0 and finite, got {value!r}")
-
-
 _CHECKS: dict[str, Callable[[str, float], None]] = {
     "lr": positive,
-    "momentum": _decay,
-    "alpha": _decay,
-    "beta1": _decay,
-    "beta2": _decay,
+    "momentum": decay,
+    "alpha": decay,
+    "beta1": decay,
+    "beta2": decay,
     "eps": positive,
-    "weight_decay": _not_negative,
+    "weight_decay": not_negative,
 }

@@ -18,6 +18,7 @@ import numpy as np
 
 from nnbackend import fonts
 from nnbackend.backends import to_numpy
+from nnbackend.checks import positive_integer
 from nnbackend.errors import unknown_name
 from nnbackend.evaluation import Evaluation, evaluate
 from nnbackend.network import Network
@@ -142,6 +143,7 @@ def plot_filters(
     Returns the matplotlib Figure. Raises ValueError for an unknown layer and for weights that are not images, and the
     errors of `plot_history`.
     """
+    positive_integer("count", count)
     weighted = [name for name, part in network.layers.items() if "W" in part.parameters()]
     if not weighted:
         raise ValueError("network: none of its layers has weights")
@@ -154,9 +156,7 @@ def plot_filters(
     if W.ndim == 4 and W.shape[2] == 1:
         W = W[:, :, 0]
     channels = min(W.shape[2], 16) if W.ndim == 4 and W.shape[2] != 3 else 1
-    filters = np.moveaxis(W, -1, 0)[
-        : max(1, _positive("count", count) // channels)
-    ]  # (units, h, w) or (units, h, w, channels)
+    filters = np.moveaxis(W, -1, 0)[: max(1, count // channels)]  # (units, h, w) or (units, h, w, channels)
     units, limit = len(filters), float(np.max(np.abs(filters))) or 1.0
     title = f"{name}: weights of {units} units" if units == W.shape[-1] else f"{name}: {units} of {W.shape[-1]} units"
     if channels > 1:
@@ -239,10 +239,11 @@ def plot_mistakes(
     Returns the matplotlib Figure, and writes it to `path` where given. Raises ValueError for an evaluation without
     classes or mistakes, or rows that are no images, and otherwise as `plot_history`.
     """
+    positive_integer("count", count)
     found = evaluate(evaluation, x, t) if isinstance(evaluation, Network) else evaluation
     if found.predicted is None or found.truth is None or found.confusion is None:
         raise ValueError("evaluation: its rows belong to no classes, so there are no mistakes to draw")
-    worst, labels = found.most_wrong[: _positive("count", count)], _class_names(names, len(found.confusion))
+    worst, labels = found.most_wrong[:count], _class_names(names, len(found.confusion))
     if not len(worst):
         raise ValueError("evaluation: there is no mistake in it, so there is nothing to draw")
     rows = to_numpy(x)
@@ -273,12 +274,6 @@ def _class_names(names: Sequence[str] | None, classes: int) -> list[str]:
     if len(labels) != classes:
         raise ValueError(f"names: expected {classes}, one for each class, got {len(labels)}")
     return labels
-
-
-def _positive(argument: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
-    return value
 
 
 def _image_shape(size: int, shape: tuple[int, ...] | None, argument: str) -> tuple[int, ...]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
+from nnbackend.checks import positive, positive_integer
 from nnbackend.errors import unknown_name
 
 
@@ -44,7 +44,7 @@ class StepDecay(Schedule):
 
     def __post_init__(self) -> None:
         positive("lr", self.lr)
-        _steps("every", self.every)
+        positive_integer("every", self.every)
         positive("factor", self.factor)
 
     def __call__(self, step: int) -> float:
@@ -79,7 +79,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         positive("lr", self.lr)
-        _steps("steps", self.steps)
+        positive_integer("steps", self.steps)
         number("lr_min", self.lr_min)
         if not 0 <= self.lr_min <= self.lr:
             raise ValueError(f"lr_min must lie in 0 to lr, which is {self.lr}, got {self.lr_min!r}")
@@ -104,7 +104,7 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         positive("lr", self.lr)
-        _steps("steps", self.steps)
+        positive_integer("steps", self.steps)
         number("rise", self.rise)
         if not 0 <= self.rise <= 1:
             raise ValueError(f"rise must lie in 0 to 1, got {self.rise!r}")
@@ -134,7 +134,7 @@ class WarmUp(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.after, Schedule):
             positive("after", self.after)
-        _steps("steps", self.steps)
+        positive_integer("steps", self.steps)
         number("start", self.start)
         if not 0 <= self.start <= 1:
             raise ValueError(f"start must lie in 0 to 1, got {self.start!r}")
@@ -172,24 +172,3 @@ def rate(lr: Schedule | float, step: int) -> float:
 def _along_cosine(first: float, last: float, share: float) -> float:
     """Return the value on half a cosine: `first` at share 0, `last` at share 1 and beyond."""
     return last + (first - last) * (1.0 + math.cos(math.pi * min(share, 1.0))) / 2.0
-
-
-# --- checks of settings, for optimizers as well --------------------------------------------------------------------
-
-
-def number(argument: str, value: object) -> None:
-    """Raise ValueError if the value is not a real number."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise ValueError(f"{argument} must be a number, got {value!r}")
-
-
-def positive(argument: str, value: float) -> None:
-    """Raise ValueError if the value is not a positive finite number."""
-    number(argument, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{argument} must be positive and finite, got {value!r}")
-
-
-def _steps(argument: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument} must be a positive integer, got {value!r}")

@@ -20,6 +20,7 @@ import pytest
 
 from nnbackend import doctor
 from nnbackend.backends import available, crossover, why_not
+from nnbackend.backends.base import room
 from nnbackend.backends.crossover import HIDDEN, Crossover
 from nnbackend.backends.cupy import cuda
 from nnbackend.backends.cupy.graph import _Graph
@@ -231,7 +232,7 @@ def test_a_cupy_that_is_not_installed(
 def test_a_failure_that_nobody_thought_of(pretend: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     pretend()
     sys.modules["cupy"].cuda.Device = None
-    monkeypatch.setattr(doctor, "_describe", lambda found: 1 / 0)
+    monkeypatch.setattr(room("numpy"), "version", lambda backend: 1 / 0)
     found = of(doctor.examine(), "backend", "numpy")
     assert not found.works
     assert found.detail == "failed with ZeroDivisionError: division by zero"

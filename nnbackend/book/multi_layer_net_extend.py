@@ -16,8 +16,8 @@ from nnbackend.book.gradient import numerical_gradient
 from nnbackend.book.layers import *  # noqa: F403 - here and below, a star import gives what the book's gives
 from nnbackend.book.layers import Affine, BatchNormalization, Dropout, Relu, Sigmoid
 from nnbackend.book.network import LayeredNet
+from nnbackend.checks import number
 from nnbackend.errors import unknown_name
-from nnbackend.schedules import number
 
 __all__ = ["MultiLayerNetExtend", "OrderedDict", "numerical_gradient", "os", "sys"]
 __all__ += book_layers.__all__

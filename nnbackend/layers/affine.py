@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nnbackend.checks import positive_integer
 from nnbackend.functions import affine, affine_backward
 from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.initializers import Initializer, initializer
@@ -29,9 +30,7 @@ class Affine(Layer):
 
     def __post_init__(self) -> None:
         for argument in ("input_size", "output_size"):
-            size = getattr(self, argument)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(f"Affine: {argument} must be a positive integer, got {size!r}")
+            positive_integer(f"Affine: {argument}", getattr(self, argument))
         chosen = None if self.weight is None else initializer(self.weight, "Affine: weight")
         self.W = Parameter((self.input_size, self.output_size), chosen)
         self.b = Parameter((self.output_size,), initializer(self.bias, "Affine: bias"))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nnbackend.checks import is_integer, positive_integer
 from nnbackend.functions import (
     average_pooling,
     average_pooling_backward,
@@ -42,8 +43,7 @@ class Convolution(Layer):
 
     def __post_init__(self) -> None:
         for argument in ("in_channels", "out_channels"):
-            if not _whole(getattr(self, argument), 1):
-                raise ValueError(f"Convolution: {argument} must be a positive integer, got {getattr(self, argument)!r}")
+            positive_integer(f"Convolution: {argument}", getattr(self, argument))
         self.kernel_size = kernel = _pair(self.kernel_size, 1, "Convolution: kernel_size")
         self.stride = _pair(self.stride, 1, "Convolution: stride")
         self.padding = _pair(self.padding, 0, "Convolution: padding")
@@ -152,14 +152,10 @@ class Flatten(Layer):
         return (math.prod(shape),)
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _pair(value: object, least: int, argument: str) -> Pair:
     """Return one number, or a pair, as (vertical, horizontal). Raise ValueError for anything else."""
     lengths = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(lengths) != 2 or not all(_whole(length, least) for length in lengths):
+    if len(lengths) != 2 or not all(is_integer(length, least) for length in lengths):
         raise ValueError(f"{argument} must be an integer of at least {least}, or a pair of them, got {value!r}")
     return lengths
 

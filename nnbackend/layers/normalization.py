@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nnbackend.checks import positive_integer
 from nnbackend.functions import (
     batch_normalization,
     batch_normalization_backward,
@@ -25,8 +26,7 @@ class Normalization(Layer):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.features, int) or isinstance(self.features, bool) or self.features < 1:
-            raise ValueError(f"{self.kind}: features must be a positive integer, got {self.features!r}")
+        positive_integer(f"{self.kind}: features", self.features)
         if not self.eps > 0:
             raise ValueError(f"{self.kind}: eps must be positive, got {self.eps!r}")
         self.gamma = Parameter((self.features,), Constant(1.0))

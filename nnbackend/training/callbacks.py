@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nnbackend.checks import not_negative, positive_integer
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array
-from nnbackend.schedules import number
 from nnbackend.training.trainer import Trainer
 
 SIGNS = {"loss": 1, "val_loss": 1, "accuracy": -1, "val_accuracy": -1}  # 1: less is better
@@ -39,11 +39,8 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if self.monitor not in SIGNS:
             raise ValueError(unknown_name("monitor", self.monitor, SIGNS))
-        if not isinstance(self.patience, int) or isinstance(self.patience, bool) or self.patience < 1:
-            raise ValueError(f"patience must be a positive integer, got {self.patience!r}")
-        number("min_delta", self.min_delta)
-        if not 0 <= self.min_delta < math.inf:
-            raise ValueError(f"min_delta must be at least 0 and finite, got {self.min_delta!r}")
+        positive_integer("patience", self.patience)
+        not_negative("min_delta", self.min_delta)
         self._trainer: Trainer | None = None
         self._waited = 0
         self._kept: Mapping[str, Array] | None = None

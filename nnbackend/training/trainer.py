@@ -12,6 +12,7 @@ import numpy as np
 
 from nnbackend.backends import Backend, on_its_device, to_numpy
 from nnbackend.backends.steps import Launch, Rows, Uncaptured
+from nnbackend.checks import positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
 from nnbackend.functions.array import Array
 from nnbackend.functions.optimizers import clip_by_norm
@@ -19,7 +20,6 @@ from nnbackend.layers.base import Same
 from nnbackend.network import Network, given
 from nnbackend.optimizers import Optimizer
 from nnbackend.random import checked_seed, host_generator
-from nnbackend.schedules import positive
 from nnbackend.training.checkpoint import (
     Checkpoint,
     Keeper,
@@ -73,8 +73,8 @@ class Trainer:
         drop_last: bool = False,
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     ):
-        _positive_integer("batch_size", batch_size)
-        _positive_integer("accumulate", accumulate)
+        positive_integer("batch_size", batch_size)
+        positive_integer("accumulate", accumulate)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
         if clip_norm is not None:
@@ -187,7 +187,7 @@ class Trainer:
         a batch_size that fits, where the memory ends; CheckpointError where checkpoints cannot be written, another
         process writes them, or the file holds another run's.
         """
-        _positive_integer("epochs", epochs)
+        positive_integer("epochs", epochs)
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks: expected functions of the trainer, got {callback!r}")
@@ -476,8 +476,3 @@ class Trainer:
             return MemoryError(f"{cause} Nor does one row: the network or the data is too large.")
         parts = self.accumulate * math.ceil(self.batch_size / size)
         return MemoryError(f"{cause} batch_size={size} does; with accumulate={parts} the steps stay as large.")
-
-
-def _positive_integer(argument: str, value: object) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument} must be a positive integer, got {value!r}")

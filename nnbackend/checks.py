@@ -1,0 +1,53 @@
+"""Checks of arguments and settings: each raises an error that names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Integral, Real
+
+__all__ = ["at_least", "decay", "is_integer", "not_negative", "number", "positive", "positive_integer"]
+
+
+def is_integer(value: object, least: int) -> bool:
+    """Say whether the value is an integer of at least `least`. A bool is not one."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and operator.index(value) >= least
+
+
+def positive_integer(argument: str, value: object) -> None:
+    """Raise ValueError if the value is not a positive integer."""
+    if not is_integer(value, 1):
+        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
+
+
+def at_least(argument: str, value: object, least: int) -> None:
+    """Raise ValueError if the value is not an integer of at least `least`."""
+    if not is_integer(value, least):
+        raise ValueError(f"{argument}: expected an integer of at least {least}, got {value!r}")
+
+
+def number(argument: str, value: object) -> None:
+    """Raise ValueError if the value is not a real number."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{argument} must be a number, got {value!r}")
+
+
+def positive(argument: str, value: float) -> None:
+    """Raise ValueError if the value is not a positive finite number."""
+    number(argument, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{argument} must be positive and finite, got {value!r}")
+
+
+def not_negative(argument: str, value: float) -> None:
+    """Raise ValueError if the value is not a finite number of at least 0."""
+    number(argument, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{argument} must be at least 0 and finite, got {value!r}")
+
+
+def decay(argument: str, value: float) -> None:
+    """Raise ValueError if the value is not a number of at least 0 and below 1."""
+    number(argument, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}")
