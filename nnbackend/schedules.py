@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nnbackend.checks import positive, positive_integer
+from nnbackend.checks import number, positive, positive_integer
 from nnbackend.errors import unknown_name
 
 
