@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnbackend.backends import Backend, on_its_device, to_numpy
+from nnbackend.backends import Backend, describe, on_its_device, to_numpy
 from nnbackend.backends.steps import Launch, Rows, Uncaptured
 from nnbackend.checks import positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
@@ -75,6 +75,8 @@ class Trainer:
     ):
         positive_integer("batch_size", batch_size)
         positive_integer("accumulate", accumulate)
+        if not isinstance(network, Network):
+            raise TypeError(f"network: expected a Network, got {describe(network)}")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
         if clip_norm is not None:
