@@ -40,6 +40,8 @@ DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces,
 ELEMENTS_AT_ONCE = 2**23  # and through fewer where a layer's output would be larger than this
 
+CLOCK = "training.clock"  # the name of the count of training passes in a file
+
 
 class Network:
     """Layers in order, and the loss that their output meets.
@@ -296,7 +298,7 @@ class Network:
         }
 
     def to(self, backend: Backend | str, dtype: str | None = None) -> Network:
-        """A network with the same layers and values on another backend, or in another dtype."""
+        """A network with the same layers, values and clock on another backend, or in another dtype."""
         stack = [type(layer)(**layer.config()) for layer in self._stack]
         loss = type(self.loss_layer)(**self.loss_layer.config())
         other = _assemble(type(self), stack, loss, dtype or self.dtype, self.seed, resolve(backend))
@@ -304,11 +306,18 @@ class Network:
             for name in ("data", "state"):
                 values = to_numpy(getattr(self.buffer, name))
                 getattr(other.buffer, name)[...] = other.backend.asarray(values, other.dtype)
+            other.buffer.clock[...] = other.backend.asarray(to_numpy(self.buffer.clock))
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture and values to a safetensors file; the network stays as it is."""
+        """Write architecture and values to a safetensors file; the network stays as it is.
+
+        If a layer draws random numbers, the count of training passes is in it, so that further training goes on with
+        other draws. Raises OSError, with the path, where no such file can be written.
+        """
         tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
+        if self._draws:
+            tensors[CLOCK] = to_numpy(self.buffer.clock)
         serialization.write(path, tensors, {"network": self.config()})
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -403,6 +412,7 @@ def load(
     file = os.fspath(path)
     known = [*LAYERS.values(), *layers]
     tensors, description = serialization.read(path, lambda description: _largest_file(description, known))
+    clock = tensors.get(CLOCK)
     tensors = {name: value for name, value in tensors.items() if "." not in name}  # the rest is a checkpoint's
     try:
         config = description["network"]
@@ -422,6 +432,11 @@ def load(
             if value.dtype.name != network.dtype:
                 raise ValueError(f"{name} is {value.dtype.name} in a network of {network.dtype}")
             (network.params if name in network.params else network.statistics)[name] = value
+        if clock is not None:
+            if clock.shape != (1,) or clock.dtype != np.int64 or clock[0] < 0:
+                raise ValueError(f"{CLOCK} is {clock.dtype.name} of shape {clock.shape}, expected a count")
+            with on.active():
+                network.buffer.clock[...] = on.asarray(clock)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         # cut: a message quotes what is wrong, which may be all of the file
         raise ModelFileError(f"{file}: its content does not make a network: {error!s:.1000}") from error

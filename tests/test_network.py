@@ -322,6 +322,20 @@ def test_pickles_and_copies_go_on_exactly(on: Namespace) -> None:
     assert_close(on.xp.sum(book.predict(X), axis=1), np.ones(11), "float32")
 
 
+def test_all_copies_go_on_with_the_masks_that_would_come_next(on: Namespace, tmp_path: Path) -> None:
+    net = nn.Network([nn.Affine(6, 8), nn.Dropout(0.5), nn.Affine(8, 3)], dtype="float64", seed=1)
+    nn.Trainer(net, nn.SGD(lr=0.1), batch_size=4).fit(X, T, epochs=2)
+    net.save(tmp_path / "net.safetensors")
+    checkpoint = tmp_path / "run.safetensors"
+    copies = [copy.deepcopy(net), net.to(net.backend), net.to("numpy"), nn.load(tmp_path / "net.safetensors")]
+    nn.Trainer(net, nn.SGD(lr=0.1), batch_size=4, checkpoint=checkpoint).fit(X, T, epochs=2)
+    for other in copies:
+        assert to_numpy(other.buffer.clock).tolist() == [6]  # 2 epochs of 3 steps
+        nn.Trainer(other, nn.SGD(lr=0.1), batch_size=4).fit(X, T, epochs=2)
+        assert_close(other.buffer.data, net.buffer.data, "float64", terms=100)
+    assert to_numpy(nn.load(checkpoint).buffer.clock).tolist() == [12]
+
+
 def test_a_pickle_of_a_backend_that_fails_here_is_read_on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("array_api_strict")
     net = make(backend="array_api_strict:device1")
@@ -374,6 +388,9 @@ def rewrite(path: Path, **changes: Any) -> None:
         ({"network": {"dtype": "int8"}}, "unknown dtype"),
         ({"network": {"loss": {"kind": "Hinge"}}}, "unknown kind 'Hinge'"),
         ({"tensors": {"W2": np.zeros(0, "float32")}}, "but its layers have"),
+        ({"tensors": {"training.clock": np.zeros(2, "int64")}}, "training.clock is int64 of shape"),
+        ({"tensors": {"training.clock": np.zeros(1, "float32")}}, "training.clock is float32"),
+        ({"tensors": {"training.clock": np.full(1, -1)}}, "training.clock is int64"),
         ({"tensors": {"W1": np.zeros((2, 3), "float32")}}, r"expected shape \(3, 2\), got \(2, 3\)"),
     ],
 )
