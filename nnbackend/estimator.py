@@ -244,7 +244,9 @@ class _NNEstimator(BaseEstimator):  # type: ignore[misc]
         with using(on):
             x, t, weight = self._data(X, y, sample_weight, classes, first, incremental)
             if first:
-                self._precision = self.dtype or ("float32" if str(x.dtype).endswith("float32") else "float64")
+                self._precision = self.dtype or (
+                    "float32" if getattr(x.dtype, "name", str(x.dtype)).endswith("float32") else "float64"
+                )
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             rows, held_out = self._split(t, weight, seed)
             x_train, t_train, w_train = (_take(a, rows) for a in (x, t, weight))

@@ -233,7 +233,7 @@ class Network:
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """x on the network's backend, in its dtype; ValueError for a shape the first layer does not take."""
-        x = self.backend.asarray(x, self.dtype)
+        x = self.backend.asarray(x, self.dtype, argument)
         shape = self.input_shape
         if shape is not None and not _fits(x.shape[1:], shape) and not _fits(x.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
@@ -260,7 +260,7 @@ class Network:
         """Weights of n rows for this network: checked, on its backend, in its dtype. None stays None."""
         if sample_weight is None:
             return None
-        weight, xp = self.backend.asarray(sample_weight, self.dtype), self.backend.xp
+        weight, xp = self.backend.asarray(sample_weight, self.dtype, argument), self.backend.xp
         if tuple(weight.shape) != (n,):
             raise ValueError(f"{argument}: expected shape ({n},), one number a row, got {tuple(weight.shape)}")
         low, total = float(xp.min(weight)), float(xp.sum(weight))

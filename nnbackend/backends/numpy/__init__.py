@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class NumpyBackend(Backend):
 
     family = "numpy"
     host = True
+    wider: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def open(cls, device: str) -> Backend:
@@ -39,8 +41,8 @@ class NumpyBackend(Backend):
 
         return cls("numpy", xp, "cpu")
 
-    def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        return super().asarray(self._host_array(x, dtype), dtype)
+    def fits(self, x: Any) -> bool:
+        return type(x) is np.ndarray and x.dtype.kind in "biuf" and x.dtype.isnative
 
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         return host
