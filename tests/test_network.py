@@ -427,3 +427,58 @@ def test_a_write_that_fails_leaves_the_old_file(saved: Path, monkeypatch: pytest
         nn.Network([nn.Affine(3, 2)], seed=1).save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("runs/net.safetensors", "there is no folder .*runs: '.*net.safetensors'$"),
+        ("folder", "it is a folder, a file name is needed: '.*folder'$"),
+        ("file/net.safetensors", "there is no folder .*file: '.*net.safetensors'$"),
+        ("n" * 256, "File name too long: '.*n{256}'$"),
+    ],
+)
+def test_where_no_file_can_be_written_the_error_names_what_was_asked_for(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match=message) as caught:
+        nn.Network([nn.Affine(3, 2)]).save(tmp_path / name)
+    assert ".tmp" not in str(caught.value)
+    assert caught.value.filename == str(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "n" * 255, "\N{HIRAGANA LETTER A}" * 85], ids=["250", "255", "kana"])
+def test_names_as_long_as_a_file_can_have(tmp_path: Path, name: str) -> None:
+    net = nn.Network([nn.Affine(3, 2)])
+    net.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+    assert nn.load(tmp_path / name).config() == net.config()
+
+
+def test_on_windows_a_file_that_a_scanner_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [True, True, False]
+    replace = Path.replace
+
+    def hold(self: Path, target: Path) -> Path:
+        if held.pop(0):
+            raise PermissionError(13, "The process cannot access the file", str(self), 32, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", hold)
+    monkeypatch.setattr(serialization, "WINDOWS", True)
+    net, file = nn.Network([nn.Affine(3, 2)]), tmp_path / "net.safetensors"
+    net.save(file)
+    assert nn.load(file).config() == net.config()
+    monkeypatch.setattr(serialization.time, "sleep", lambda seconds: None)
+    held[:] = [True] * 20
+    with pytest.raises(PermissionError) as caught:  # and not for ever
+        net.save(file)
+    assert caught.value.filename == str(file)
+    monkeypatch.setattr(serialization, "WINDOWS", False)
+    held[:] = [True]
+    with pytest.raises(PermissionError):  # elsewhere it is no matter of time
+        net.save(file)

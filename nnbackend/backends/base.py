@@ -108,6 +108,10 @@ class Backend:
         """Return the version of the library, and of what it stands on."""
         return str(sys.modules[self.family].__version__)
 
+    def arithmetic(self) -> dict[str, Any]:
+        """Return what decides the last bits of a result: the library's version, and what else does. JSON knows it."""
+        return {self.family: str(sys.modules[self.family].__version__)}
+
     def devices(self) -> tuple[str, ...]:
         """Describe every device of the library on this machine, a line each."""
         return (str(self.device),)

@@ -76,6 +76,12 @@ def test_use_selects_until_told_otherwise() -> None:
     ("name", "message"),
     [
         ("cuppy", r"unknown backend 'cuppy'\. Did you mean 'cupy'\? Known: array_api_strict, auto, cupy, numpy, torch"),
+        ("gpu", r"unknown backend 'gpu'\. Did you mean 'cupy'\?"),
+        ("CUDA:1", "Did you mean 'cupy'"),
+        ("nvidia", "Did you mean 'cupy'"),
+        ("CPU", "Did you mean 'numpy'"),
+        ("PyTorch", "Did you mean 'torch'"),
+        ("CuPy", "Did you mean 'cupy'"),
         ("jax", "jax arrays are immutable"),
         ("numpy:1", "numpy has one device, 'cpu'; got '1'"),
         ("array_api_strict:nowhere", "no device 'nowhere'"),

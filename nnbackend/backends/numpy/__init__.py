@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -43,6 +44,9 @@ class NumpyBackend(Backend):
 
     def fits(self, x: Any) -> bool:
         return type(x) is np.ndarray and x.dtype.kind in "biuf" and x.dtype.isnative
+
+    def arithmetic(self) -> dict[str, Any]:
+        return {**super().arithmetic(), "loops in C": f"{__name__}.native" in sys.modules}
 
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         return host
