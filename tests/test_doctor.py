@@ -24,6 +24,7 @@ from nnbackend.backends import available, crossover, why_not
 from nnbackend.backends.crossover import HIDDEN, Crossover
 from nnbackend.backends.cupy import cuda
 from nnbackend.backends.cupy.graph import _Graph
+from nnbackend.backends.numpy import NumpyBackend
 from nnbackend.cli import main
 from nnbackend.doctor import Check
 from nnbackend.network import Network
@@ -232,7 +233,7 @@ def test_a_cupy_that_is_not_installed(
 def test_a_failure_that_nobody_thought_of(pretend: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     pretend()
     sys.modules["cupy"].cuda.Device = None
-    monkeypatch.setattr(doctor, "_describe", lambda found: 1 / 0)
+    monkeypatch.setattr(NumpyBackend, "version", lambda self: 1 / 0)
     found = of(doctor.examine(), "backend", "numpy")
     assert not found.works
     assert found.detail == "failed with ZeroDivisionError: division by zero"

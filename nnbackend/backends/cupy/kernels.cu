@@ -118,6 +118,7 @@ KERNEL(softmax_backward)(long long n, T* out, const T* gradient, const T* in, lo
 
 __device__ inline T target(long long i, long long j, long long columns, TARGETS) {
     T q = labels ? (T)(labels[i] == j) : targets[i * columns + j];
+    if (labels && (labels[i] < 0 || labels[i] >= columns)) q = (T)nan("");  // no class: the loss must not look sound
     if (label_smoothing != 0) q = (T)(1 - label_smoothing) * q + (T)(label_smoothing / columns);
     return class_weight ? class_weight[j] * q : q;
 }

@@ -93,6 +93,14 @@ def _(x: HostArray) -> Any:
     return y
 
 
+def _check_labels(t: HostArray, classes: int) -> None:
+    """Raise ValueError for labels outside of the classes, of which those below 0 would be counted from the end."""
+    if t.size and t.dtype.kind in "iu":
+        low, high = np.minimum.reduce(t), np.maximum.reduce(t)
+        if low < 0 or high >= classes:
+            raise ValueError(f"t: labels must lie in 0 to {classes - 1}, got {low} to {high}")
+
+
 @kernel(softmax_cross_entropy_rows, np.ndarray)
 def _(
     x: HostArray,
@@ -101,7 +109,9 @@ def _(
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
 ) -> Any:
-    if t.ndim != 1 or weight is not None or class_weight is not None or label_smoothing:
+    if t.ndim == 1:
+        _check_labels(t, x.shape[-1])
+    if t.ndim != 1 or weight is not None or class_weight is not None or label_smoothing or x.dtype.kind != "f":
         return NotImplemented
     shifted: HostArray = x - x.max(axis=-1, keepdims=True)
     picked = shifted[np.arange(len(t)), t]
@@ -119,7 +129,9 @@ def _(
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
 ) -> Any:
-    if weight is not None or class_weight is not None or label_smoothing:
+    if t.ndim == 1:
+        _check_labels(t, x.shape[-1])
+    if weight is not None or class_weight is not None or label_smoothing or x.dtype.kind != "f":
         return NotImplemented
     # a column for each row: reductions over few classes are then sums of long runs, 3 % of a step of 784-50-10
     shifted = x.T.copy()
@@ -144,6 +156,8 @@ def _(
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
 ) -> Any:
+    if t.ndim == 1:
+        _check_labels(t, y.shape[-1])
     if weight is not None or class_weight is not None or label_smoothing:
         return NotImplemented
     if t.ndim == 1:
