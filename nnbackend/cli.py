@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -33,6 +34,7 @@ from nnbackend.network import DTYPES, Network, convolutional_network, load
 from nnbackend.optimizers import OPTIMIZERS, optimizer
 from nnbackend.plotting import check_picture, plot_history
 from nnbackend.schedules import Cosine, rate
+from nnbackend.serialization import WINDOWS
 from nnbackend.training import Checkpoint, History, Trainer
 
 __all__ = ["Prediction", "Run", "Settings", "main", "predict_file", "train_mnist"]
@@ -250,8 +252,9 @@ def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command that goes on with this one."""
-    return shlex.join(["nnbackend", *arguments.argv, *([] if arguments.resume else ["--resume"])])
+    """The command that goes on with this one, as the shell of this system takes it."""
+    words = ["nnbackend", *arguments.argv, *([] if arguments.resume else ["--resume"])]
+    return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
 
 
 class _Terminated(BaseException):
@@ -265,8 +268,8 @@ def _termination() -> Iterator[None]:
     def terminate(number: int, frame: object) -> None:
         raise _Terminated
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
+        yield  # a signal that cannot be taken, or whose handler could not be put back
         return
     previous = signal.signal(signal.SIGTERM, terminate)
     try:

@@ -15,6 +15,7 @@ SOLVED = 0.1  # below this fraction of the constant answer's loss, a network has
 SAME = 0.05  # answers are nearly the same if their spread is below this fraction of the targets' spread
 FLAT = 0.01  # below this slope an activation passes hardly any gradient (sigmoid: |x| > 4.6, tanh: |x| > 3)
 MANY_DEAD, MOSTLY_FLAT = 0.25, 0.6  # report dead units, flat outputs from these fractions of a layer on
+FAR = 1e3  # inputs of this size show between which bounds a layer without parameters keeps its outputs
 FADED, GROWN = 1e-3, 1e2  # factors from which on a gradient counts as vanished or exploded, a value as exploded
 
 _SAME_ADVICE = "a larger learning rate or Adam, another initializer or activation (ReLU with He)"
@@ -65,10 +66,11 @@ def diagnose(net: Network, x: Any, t: Any) -> Diagnosis:
     x: (n, ...) rows; some hundred are enough. t: n targets, as the network's loss takes them. The network's parameters
     and gradients do not change.
 
-    The returned Diagnosis reports answers that are nearly the same for every input, saturated and dead units,
-    gradients that vanish or explode on their way down, and values that explode or are not finite. Layers are judged
-    by their effect on these rows and on a gradient, never by their kind. A network whose loss is below a tenth of the
-    constant answer's loss has learnt its rows and has no findings.
+    The returned Diagnosis reports answers that are nearly the same for every input, outputs that are kept between
+    bounds at which the loss cannot become small (probabilities that a loss turns into probabilities once more),
+    saturated and dead units, gradients that vanish or explode on their way down, and values that explode or are not
+    finite. Layers are judged by their effect on these rows and on a gradient, never by their kind. A network whose loss
+    is below a tenth of the constant answer's loss has learnt its rows and has no findings.
 
     Call it after some training: with small initial weights, a fresh network often gives nearly the same answer for
     every input.
@@ -102,7 +104,8 @@ def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:
     usual = max(1.0, _size(x), _size(t) if t.dtype == x.dtype else 0.0)  # labels have no size
     causes = [*_stuck_units(outputs, slopes), *_faded_or_grown(net, arriving), *_large_values(outputs, usual)]
     advice = "what is advised below" if causes else _SAME_ADVICE
-    return Diagnosis(loss, constant, (*_same_answers(loss_layer.output(y), t, advice), *causes))
+    same = _same_answers(loss_layer.output(y), t, advice)
+    return Diagnosis(loss, constant, (*same, *_bounded_answers(net, outputs, t, constant), *causes))
 
 
 def _gradients(net: Network, outputs: dict[str, Array]) -> tuple[dict[str, float], dict[str, Array]]:
@@ -130,6 +133,49 @@ def _same_answers(answers: Array, t: Array, advice: str) -> list[Finding]:
         f"the targets by {wanted:.2g}"
     )
     return [Finding("output", what, advice)]
+
+
+def _bounded_answers(net: Network, outputs: dict[str, Array], t: Array, constant: float) -> list[Finding]:
+    """Are the outputs kept between bounds, whatever arrives, with which the loss must stay large?
+
+    What follows the last layer with parameters cannot learn: it is given large values of either sign, and the best
+    answers within the range of what comes out are scored.
+    """
+    names = list(net.layers)
+    trained = [i for i, name in enumerate(names) if net.layers[name].parameters()]
+    if not trained or trained[-1] == len(names) - 1:
+        return []
+    xp, place = net.backend.xp, names[-1]
+    y = outputs[names[trained[-1]]]
+    reach = FAR * max(1.0, float(xp.max(xp.abs(t))) if t.dtype == y.dtype else 0.0)
+    y = y * (reach / (_size(y) or 1.0))
+    y = xp.concat([y, -y], axis=0)
+    low, high = -reach, reach
+    for name in names[trained[-1] + 1 :]:
+        y = net.layers[name].forward(y)
+        if not xp.all(xp.isfinite(y)):
+            return []
+        before, (low, high) = (low, high), (float(xp.min(y)), float(xp.max(y)))
+        place = name if (low, high) != before else place
+    least = _least_loss(net, y[: t.shape[0], ...], t, low, high)
+    if not least - _least_loss(net, y[: t.shape[0], ...], t, -reach, reach) > SOLVED * constant:
+        return []
+    total = xp.sum(y, axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else xp.zeros_like(y)
+    already = "are probabilities already, that is, " if low >= 0 and xp.all(xp.abs(total - 1.0) < 1e-3) else ""
+    bounds = f"lie in {round(low, 3):g} to {round(high, 3):g} whatever arrives"
+    what = f"its outputs {already}{bounds}, so the loss cannot fall below {least:.3g}"
+    return [Finding(place, what, f"leaving it out: {net.loss_layer} takes numbers of any size")]
+
+
+def _least_loss(net: Network, like: Array, t: Array, low: float, high: float) -> float:
+    """The smallest loss that outputs of the form of `like` have between two bounds."""
+    xp, end = net.backend.xp, net.loss_layer
+    if not end.classifies:
+        return float(end.forward(xp.minimum(xp.maximum(t, xp.zeros_like(t) + low), xp.zeros_like(t) + high), t))
+    wanted = t if t.ndim == like.ndim else one_hot(t, like.shape[1], like.dtype)
+    best = low + (high - low) * wanted
+    # a loss that does not ask for certainty (label smoothing) is smallest somewhere within the bounds
+    return min(float(end.forward(best * 0.5**k, t)) for k in range(24))
 
 
 def _stuck_units(outputs: dict[str, Array], slopes: dict[str, Array]) -> list[Finding]:

@@ -10,8 +10,9 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -205,10 +206,25 @@ def _loops() -> Check:
         importlib.import_module("nnbackend.backends.numpy.native")
     except ModuleNotFoundError:
         cause = "not built for this Python, which takes a C compiler and Python's headers; training on NumPy is slower"
-        return Check("extra", name, False, f"{cause}. Install both, then nnbackend again")
+        return Check("extra", name, False, _source_tree() or f"{cause}. Install both, then nnbackend again")
     except ImportError as error:
         return Check("extra", name, False, _flat(error))
     return Check("extra", name, True, "in front of NumPy's kernels")
+
+
+def _source_tree() -> str:
+    """Why the loops are missing if Python imports nnbackend from a clone, where nothing is built; else ""."""
+    package = Path(__file__).parent
+    if not (package.parent / "pyproject.toml").is_file():
+        return ""
+    where = f"not built in the source tree {package.parent}, which Python imports here; training on NumPy is slower"
+    try:
+        installed = Path(str(distribution("nnbackend").locate_file("nnbackend")))
+    except PackageNotFoundError:
+        installed = package
+    if installed.resolve() != package.resolve() and installed.is_dir():
+        return f"{where}. Start Python in another folder, and it imports {installed}"
+    return f"{where}. pip install -e {package.parent} builds them, which takes a C compiler and Python's headers"
 
 
 def _selected() -> Check:

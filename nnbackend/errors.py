@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class NNBackendError(Exception):
@@ -29,11 +29,15 @@ class NumericalError(NNBackendError):
     """Training produced a value that is not finite."""
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """Return the message for an unknown name: the name, the nearest known name, and all known names."""
+def unknown_name(kind: str, name: object, known: Iterable[str], other_words: Mapping[str, str] | None = None) -> str:
+    """Return the message for an unknown name: the name, the nearest known name, and all known names.
+
+    other_words: what people say instead, in lower case, and the known names that they mean.
+    """
     from difflib import get_close_matches
 
-    names = sorted(known)
-    nearest = get_close_matches(str(name)[:100], names, n=1, cutoff=0.5)  # a name of megabytes would take seconds
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    names, text = sorted(known), str(name)[:100].casefold()  # with megabytes it takes seconds
+    words = {known_name.casefold(): known_name for known_name in names} | dict(other_words or {})
+    nearest = get_close_matches(text, words, n=1, cutoff=0.5)
+    hint = f" Did you mean {words[nearest[0]]!r}?" if nearest else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}."

@@ -99,7 +99,10 @@ def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
         labels = end.classes(y, targets)
         if labels is not None:
             classes.append(xp.stack(labels))
-            width = max(2, y.shape[1])  # one column tells two classes apart
+            width = y.shape[1]
+            if width == 1:  # one column may tell two classes apart, or be the only class there is
+                yes: Any = end.classes(xp.ones_like(y[:1, ...]), targets[:1, ...])
+                width = 1 + int(yes[0][0])
         elif end.classifies:
             correct = correct + end.count_correct(y, targets)
     on_host = to_numpy(xp.concat(losses)).astype(np.float64)

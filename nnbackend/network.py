@@ -39,6 +39,8 @@ DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces,
 ELEMENTS_AT_ONCE = 2**23  # and through fewer where a layer's output would be larger than this
 
+CLOCK = "training.clock"  # the name of the count of training passes in a file
+
 
 class Network:
     """Holds an ordered stack of layers, their parameters, and the loss of their output.
@@ -257,7 +259,7 @@ class Network:
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """Return x on the network's backend, in its dtype. Raise ValueError if its shape does not fit the layers."""
-        x = self.backend.asarray(x, self.dtype)
+        x = self.backend.asarray(x, self.dtype, argument)
         shape = self.input_shape
         if shape is not None and not _fits(x.shape[1:], shape) and not _fits(x.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
@@ -284,7 +286,7 @@ class Network:
         """Check the weights of n rows; return them on the network's backend, in its dtype, or None for None."""
         if sample_weight is None:
             return None
-        weight, xp = self.backend.asarray(sample_weight, self.dtype), self.backend.xp
+        weight, xp = self.backend.asarray(sample_weight, self.dtype, argument), self.backend.xp
         if tuple(weight.shape) != (n,):
             raise ValueError(f"{argument}: expected shape ({n},), one number a row, got {tuple(weight.shape)}")
         low, total = float(xp.min(weight)), float(xp.sum(weight))
@@ -322,7 +324,7 @@ class Network:
         }
 
     def to(self, backend: Backend | str, dtype: str | None = None) -> Network:
-        """Return a new network with the same layers and values on another backend, or in another dtype."""
+        """Return a new network with the same layers, values and clock on another backend, or in another dtype."""
         stack = [type(layer)(**layer.config()) for layer in self._stack]
         loss = type(self.loss_layer)(**self.loss_layer.config())
         other = _assemble(type(self), stack, loss, dtype or self.dtype, self.seed, resolve(backend))
@@ -330,12 +332,19 @@ class Network:
             for name in ("data", "state"):
                 values = to_numpy(getattr(self.buffer, name))
                 getattr(other.buffer, name)[...] = other.backend.asarray(values, other.dtype)
+            other.buffer.clock[...] = other.backend.asarray(to_numpy(self.buffer.clock))
         other.preparation = self.preparation
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture and values to a safetensors file, without changing the network."""
+        """Write architecture and values to a safetensors file, without changing the network.
+
+        If a layer draws random numbers, the file also holds the count of training passes, so that further training goes
+        on with other draws. Raises OSError, which names the path, if no such file can be written.
+        """
         tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
+        if self._draws:
+            tensors[CLOCK] = to_numpy(self.buffer.clock)
         prepared = {} if self.preparation is None else {"preparation": self.preparation}
         serialization.write(path, tensors, {"network": self.config(), **prepared})
 
@@ -433,6 +442,7 @@ def load(
     file = os.fspath(path)
     known = [*LAYERS.values(), *layers]
     tensors, description = serialization.read(path, lambda description: _largest_file(description, known))
+    clock = tensors.get(CLOCK)
     tensors = {name: value for name, value in tensors.items() if "." not in name}  # the rest is a checkpoint's
     try:
         config = description["network"]
@@ -455,6 +465,11 @@ def load(
         network.preparation = description.get("preparation")
         if not isinstance(network.preparation, dict | None):
             raise ValueError(f"its preparation of pictures is {network.preparation!r:.100}")
+        if clock is not None:
+            if clock.shape != (1,) or clock.dtype != np.int64 or clock[0] < 0:
+                raise ValueError(f"{CLOCK} is {clock.dtype.name} of shape {clock.shape}, expected a count")
+            with on.active():
+                network.buffer.clock[...] = on.asarray(clock)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         # cut: a message quotes what is wrong, which may be all of the file
         raise ModelFileError(f"{file}: its content does not make a network: {error!s:.1000}") from error

@@ -8,7 +8,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ HostArray = np.ndarray[Any, Any]
 Content = tuple[dict[str, HostArray], dict[str, Any]]
 FORMAT = 1
 TEMPORARY = ".tmp"  # the suffix of a file that is being written
+LONGEST = 120  # bytes of a name to which something may be added
+WINDOWS = os.name == "nt"
 _KEY, _DIGEST = "nnbackend", "sha256"
 
 
@@ -32,10 +35,9 @@ def write(
     """Write `tensors` and the JSON-able `description` to `path`, atomically and durably: on return they are on disk.
 
     before: called when the new file is on disk, just before it replaces the file at `path`.
-    Raises OSError if the folder cannot be written to or is full. An existing file at `path` is then unchanged.
+    Raises OSError, which names `path`, if there is no such folder, or if it cannot be written to or is full. A file
+    that was there before is then unchanged.
     """
-    import tempfile
-
     from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
@@ -44,7 +46,18 @@ def write(
     # one key, because safetensors writes several in a varying order, and equal content must give equal files
     content = save(tensors, {_KEY: _json(description)})
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=TEMPORARY)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, a file name is needed", str(target))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {target.parent}", str(target))
+    with named(target):
+        _write(target, content, before)
+
+
+def _write(target: Path, content: bytes, before: Callable[[], object]) -> None:
+    import tempfile
+
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=stem(target) + ".", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -52,12 +65,44 @@ def write(
             _sync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
         before()
-        Path(temporary).replace(target)
+        replace(Path(temporary), target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
     _sync_folder(target.parent)
+
+
+def stem(path: Path) -> str:
+    """Return what begins the names of the files beside `path` that belong to it: its name, or a digest of a long one,
+    since a name has room for 255 bytes, on some file systems for 143.
+    """
+    import hashlib
+
+    encoded = os.fsencode(path.name)
+    return path.name if len(encoded) <= LONGEST else hashlib.sha256(encoded).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let errors about the files beside `path` that belong to it speak of `path`, which is what the user knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def replace(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target`. On Windows a scanner may hold either for a moment: wait for it."""
+    for pause in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8) if WINDOWS else ():
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    source.replace(target)
 
 
 def size_limit(parameters: int) -> int:

@@ -625,3 +625,26 @@ def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert out.count("is taken for a") == 5
     assert (tmp_path / "train_mnist.png").read_bytes().startswith(b"\x89PNG")
     assert len(nn.load(tmp_path / "train_mnist.safetensors").params) == 6
+
+
+def test_the_line_that_goes_on_is_quoted_for_the_shell_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    from argparse import Namespace
+
+    from nnbackend import cli
+
+    arguments = Namespace(argv=["train", "mnist", "--save", "my nets\\a.st", "--checkpoint", "it's"], resume=False)
+    monkeypatch.setattr(cli, "WINDOWS", False)
+    posix = "nnbackend train mnist --save 'my nets\\a.st' --checkpoint 'it'\"'\"'s' --resume"
+    assert cli._command(arguments) == posix
+    monkeypatch.setattr(cli, "WINDOWS", True)
+    windows = 'nnbackend train mnist --save "my nets\\a.st" --checkpoint it\'s --resume'
+    assert cli._command(arguments) == windows
+
+
+def test_a_handler_of_sigterm_that_python_did_not_install_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnbackend import cli
+
+    monkeypatch.setattr(cli.signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda number, handler: pytest.fail("it could not be put back"))
+    with cli._termination():
+        pass

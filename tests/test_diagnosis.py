@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -158,3 +159,85 @@ def test_diagnosing_changes_nothing(on: Namespace) -> None:
 def test_data_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"x: expected shape \(n, 5\)"):
         nn.diagnose(network(nn.ReLU, 1), ROWS[:, :4], LABELS)
+
+
+def bounded(*tail: nn.Layer, loss: nn.Loss | None = None, classes: int = 10) -> tuple[nn.Network, Any, Any]:
+    """A network whose outputs end in `tail`, trained a little, with its data."""
+    x = np.random.default_rng(1).standard_normal((200, 6))
+    t: Any = x @ np.random.default_rng(2).standard_normal((6, classes))
+    t = t.argmax(axis=1) if loss is None or isinstance(loss, nn.SoftmaxWithLoss) else (t > 0).astype(float)
+    net = nn.Network([nn.Affine(6, 16), nn.ReLU(), nn.Affine(16, classes), *tail], loss, dtype="float64")
+    nn.Trainer(net, nn.Adam(0.01), batch_size=50).fit(x, t, 30)
+    return net, x, t
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_softmax_before_a_loss_that_has_one(on: Namespace, classes: int) -> None:
+    net, x, t = bounded(nn.Softmax(), classes=classes)
+    (what,) = [finding for finding in nn.diagnose(net, x, t).findings if finding.layer == "Softmax1"]
+    assert "are probabilities already" in what.what
+    least = math.log(math.e + classes - 1) - 1  # -log(e / (e + classes - 1)), the loss of a row (1, 0, ..., 0)
+    assert f"cannot fall below {least:.3g}" in what.what
+    assert "leaving it out: SoftmaxWithLoss" in what.advice
+
+
+@dataclass(eq=False)
+class Shares(nn.Layer):
+    """Softmax once more, known to the library under no name."""
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        self._y = nn.functions.softmax(x)
+        return self._y
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        return nn.functions.softmax_backward(dy, self._y)
+
+
+@pytest.mark.parametrize(
+    ("tail", "loss", "place", "least"),
+    [
+        ([Shares], nn.SoftmaxWithLoss, "Shares1", math.log(math.e + 9) - 1),
+        ([nn.Softmax, nn.Dropout], nn.SoftmaxWithLoss, "Softmax1", math.log(math.e + 9) - 1),
+        ([nn.Sigmoid], nn.SoftmaxWithLoss, "Sigmoid1", math.log(math.e + 9) - 1),
+        ([nn.Tanh], nn.SoftmaxWithLoss, "Tanh1", math.log(1 + 9 * math.exp(-2))),
+    ],
+)
+def test_outputs_between_bounds(tail: Any, loss: Any, place: str, least: float) -> None:
+    found = words(*bounded(*(kind() for kind in tail), loss=loss()))
+    assert f"cannot fall below {least:.3g}" in found[place]
+
+
+def test_sigmoid_before_a_loss_that_has_one() -> None:
+    net, x, t = bounded(nn.Sigmoid(), loss=nn.SigmoidWithLoss(), classes=1)
+    yes = float(t.mean())  # at best 1 for a yes, 0 for a no
+    least = yes * math.log(1 + math.exp(-1)) + (1 - yes) * math.log(2)
+    assert f"Sigmoid1: its outputs lie in 0 to 1 whatever arrives, so the loss cannot fall below {least:.3g}" in str(
+        nn.diagnose(net, x, t)
+    )
+
+
+def test_targets_beyond_what_the_outputs_reach() -> None:
+    net = nn.Network([nn.Affine(5, 8), nn.ReLU(), nn.Affine(8, 1), nn.Sigmoid()], nn.MeanSquaredError())
+    t = np.where(ROWS[:, :1] > 0, 3.0, -1.0)
+    least = float(np.mean(np.where(t > 0, 4.0, 1.0)))  # (3 - 1)^2, (-1 - 0)^2
+    assert f"cannot fall below {least:.3g}" in words(net, ROWS, t)["Sigmoid1"]
+
+
+@pytest.mark.parametrize(
+    ("tail", "loss"),
+    [
+        ([], nn.SoftmaxWithLoss()),
+        ([], nn.SoftmaxWithLoss(label_smoothing=0.2)),
+        ([nn.Dropout], nn.SoftmaxWithLoss(label_smoothing=0.2)),
+        ([nn.ReLU], nn.SoftmaxWithLoss()),
+        ([nn.Dropout], nn.SoftmaxWithLoss(class_weight=[1.0, 5.0, 1.0])),
+        ([nn.Sigmoid], nn.MeanSquaredError()),
+        ([nn.Softmax], nn.MeanSquaredError()),
+        ([nn.Dropout], nn.SigmoidWithLoss(pos_weight=3.0)),
+    ],
+)
+def test_outputs_that_reach_their_targets(tail: Any, loss: nn.Loss) -> None:
+    net, x, t = bounded(*(kind() for kind in tail), loss=loss, classes=3)
+    if isinstance(loss, nn.MeanSquaredError):
+        t = np.eye(3)[t.argmax(axis=1)]
+    assert "cannot fall" not in str(nn.diagnose(net, x, t))

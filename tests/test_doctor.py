@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,10 +21,10 @@ import pytest
 
 from nnbackend import doctor
 from nnbackend.backends import available, crossover, why_not
-from nnbackend.backends.base import room
 from nnbackend.backends.crossover import HIDDEN, Crossover
 from nnbackend.backends.cupy import cuda
 from nnbackend.backends.cupy.graph import _Graph
+from nnbackend.backends.numpy import NumpyBackend
 from nnbackend.cli import main
 from nnbackend.doctor import Check
 from nnbackend.network import Network
@@ -143,7 +144,7 @@ def test_a_cupy_that_works(pretend: Callable[..., None], monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"driver": 0}, "CuPy 14.0.0 is installed, but there is no NVIDIA driver. No NVIDIA driver was found"),
+        ({"driver": 0}, "CuPy 14.0.0 is installed, but there is no NVIDIA driver. Install one for your GPU. Without"),
         (
             {"runtime": 13000},
             "this CuPy wheel is built for CUDA 13, but the driver supports CUDA 12 at most. "
@@ -232,7 +233,7 @@ def test_a_cupy_that_is_not_installed(
 def test_a_failure_that_nobody_thought_of(pretend: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     pretend()
     sys.modules["cupy"].cuda.Device = None
-    monkeypatch.setattr(room("numpy"), "version", lambda backend: 1 / 0)
+    monkeypatch.setattr(NumpyBackend, "version", lambda self: 1 / 0)
     found = of(doctor.examine(), "backend", "numpy")
     assert not found.works
     assert found.detail == "failed with ZeroDivisionError: division by zero"
@@ -311,6 +312,7 @@ def test_loops_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor.importlib, "import_module", failing(ModuleNotFoundError("nnbackend.backends.numpy._native"))
     )
+    monkeypatch.setattr(doctor, "__file__", "/usr/lib/site-packages/nnbackend/doctor.py")
     assert found().detail == (
         "not built for this Python, which takes a C compiler and Python's headers; training on NumPy is slower. "
         "Install both, then nnbackend again"
@@ -320,6 +322,42 @@ def test_loops_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NNBACKEND_NATIVE", "0")
     assert found().detail == "NNBACKEND_NATIVE=0 leaves them out"
     assert doctor.healthy(doctor.examine())
+
+
+def test_loops_that_are_missing_in_a_clone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Installed:
+        def __init__(self, place: Path):
+            self.place = place
+
+        def locate_file(self, name: str) -> Path:
+            return self.place / name
+
+    clone, site = tmp_path / "clone", tmp_path / "site-packages"
+    (site / "nnbackend").mkdir(parents=True)
+    clone.mkdir()
+    monkeypatch.setattr(doctor, "__file__", str(clone / "nnbackend" / "doctor.py"))
+    assert doctor._source_tree() == ""  # any folder on the path
+    (clone / "pyproject.toml").touch()
+    head = f"not built in the source tree {clone}, which Python imports here; training on NumPy is slower. "
+    monkeypatch.setattr(doctor, "distribution", lambda name: Installed(site))
+    assert doctor._source_tree() == f"{head}Start Python in another folder, and it imports {site / 'nnbackend'}"
+    of_this_clone = f"{head}pip install -e {clone} builds them, which takes a C compiler and Python's headers"
+    monkeypatch.setattr(doctor, "distribution", lambda name: Installed(clone))
+    assert doctor._source_tree() == of_this_clone
+
+    def missing(name: str) -> None:
+        raise doctor.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "distribution", missing)
+    assert doctor._source_tree() == of_this_clone
+
+
+def test_the_driver_alone_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnbackend.backends.cupy import cuda
+
+    monkeypatch.setattr(cuda, "driver_version", lambda: None)
+    assert cuda.mend_cupy().startswith("No NVIDIA driver was found: install one for your GPU, then pip install")
+    assert cuda.mend_cupy(missing=True).startswith("No NVIDIA driver was found either: install one")
 
 
 def test_the_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,3 +145,19 @@ def test_reads_do_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bad_data() -> None:
     with pytest.raises(ValueError, match="labels must lie in 0 to 3"):
         nn.evaluate(make(epochs=1), X, T + 1)
+
+
+def test_one_class_alone(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(3, 1)])
+    found = nn.evaluate(net, np.ones((4, 3)), np.zeros(4, int))
+    assert found.confusion is not None
+    assert found.confusion.tolist() == [[4]]
+    assert (found.accuracy, found.loss) == (1.0, 0.0)
+    assert "4" in str(found)
+
+
+def test_one_column_of_yes_or_no_has_two_classes(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(3, 1, weight=0.0)], nn.SigmoidWithLoss())
+    found = nn.evaluate(net, np.ones((4, 3)), np.zeros(4, int))  # though one of them alone is there
+    assert found.confusion is not None
+    assert found.confusion.tolist() == [[4, 0], [0, 0]]

@@ -322,6 +322,20 @@ def test_pickles_and_copies_go_on_exactly(on: Namespace) -> None:
     assert_close(on.xp.sum(book.predict(X), axis=1), np.ones(11), "float32")
 
 
+def test_all_copies_go_on_with_the_masks_that_would_come_next(on: Namespace, tmp_path: Path) -> None:
+    net = nn.Network([nn.Affine(6, 8), nn.Dropout(0.5), nn.Affine(8, 3)], dtype="float64", seed=1)
+    nn.Trainer(net, nn.SGD(lr=0.1), batch_size=4).fit(X, T, epochs=2)
+    net.save(tmp_path / "net.safetensors")
+    checkpoint = tmp_path / "run.safetensors"
+    copies = [copy.deepcopy(net), net.to(net.backend), net.to("numpy"), nn.load(tmp_path / "net.safetensors")]
+    nn.Trainer(net, nn.SGD(lr=0.1), batch_size=4, checkpoint=checkpoint).fit(X, T, epochs=2)
+    for other in copies:
+        assert to_numpy(other.buffer.clock).tolist() == [6]  # 2 epochs of 3 steps
+        nn.Trainer(other, nn.SGD(lr=0.1), batch_size=4).fit(X, T, epochs=2)
+        assert_close(other.buffer.data, net.buffer.data, "float64", terms=100)
+    assert to_numpy(nn.load(checkpoint).buffer.clock).tolist() == [12]
+
+
 def test_a_pickle_of_a_backend_that_fails_here_is_read_on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("array_api_strict")
     net = make(backend="array_api_strict:device1")
@@ -374,6 +388,9 @@ def rewrite(path: Path, **changes: Any) -> None:
         ({"network": {"dtype": "int8"}}, "unknown dtype"),
         ({"network": {"loss": {"kind": "Hinge"}}}, "unknown kind 'Hinge'"),
         ({"tensors": {"W2": np.zeros(0, "float32")}}, "but its layers have"),
+        ({"tensors": {"training.clock": np.zeros(2, "int64")}}, "training.clock is int64 of shape"),
+        ({"tensors": {"training.clock": np.zeros(1, "float32")}}, "training.clock is float32"),
+        ({"tensors": {"training.clock": np.full(1, -1)}}, "training.clock is int64"),
         ({"tensors": {"W1": np.zeros((2, 3), "float32")}}, r"expected shape \(3, 2\), got \(2, 3\)"),
     ],
 )
@@ -410,3 +427,58 @@ def test_a_write_that_fails_leaves_the_old_file(saved: Path, monkeypatch: pytest
         nn.Network([nn.Affine(3, 2)], seed=1).save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("runs/net.safetensors", "there is no folder .*runs: '.*net.safetensors'$"),
+        ("folder", "it is a folder, a file name is needed: '.*folder'$"),
+        ("file/net.safetensors", "there is no folder .*file: '.*net.safetensors'$"),
+        ("n" * 256, "File name too long: '.*n{256}'$"),
+    ],
+)
+def test_where_no_file_can_be_written_the_error_names_what_was_asked_for(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match=message) as caught:
+        nn.Network([nn.Affine(3, 2)]).save(tmp_path / name)
+    assert ".tmp" not in str(caught.value)
+    assert caught.value.filename == str(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "n" * 255, "\N{HIRAGANA LETTER A}" * 85], ids=["250", "255", "kana"])
+def test_names_as_long_as_a_file_can_have(tmp_path: Path, name: str) -> None:
+    net = nn.Network([nn.Affine(3, 2)])
+    net.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+    assert nn.load(tmp_path / name).config() == net.config()
+
+
+def test_on_windows_a_file_that_a_scanner_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [True, True, False]
+    replace = Path.replace
+
+    def hold(self: Path, target: Path) -> Path:
+        if held.pop(0):
+            raise PermissionError(13, "The process cannot access the file", str(self), 32, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", hold)
+    monkeypatch.setattr(serialization, "WINDOWS", True)
+    net, file = nn.Network([nn.Affine(3, 2)]), tmp_path / "net.safetensors"
+    net.save(file)
+    assert nn.load(file).config() == net.config()
+    monkeypatch.setattr(serialization.time, "sleep", lambda seconds: None)
+    held[:] = [True] * 20
+    with pytest.raises(PermissionError) as caught:  # and not for ever
+        net.save(file)
+    assert caught.value.filename == str(file)
+    monkeypatch.setattr(serialization, "WINDOWS", False)
+    held[:] = [True]
+    with pytest.raises(PermissionError):  # elsewhere it is no matter of time
+        net.save(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, TypeVar
@@ -46,6 +46,8 @@ class Backend:
     host: ClassVar[bool] = False  # whether its arrays are NumPy's
     automatic: ClassVar[bool] = False  # whether "auto" may choose it
     captures: ClassVar[bool] = False  # whether `compile` does more than run the steps as they are
+    # of host arrays: dtypes in which the library does not compute, and those that hold their values
+    wider: ClassVar[Mapping[str, str]] = {np.dtype(np.longdouble).name: "float64"}
 
     # --- what a subclass answers ----------------------------------------------------------------------------------
 
@@ -79,6 +81,10 @@ class Backend:
     def activate(self) -> None:
         """Make the device the current one from now on, if the library has a current device."""
 
+    def fits(self, x: Any) -> bool:
+        """Say whether `x` needs no move to be computed with here."""
+        return self.owns(x)
+
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         """Copy a host array to the device."""
         return self.xp.asarray(host, device=self.device)
@@ -101,6 +107,10 @@ class Backend:
     def version(self) -> str:
         """Return the version of the library, and of what it stands on."""
         return str(sys.modules[self.family].__version__)
+
+    def arithmetic(self) -> dict[str, Any]:
+        """Return what decides the last bits of a result: the library's version, and what else does. JSON knows it."""
+        return {self.family: str(sys.modules[self.family].__version__)}
 
     def devices(self) -> tuple[str, ...]:
         """Describe every device of the library on this machine, a line each."""
@@ -125,17 +135,32 @@ class Backend:
         """Say whether `x` is an array of this library on this device."""
         return family_of(x) == self.family and device_of(x) == self.device
 
-    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+    def asarray(self, x: Any, dtype: str | None = None, argument: str = "") -> Array:
         """Return `x` on this backend. x: an array that is already here, which is cast if need be, or host data, which
-        is moved once.
+        is moved once: NumPy arrays of any byte order and layout, data frames whose columns are numbers or booleans,
+        lists, numbers. A dtype in which the library does not compute becomes one that holds its values.
+        argument: the name of what the user passed, for the errors.
 
         Raises BackendError for an array of another device or library (`to_numpy` it first), ValueError for host data
-        that is not a regular array of numbers.
+        that is not a regular array of numbers, TypeError for what is no data but gives data piece by piece.
         """
-        with self.active():
-            here = x if self.owns(x) else self.put(self._host_array(x, dtype))
-            wanted = here.dtype if dtype is None else self.dtype(dtype)
-            return here if here.dtype == wanted else self.xp.astype(here, wanted)
+        try:
+            with self.active():
+                here = x if self.fits(x) else self._put(self._host_array(x, dtype))
+                wanted = here.dtype if dtype is None else self.dtype(dtype)
+                return here if here.dtype == wanted else self.xp.astype(here, wanted)
+        except (BackendError, TypeError, ValueError) as error:
+            if not argument:
+                raise
+            raise type(error)(f"{argument}: {error}") from error.__cause__
+
+    def _put(self, host: np.ndarray[Any, Any]) -> Array:
+        name = self.wider.get(host.dtype.name)
+        if name is None:
+            return self.put(host)
+        if host.dtype == np.uint64 and host.size and host.max() >= 2**63:
+            raise ValueError(f"expected integers below 2**63 on {self.name!r}, got {host.max()}")
+        return self.put(host.astype(name))
 
     def _host_array(self, x: Any, dtype: str | None) -> np.ndarray[Any, Any]:
         if family_of(x) not in ("numpy", ""):
@@ -143,15 +168,7 @@ class Backend:
                 f"got {describe(x)}, but this backend is {self.name!r}. "
                 f"Move it first: nn.backend().asarray(nn.to_numpy(x))."
             )
-        host = np.asarray(x)
-        if host.dtype.kind == "O" and host.ndim == 2 and hasattr(x, "columns"):  # a data frame of several types
-            parts = {str(name): np.asarray(x[name]) for name in x.columns}
-            strange = [f"{name} ({part.dtype})" for name, part in parts.items() if part.dtype.kind not in "biuf"]
-            if strange:
-                raise ValueError(f"expected columns of numbers, got {', '.join(strange)} in {describe(x)}")
-            host = np.stack(list(parts.values()), axis=1)
-        if host.dtype.kind not in "biuf":
-            raise ValueError(f"expected an array of numbers, got dtype {host.dtype} from {describe(x)}")
+        host = host_array(x)
         if not host.dtype.isnative:
             host = host.astype(host.dtype.newbyteorder("="))
         if dtype is not None and np.dtype(dtype).itemsize <= host.itemsize:  # the smaller of the two travels
@@ -192,9 +209,9 @@ def on_its_device(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def family_of(x: object) -> str:
-    """Return which library made `x`; "" for lists, scalars and everything else that is host data or no array."""
+    """Return which library made the array `x`; "" for lists and everything else that is host data or no array."""
     root = type(x).__module__.partition(".")[0]
-    if root in ROOMS or root in IMMUTABLE:
+    if (root in ROOMS or root in IMMUTABLE) and hasattr(x, "dtype"):  # a library has more than arrays: data loaders
         return root
     return "numpy" if isinstance(x, np.ndarray) else ""
 
@@ -210,6 +227,36 @@ def describe(x: object) -> str:
     if not family:
         return f"a {type(x).__name__}"
     return f"a {family} array" if family == "numpy" else f"a {family} array on {device_of(x)}"
+
+
+def host_array(x: Any) -> np.ndarray[Any, Any]:
+    """Return host data as a NumPy array of numbers.
+
+    Raises ValueError, or TypeError for what is no data but gives data piece by piece; a column of a data frame that
+    does not hold numbers is named.
+    """
+    try:
+        host = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"expected a regular array of numbers, got {describe(x)} that is none: {error}") from error
+    if host.dtype.kind in "biuf":
+        return host
+    if hasattr(x, "columns") and host.ndim == 2 and host.shape[1]:
+        columns = x.iter_columns() if hasattr(x, "iter_columns") else (column for _, column in x.items())
+        return np.stack([_column(column) for column in columns], axis=1)  # in the dtype that holds all of them
+    if host.dtype.kind == "O" and host.ndim == 0:
+        if isinstance(x, Iterable) and not isinstance(x, Mapping | Set):
+            raise TypeError(f"expected an array, got {describe(x)}: put what it gives into one array first")
+        raise TypeError(f"expected an array of numbers, got {describe(x)}")
+    raise ValueError(f"expected an array of numbers, got dtype {host.dtype} from {describe(x)}")
+
+
+def _column(column: Any) -> np.ndarray[Any, Any]:
+    host = np.asarray(column)
+    if host.dtype.kind not in "biuf":
+        kind = getattr(column, "dtype", host.dtype)
+        raise ValueError(f"expected columns of numbers, but column {column.name!r} holds {kind}")
+    return host
 
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:

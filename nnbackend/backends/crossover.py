@@ -73,6 +73,8 @@ def write(crossover: Crossover) -> Path:
     try:
         temporary.write_text(json.dumps(asdict(crossover), indent=2) + "\n", encoding="utf-8")
         temporary.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error  # the other name says nothing to anybody
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

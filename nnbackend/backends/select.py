@@ -16,6 +16,15 @@ from nnbackend.backends import crossover
 from nnbackend.backends.base import IMMUTABLE, ROOMS, Backend, room, to_numpy
 from nnbackend.errors import BackendError, unknown_name
 
+MEANT = {
+    "cpu": "numpy",
+    "cuda": "cupy",
+    "gpu": "cupy",
+    "nvidia": "cupy",
+    "pytorch": "torch",
+    "strict": "array_api_strict",
+}
+
 _selected: Backend | None = None
 _override: ContextVar[Backend | None] = ContextVar("nnbackend_override", default=None)
 
@@ -88,7 +97,7 @@ def resolve(name: str | Backend, source: str = "backend") -> Backend:
     if family in IMMUTABLE:
         raise BackendError(f"{source}={name!r}: {family} arrays are immutable, but gradients are written through views")
     if family not in ROOMS:
-        raise BackendError(f"{source}: " + unknown_name("backend", name, [*ROOMS, "auto"]))
+        raise BackendError(f"{source}: " + unknown_name("backend", family, [*ROOMS, "auto"], MEANT))
     resolved = room(family).open(device)
     check_views(resolved)
     return resolved

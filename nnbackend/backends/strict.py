@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from nnbackend.backends.base import Backend
 from nnbackend.errors import BackendError
@@ -14,6 +15,7 @@ class StrictBackend(Backend):
     """Creates arrays of array-api-strict."""
 
     family = "array_api_strict"
+    wider: ClassVar[Mapping[str, str]] = {**Backend.wider, "float16": "float32"}
 
     @classmethod
     def open(cls, device: str) -> Backend:

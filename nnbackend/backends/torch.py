@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class TorchBackend(Backend):
     """Creates PyTorch tensors."""
 
     family = "torch"
+    # of the unsigned integers it computes with those of one byte alone
+    wider: ClassVar[Mapping[str, str]] = {**Backend.wider, "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
     @classmethod
     def open(cls, device: str) -> Backend:

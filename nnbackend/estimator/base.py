@@ -189,7 +189,9 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         with using(self._chosen_backend(X) if first else self.network_.backend):
             x, t, weight = self._data(X, y, sample_weight, classes, first, incremental)
             if first:
-                self._precision = self.dtype or ("float32" if str(x.dtype).endswith("float32") else "float64")
+                self._precision = self.dtype or (
+                    "float32" if getattr(x.dtype, "name", str(x.dtype)).endswith("float32") else "float64"
+                )
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             rows, held_out = self._split(t, weight, seed, validation is None)
             x_train, t_train, w_train = (take(a, rows) for a in (x, t, weight))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
-
 from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.dispatch import floating
 
 
-@singledispatch
+@floating
 def affine(x: Array, W: Array, b: Array) -> Array:
     """y = x W + b. x: (n, i), W: (i, o), b: (o,). Returns (n, o)."""
     return x @ W + b
 
 
-@singledispatch
+@floating
 def affine_backward(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> Array | None:
     """Write dW = x^T dy and db = column sums of dy into the given arrays; return dx = dy W^T.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any, TypeAlias
@@ -14,10 +15,15 @@ Array: TypeAlias = Any  # NumPy, CuPy, PyTorch, ...: whatever a namespace calls 
 
 
 def one_hot(t: Array, classes: int, dtype: Array) -> Array:
-    """Rows of zeros with a one at the label. t: (n,) integers in [0, classes). Returns (n, classes) of `dtype`."""
+    """Rows of zeros with a one at the label. t: (n,) integers in [0, classes). Returns (n, classes) of `dtype`.
+
+    A label outside of the classes has a row of NaN, which no later sum can hide: a device is not asked for an error.
+    """
     xp = array_namespace(t)
-    columns = xp.arange(classes, dtype=t.dtype, device=device(t))
-    return xp.astype(t[:, None] == columns[None, :], dtype)
+    t = xp.astype(t, xp.int64, copy=False)
+    columns = xp.arange(classes, dtype=xp.int64, device=device(t))
+    rows = xp.astype(t[:, None] == columns[None, :], dtype)
+    return xp.where(((t >= 0) & (t < classes))[:, None], rows, math.nan)
 
 
 def pieces(n: int, size: int) -> Iterator[slice]:

@@ -7,10 +7,10 @@ side by side in memory, and what works on features (affine, normalisation, bias)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import singledispatch
 from typing import Any, TypeAlias
 
 from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.dispatch import floating
 
 Pair: TypeAlias = tuple[int, int]
 Size: TypeAlias = int | Pair  # one length for both axes, or (vertical, horizontal)
@@ -63,7 +63,7 @@ def unpadded(h: int, w: int, padding: Size) -> tuple[Any, ...]:
     return slice(None), slice(top, top + h), slice(left, left + w), slice(None)
 
 
-@singledispatch
+@floating
 def convolution(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 0) -> Array:
     """y[n, p, q, :] = b + the sum over i, j of x[n, p stride + i - padding, q stride + j - padding, :] W[i, j].
 
@@ -83,7 +83,7 @@ def convolution(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 
     return xp.reshape(y, (n, *count, o))
 
 
-@singledispatch
+@floating
 def convolution_backward(
     dy: Array,
     x: Array,

@@ -1,16 +1,54 @@
 """How a faster version of a function stands in front of its definition.
 
 A function that may have one is a `functools.singledispatch` function of its first argument, and its body is the
-definition, for every array-API namespace. `f.dispatch(object)` is always the definition.
+definition, for every array-API namespace. `f.dispatch(object)` is always the definition. A function of real numbers is
+`floating`: its first argument is an array of floating numbers, and all else is refused before any library sees it.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from nnbackend.functions.array import array_namespace
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+_known: dict[tuple[type, Any], bool] = {}  # by the type of an array and its dtype: is that floating?
+
+
+def floating(definition: Callable[..., Any]) -> Any:
+    """Make a singledispatch function of a definition whose first argument is an array of floating numbers.
+
+    Integers, booleans, numbers of Python and lists raise TypeError, as no library agrees with another on what they
+    become: cast them first. The kernels of such a function see float16, float32 and float64 in the
+    machine's byte order; the definition serves the rest.
+    """
+    argument = next(iter(inspect.signature(definition).parameters))
+
+    @functools.wraps(definition)
+    def checked(first: Any, *rest: Any, **named: Any) -> Any:
+        if not is_floating(first):
+            got = f"dtype {first.dtype}" if hasattr(first, "dtype") else f"a {type(first).__name__}"
+            raise TypeError(
+                f"{definition.__name__}: {argument} must be an array of floating numbers, such as float32, got {got}"
+            )
+        return definition(first, *rest, **named)
+
+    function: Any = functools.singledispatch(checked)
+    function.floating = True
+    return function
+
+
+def is_floating(x: Any) -> bool:
+    """Say whether x is an array of floating numbers."""
+    key = type(x), getattr(x, "dtype", None)
+    found = _known.get(key)
+    if found is None:
+        found = _known[key] = key[1] is not None and bool(array_namespace(x).isdtype(key[1], "real floating"))
+    return found
 
 
 def kernel(function: Any, kind: type, *, exact: bool = False) -> Callable[[F], F]:
@@ -20,6 +58,7 @@ def kernel(function: Any, kind: type, *, exact: bool = False) -> Callable[[F], F
     returns NotImplemented before it has written anything; then the version registered before it answers, at the end the
     definition. exact: leave subclasses of `kind`, which may mean more than their memory says, to that version.
     """
+    any_dtype = not getattr(function, "floating", False)
 
     def register(fast: F) -> F:
         slower = function.dispatch(kind)
@@ -27,9 +66,11 @@ def kernel(function: Any, kind: type, *, exact: bool = False) -> Callable[[F], F
         @functools.wraps(fast)
         def tried(first: Any, *rest: Any, **named: Any) -> Any:
             if not exact or type(first) is kind:
-                answer = fast(first, *rest, **named)
-                if answer is not NotImplemented:
-                    return answer
+                dtype = first.dtype
+                if any_dtype or (dtype.char in "efd" and dtype.isnative):
+                    answer = fast(first, *rest, **named)
+                    if answer is not NotImplemented:
+                        return answer
             return slower(first, *rest, **named)
 
         function.register(kind, tried)

@@ -29,6 +29,8 @@ def softmax_cross_entropy_rows(
     x: (n, classes) logits, floating. t: (n,) integer labels in [0, classes), or (n, classes) one-hot rows (any
     rows of weights that sum to 1). class_weight: (classes,), the c above. Label smoothing: Szegedy et al. 2016,
     section 7. The logarithm is taken of the shifted sum and never of a probability, so nothing becomes infinite.
+    A label outside of the classes raises ValueError on NumPy; on a device, which is not asked within a step, it makes
+    the loss of its row and the gradient NaN.
     """
     xp = array_namespace(x)
     target = _class_target(x, t, class_weight, label_smoothing)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import singledispatch
 
 from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.dispatch import floating
 
 
-@singledispatch
+@floating
 def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array, Array, Array]:
     """y = gamma x_hat + beta with x_hat = (x - mean) / sqrt(var + eps), over every axis but the last.
 
@@ -25,7 +25,7 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tupl
     return gamma * x_hat + beta, x_hat, scale, mean, var
 
 
-@singledispatch
+@floating
 def batch_normalization_backward(
     dy: Array, x_hat: Array, gamma: Array, scale: Array, dgamma: Array, dbeta: Array
 ) -> Array:
@@ -40,7 +40,7 @@ def batch_normalization_backward(
     return (gamma * scale) * (dy - dbeta / rows - x_hat * (dgamma / rows))
 
 
-@singledispatch
+@floating
 def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array]:
     """y = gamma x_hat + beta with x_hat = (x - mean) / sqrt(var + eps), over the last axis.
 
@@ -54,7 +54,7 @@ def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tupl
     return gamma * x_hat + beta, x_hat, scale
 
 
-@singledispatch
+@floating
 def layer_normalization_backward(
     dy: Array, x_hat: Array, gamma: Array, scale: Array, dgamma: Array, dbeta: Array
 ) -> Array:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from functools import singledispatch
 
 from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.dispatch import floating
 
 _LOW16, _LOW32 = 0xFFFF, 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -36,7 +36,7 @@ def _multiply(a: Array, constant: int) -> tuple[Array, Array]:
     return upper >> 16, ((upper & _LOW16) << 16) | (by_low & _LOW16)
 
 
-@singledispatch
+@floating
 def dropout_mask(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Array:
     """Zero with probability `ratio`, else 1 / (1 - ratio), for every element of x: any shape, in its dtype.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import reduce, singledispatch
+from functools import reduce
 
 from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.functions.convolution import Size, output_size, pad, pair, unpadded, windows
+from nnbackend.functions.dispatch import floating
 
 
-@singledispatch
+@floating
 def max_pooling(x: Array, size: Size, stride: Size, padding: Size = 0) -> Array:
     """The largest element of every window, per channel; padding counts as minus infinity.
 
@@ -21,7 +22,7 @@ def max_pooling(x: Array, size: Size, stride: Size, padding: Size = 0) -> Array:
     return reduce(array_namespace(x).maximum, (x[index] for _, _, index in windows(count, size, stride)))
 
 
-@singledispatch
+@floating
 def max_pooling_backward(dy: Array, x: Array, y: Array, size: Size, stride: Size, padding: Size = 0) -> Array:
     """dx: all of dy goes to the first element of the window (row by row) that equals its maximum.
 
@@ -38,7 +39,7 @@ def max_pooling_backward(dy: Array, x: Array, y: Array, size: Size, stride: Size
     return dx[unpadded(h, w, padding)]
 
 
-@singledispatch
+@floating
 def average_pooling(x: Array, size: Size, stride: Size, padding: Size = 0) -> Array:
     """The mean of every window, per channel; padding counts as zeros. Arguments and result as in `max_pooling`."""
     count = output_size(x.shape[1:3], size, stride, padding)
@@ -47,7 +48,7 @@ def average_pooling(x: Array, size: Size, stride: Size, padding: Size = 0) -> Ar
     return total / math.prod(pair(size))
 
 
-@singledispatch
+@floating
 def average_pooling_backward(dy: Array, shape: tuple[int, ...], size: Size, stride: Size, padding: Size = 0) -> Array:
     """dx: dy, shared out evenly over the window. dy: (n, h', w', c); shape: that of x, (n, h, w, c)."""
     (n, h, w, c), (top, left) = shape, pair(padding)

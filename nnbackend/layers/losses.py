@@ -108,7 +108,7 @@ class SoftmaxWithLoss(Loss):
         if self.class_weight is not None and len(self.class_weight) != classes:
             raise ValueError(f"{self}: class_weight has {len(self.class_weight)} numbers for {classes} classes")
         self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
-        t = on.asarray(t)
+        t = on.asarray(t, argument="t")
         if tuple(t.shape) == (n, classes):
             t = on.asarray(t, dtype)
             if not on.xp.all(on.xp.isfinite(t)):
@@ -132,7 +132,7 @@ class _Elementwise(Loss):
     """Base class of losses of single elements. t: the shape of y, or (n,) for outputs of one column."""
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
-        t = on.asarray(t, dtype)
+        t = on.asarray(t, dtype, "t")
         if t.ndim > 0 and t.shape[0] != n:
             raise ValueError(f"x has {n} rows, but t has {t.shape[0]}")
         if tuple(t.shape) == (n,) and shape == (1,):

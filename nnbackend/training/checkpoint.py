@@ -27,6 +27,9 @@ Stamp: TypeAlias = tuple[int, ...] | None  # tells one content of a file from an
 
 FILE_NAME = "checkpoint.safetensors"  # in a folder
 UNITS = {"s": "seconds", "step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs"}
+ATTEMPTS = (
+    100  # to open the lock that lies there; on a file system without lasting numbers no attempt would be the last
+)
 ROWS_AT_ONCE = 4096  # of data that is read for its fingerprint
 
 
@@ -131,7 +134,7 @@ class Keeper:
         previous = aged(newest, 1)
         if keep == 1 or not newest.exists() or _alike(newest, previous):  # as an attempt that failed has left them
             return
-        link = newest.with_name(f"{newest.name}.previous{serialization.TEMPORARY}")
+        link = newest.with_name(f"{serialization.stem(newest)}.previous{serialization.TEMPORARY}")
         link.unlink(missing_ok=True)
         try:
             os.link(newest, link)
@@ -145,8 +148,8 @@ class Keeper:
                 raise
         for age in range(keep - 1, 1, -1):  # nothing can fail for want of room any more
             if aged(newest, age - 1).exists():
-                aged(newest, age - 1).replace(aged(newest, age))
-        link.replace(previous)
+                serialization.replace(aged(newest, age - 1), aged(newest, age))
+        serialization.replace(link, previous)
 
 
 def _alike(one: Path, other: Path) -> bool:
@@ -179,7 +182,9 @@ def keeping(
                 f"{checkpoint.file} holds the checkpoint of another run, which is not overwritten: go on with it "
                 f"(Trainer.resume, --resume), or remove it"
             )
-        ours = re.compile(re.escape(checkpoint.file.name) + r"\.\w{8}" + re.escape(serialization.TEMPORARY))
+        ours = re.compile(
+            re.escape(serialization.stem(checkpoint.file)) + r"\.\w{8}" + re.escape(serialization.TEMPORARY)
+        )
         with suppress(OSError):  # what cannot be cleared away does no harm
             for rest in checkpoint.file.parent.iterdir():
                 if ours.fullmatch(rest.name):
@@ -201,13 +206,17 @@ def stamp(path: Path) -> Stamp:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold `path`.lock, which the system lets go of however the process ends."""
-    lock = path.with_name(f"{path.name}.lock")
+    lock = path.with_name(f"{serialization.stem(path)}.lock")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"cannot write checkpoints to {path.parent}: there is no such folder")
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle)
-            while os.fstat(handle).st_ino != _inode(lock):  # its holder has removed it in between
-                os.close(handle)
+            for _ in range(ATTEMPTS):
+                if serialization.WINDOWS or os.fstat(handle).st_ino == _inode(lock):
+                    break
+                os.close(handle)  # its holder has removed it in between, which is impossible on Windows
                 handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
                 _lock(handle)
         except BlockingIOError:
@@ -226,7 +235,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.name != "nt":  # there an open file cannot be removed
+        if not serialization.WINDOWS:  # there an open file cannot be removed
             with suppress(OSError):
                 lock.unlink()
         os.close(handle)
@@ -239,7 +248,7 @@ def _inode(path: Path) -> int | None:
 
 def _lock(handle: int) -> None:
     """BlockingIOError where another process holds it. A file system that knows no locks is warned of."""
-    if os.name == "nt":
+    if serialization.WINDOWS:
         import msvcrt
 
         try:
@@ -288,6 +297,7 @@ def content(trainer: Run, callbacks: Callbacks, prints: Mapping[str, str], stopp
             "history": trainer.history.as_dict(),
             "data": dict(prints),
             "callbacks": kept,
+            "computed by": network.backend.arithmetic(),
         },
     }
     written = {name: to_numpy(value) for name, value in tensors.items()}
@@ -371,9 +381,11 @@ def restore(trainer: Run, path: Path) -> Resumed:
         values = {name: on.asarray(tensors[name]) for name in expected}
         if not all_finite(*(value for name, value in values.items() if name != "training.clock")):
             raise ValueError("it holds values that are not finite")
+        computed_by = dict(training.get("computed by", {}))
         resumed = Resumed(counters["fits"], counters["began"], training["stopped"] is True, training["data"], callbacks)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path}: its content makes no checkpoint: {type(error).__name__}: {error}") from error
+    _warn_of_other_arithmetic(path, computed_by, on.arithmetic())
     for name, value in arrays.items():
         value[...] = values[name]
     trainer.state = state | {name: values[f"optimizer.{name}"] for name in slots}
@@ -381,6 +393,17 @@ def restore(trainer: Run, path: Path) -> Resumed:
     for name in ("last_epoch", "epoch", "position"):
         setattr(trainer, name, counters[name])
     return resumed
+
+
+def _warn_of_other_arithmetic(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say so if what goes on with a run rounds otherwise than what began it. Of another library nothing is expected."""
+    changes = differences("", {name: then[name] for name in now}, now) if now.keys() <= then.keys() else []
+    if changes:
+        warnings.warn(
+            f"{path}: the run goes on, but its last bits will not be those of a run that was never interrupted: "
+            f"{'; '.join(changes)}",
+            stacklevel=5,
+        )
 
 
 def _read(path: Path, largest: int) -> Content:

@@ -26,14 +26,15 @@ class Interrupt:
 @contextmanager
 def listen(terminate: bool = False) -> Iterator[Interrupt]:
     """Within the block Ctrl-C is only noted; with `terminate` SIGTERM, too, which takes its usual effect at the end.
-    Outside the main thread signals cannot be taken: nothing changes.
+    Outside the main thread signals cannot be taken: nothing changes. Nor does it for a signal whose handler Python has
+    not installed (a program that embeds Python), since that could not be put back.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
     numbers = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    previous = {n: signal.signal(n, interrupt) for n in numbers if signal.getsignal(n) is not None}
     try:
         yield interrupt
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from pathlib import Path
@@ -153,3 +154,12 @@ def test_devices_and_versions() -> None:
     on = resolve("numpy")
     assert on.device_name() == "cpu"
     assert on.versions() == {"nnbackend": nn.__version__, "numpy": np.__version__}
+
+
+def test_a_measurement_that_cannot_be_written_names_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *arguments: Any, **settings: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*measured-cupy.json'$"):
+        crossover.write(measured())

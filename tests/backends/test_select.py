@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +76,12 @@ def test_use_selects_until_told_otherwise() -> None:
     ("name", "message"),
     [
         ("cuppy", r"unknown backend 'cuppy'\. Did you mean 'cupy'\? Known: array_api_strict, auto, cupy, numpy, torch"),
+        ("gpu", r"unknown backend 'gpu'\. Did you mean 'cupy'\?"),
+        ("CUDA:1", "Did you mean 'cupy'"),
+        ("nvidia", "Did you mean 'cupy'"),
+        ("CPU", "Did you mean 'numpy'"),
+        ("PyTorch", "Did you mean 'torch'"),
+        ("CuPy", "Did you mean 'cupy'"),
         ("jax", "jax arrays are immutable"),
         ("numpy:1", "numpy has one device, 'cpu'; got '1'"),
         ("array_api_strict:nowhere", "no device 'nowhere'"),
@@ -155,6 +163,116 @@ def test_host_data_of_every_form(on: Namespace, tmp_path: object) -> None:
 def test_what_is_no_array_of_numbers(on: Namespace, x: object) -> None:
     with pytest.raises(ValueError, match="expected an array of numbers|inhomogeneous"):
         on.backend.asarray(x, "float32")
+
+
+@pytest.mark.parametrize("kind", ["b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "g"])
+@pytest.mark.parametrize("order", ["=", ">", "<"])
+def test_every_dtype_and_layout_of_host_arrays(on: Namespace, kind: str, order: str) -> None:
+    whole = np.arange(24).reshape(4, 3, 2).astype(np.dtype(kind).newbyteorder(order))
+    forms = [whole, whole[::-1], whole[:, ::-1, ::-1], whole[::-1][:1], whole[:1, :1][::-1], whole[:0], whole[0, 0, 0]]
+    forms += [whole[1, 1, :1][::-1], whole.transpose(), np.broadcast_to(whole[:1], (4, 3, 2)), whole[::2, ::-2]]
+    for host in forms:
+        for dtype in (None, "float32", "int64"):
+            there = on.backend.asarray(host, dtype)
+            back = nn.to_numpy(there)
+            assert back.dtype.isnative
+            assert back.tolist() == host.astype(dtype or host.dtype).tolist()
+            if kind != "b1":  # what no library computes with has become something it does
+                if host.size:
+                    assert float(on.xp.max(there)) == float(host.max())
+                there = there + there
+                assert there.dtype == on.backend.asarray(host, dtype).dtype
+
+
+def test_labels_of_every_integer_dtype(on: Namespace) -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    net = nn.Network([nn.Affine(3, 3)])
+    expected = net.loss(x, [0, 1, 2, 1])
+    for dtype in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", ">i2", ">u4", ">i8"):
+        assert net.loss(x, np.array([0, 1, 2, 1], dtype)) == expected
+        assert net.loss(x[:1], np.array([0], dtype)[::-1]) == net.loss(x[:1], [0])
+
+
+def test_integers_beyond_what_the_library_holds() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    on = nn.backends.resolve("torch")
+    assert on.asarray(np.array([2**63 - 1], "uint64")).tolist() == [2**63 - 1]
+    assert on.asarray(np.array([2**63], "uint64"), "float64").tolist() == [2.0**63]
+    with pytest.raises(ValueError, match=r"t: expected integers below 2\*\*63 on 'torch', got 9223372036854775808"):
+        on.asarray(np.array([2**63], "uint64"), argument="t")
+
+
+def test_data_frames_of_numbers_and_booleans(on: Namespace) -> None:
+    pd = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pd.DataFrame({"age": [1.5, 2.0], "x": [True, False], "n": pd.array([3, 4], dtype="Int64")})
+    expected = [[1.5, 1.0, 3.0], [2.0, 0.0, 4.0]]
+    assert nn.to_numpy(on.backend.asarray(frame)).tolist() == expected
+    twice = pd.concat([frame, frame[["x"]]], axis=1)  # two columns of one name
+    assert nn.to_numpy(on.backend.asarray(twice, "float32")).tolist() == [[*expected[0], 1.0], [*expected[1], 0.0]]
+    for column, kind in (
+        (["a", "b"], "str|object"),
+        ([True, None], "object"),
+        (pd.to_datetime(["2020", "2021"]), "date"),
+    ):
+        for spoiled in (frame.assign(city=column), frame.assign(city=column)[["city"]]):
+            with pytest.raises(ValueError, match=f"^x: expected columns of numbers, but column 'city' holds ({kind})"):
+                on.backend.asarray(spoiled, "float32", "x")
+
+
+def test_data_frames_of_polars(on: Namespace) -> None:
+    pl = pytest.importorskip("polars", reason="polars is not installed")
+    frame = pl.DataFrame({"age": [1.5, 2.0], "x": [True, False]})
+    assert nn.to_numpy(on.backend.asarray(frame)).tolist() == [[1.5, 1.0], [2.0, 0.0]]
+    with pytest.raises(ValueError, match="column 'city' holds String"):
+        on.backend.asarray(frame.with_columns(pl.Series("city", ["a", "b"])))
+
+
+def loader() -> Any:
+    utils = pytest.importorskip("torch.utils.data", reason="PyTorch is not installed")
+    torch = sys.modules["torch"]
+    return utils.DataLoader(utils.TensorDataset(torch.zeros(4, 3), torch.zeros(4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (loader, "expected an array, got a DataLoader: put what it gives into one array first"),
+        (lambda: iter([[1.0] * 3] * 4), "expected an array, got a list_iterator: put"),
+        (lambda: ([1.0] * 3 for _ in range(4)), "expected an array, got a generator: put"),
+        (lambda: map(float, "1234"), "expected an array, got a map: put"),
+        (lambda: {1.0, 2.0}, "expected an array of numbers, got a set"),
+        (lambda: {"a": [1.0]}, "expected an array of numbers, got a dict"),
+        (lambda: None, "expected an array of numbers, got a NoneType"),
+        (object, "expected an array of numbers, got a object"),
+    ],
+)
+def test_what_is_no_array_is_named(on: Namespace, make: Callable[[], Any], message: str) -> None:
+    net, x, t = nn.Network([nn.Affine(3, 2)]), np.zeros((4, 3)), np.zeros(4, int)
+    with pytest.raises(TypeError, match=f"^x: {message}"):
+        net.predict(make())
+    with pytest.raises(TypeError, match=f"^x: {message}"):
+        nn.Trainer(net, nn.SGD(0.1), batch_size=2).fit(make(), t)
+    with pytest.raises(TypeError, match=f"^t: {message}"):
+        nn.Trainer(net, nn.SGD(0.1), batch_size=2).fit(x, make())
+    with pytest.raises(TypeError, match=f"^validation x: {message}|^x: {message}"):
+        nn.Trainer(net, nn.SGD(0.1), batch_size=2).fit(x, t, validation=(make(), t))
+    if make() is not None:
+        with pytest.raises(TypeError, match=f"^sample_weight: {message}"):
+            net.loss(x, t, make())
+    with pytest.raises(TypeError, match=f"^t: {message}"):
+        nn.Network([nn.Affine(3, 1)], nn.MeanSquaredError()).loss(x, make())
+
+
+def test_a_data_set_of_pytorch_is_no_array() -> None:
+    data = loader().dataset
+    with pytest.raises(ValueError, match="^x: expected a regular array of numbers, got a TensorDataset that is none"):
+        nn.Network([nn.Affine(3, 2)]).predict(data)
+
+
+def test_arrays_of_another_library_name_the_argument() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    with pytest.raises(nn.BackendError, match="^x: got a torch array on cpu, but this backend is 'numpy'"):
+        nn.Network([nn.Affine(3, 2)]).predict(torch.zeros(4, 3))
 
 
 def test_kinds_in_words() -> None:

@@ -11,6 +11,7 @@ import pytest
 from support import Namespace, assert_close, check_projection
 
 import nnbackend as nn
+from nnbackend import functions as F
 from nnbackend.backends import to_numpy
 from nnbackend.functions import (
     count_correct,
@@ -331,3 +332,41 @@ def test_bad_settings(make: Callable[[], Any], message: str) -> None:
 def test_targets_that_do_not_fit(on: Namespace, loss: nn.Loss, t: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         loss.target(t, 3, (3,), on.backend, "float32")
+
+
+SETTINGS: list[tuple[Any, ...]] = [(), ([1.0, 2.0, 0.5],), (None, [1.0, 2.0, 3.0]), (None, None, 0.1)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "weight", "class_weight", "smoothing"])
+@pytest.mark.parametrize("label", [-1, 3, -3, 2**40])
+def test_a_label_outside_of_the_classes_is_not_left_out(on: Namespace, label: int, settings: tuple[Any, ...]) -> None:
+    x, t = on.array(np.zeros((3, 3)), "float32"), on.array(np.array([0, label, 2]))
+    more = [on.array(np.array(value), "float32") if isinstance(value, list) else value for value in settings]
+    calls = (F.softmax_cross_entropy_rows, F.softmax_cross_entropy, F.softmax_cross_entropy_backward)
+    if on.backend.host:
+        for call in calls:
+            with pytest.raises(ValueError, match=r"^t: labels must lie in 0 to 2, got -?\d+ to \d+$"):
+                call(x, t, *more)
+        return
+    rows = to_numpy(F.softmax_cross_entropy_rows(x, t, *more))
+    assert np.isnan(rows).tolist() == [False, True, False]
+    if len(more) != 2:  # class weights are taken by label, of which a library has an opinion of its own
+        assert np.isnan(float(F.softmax_cross_entropy(x, t, *more)[0]))
+        dx = to_numpy(F.softmax_cross_entropy_backward(F.softmax(x), t, *more))
+        assert np.isnan(dx).all(axis=1).tolist() == [False, True, False]
+
+
+def test_labels_in_a_dtype_too_small_for_the_classes(on: Namespace) -> None:
+    x = np.zeros((2, 300), "float32")
+    x[:, 44] = 5.0  # 300 - 256
+    wide, narrow = (
+        F.softmax_cross_entropy_rows(on.array(x), on.array(np.array([44, 255], k)), None, None, 0.1)
+        for k in ("int64", "uint8")
+    )
+    assert to_numpy(wide).tolist() == to_numpy(narrow).tolist()
+    assert np.isfinite(to_numpy(wide)).all()
+
+
+def test_integer_scores_are_refused(on: Namespace) -> None:
+    with pytest.raises(TypeError):
+        F.softmax_cross_entropy(on.array(np.array([[1, 2]])), on.array(np.array([0])))

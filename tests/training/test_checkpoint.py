@@ -1102,3 +1102,108 @@ def test_a_diverging_optimizer_state_is_a_fault(monkeypatch: pytest.MonkeyPatch)
 def test_on_fault_is_checked() -> None:
     with pytest.raises(ValueError, match='on_fault must be "stop" or "skip"'):
         make(on_fault="ignore")
+
+
+# --- where it runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["r" * 250, "\N{HIRAGANA LETTER A}" * 80], ids=["letters", "kana"])
+def test_names_of_250_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    file = tmp_path / name
+    expected = outcome(fit(make()))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        fit(make(file=nn.Checkpoint(file, every="3steps", keep=2)))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names - {f"{serialization.stem(file)}.lock"} == {name, f"{name}.1"}
+    trainer = make(file=nn.Checkpoint(file, keep=2))
+    assert trainer.resume()
+    assert outcome(fit(trainer)) == expected
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(nn.CheckpointError, match=r"cannot write checkpoints to .*runs: there is no such folder$"):
+        fit(make(file=tmp_path / "runs" / "run"), 1, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_handler_that_python_did_not_install_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)  # as of a program that embeds Python
+    monkeypatch.setattr(signal, "signal", lambda number, handler: taken.append(number))
+    trainer = fit(make(file=tmp_path / "run"), 2, [])
+    assert len(trainer.history) == 2
+    assert taken == []
+
+
+def test_what_rounds_otherwise_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run"
+    fit(make(file=file), 2, [])
+    assert make(file=file).resume()  # the same: no word
+    loops = serialization.read(file)[1]["training"]["computed by"]["loops in C"]
+    on = nn.backends.resolve("numpy")
+    monkeypatch.setattr(type(on), "arithmetic", lambda self: {"numpy": np.__version__, "loops in C": not loops})
+    with pytest.warns(UserWarning, match=f"never interrupted: loops in C: {loops} then, {not loops} now$") as said:
+        assert make(file=file).resume()
+    assert said[0].filename == __file__
+    monkeypatch.setattr(type(on), "arithmetic", lambda self: {"numpy": "3.0", "loops in C": loops})
+    with pytest.warns(UserWarning, match="numpy: .* then, '3.0' now"):
+        assert make(file=file).resume()
+    monkeypatch.setattr(
+        type(on), "arithmetic", lambda self: {"another": "1.0"}
+    )  # a library promises no bits of another
+    assert make(file=file).resume()
+
+
+def test_a_checkpoint_that_does_not_say_what_computed_it(tmp_path: Path) -> None:
+    file = tmp_path / "run"
+    fit(make(file=file), 2, [])
+    tensors, description = serialization.read(file)
+    del description["training"]["computed by"]  # as before it was written
+    serialization.write(file, tensors, description)
+    assert make(file=file).resume()
+    serialization.write(file, tensors, description | {"training": description["training"] | {"computed by": 7}})
+    with pytest.raises(nn.ModelFileError, match="makes no checkpoint"):
+        make(file=file).resume()
+
+
+def test_the_loops_in_c_are_what_the_backend_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import nnbackend as nn; print(nn.backend().arithmetic()['loops in C'])"
+    for value, found in (("0", {"False"}), ("1", {"False", "True"})):
+        environment = os.environ | {"NNBACKEND_NATIVE": value}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.strip() in found
+
+
+def test_where_inodes_never_agree_the_lock_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnbackend.training import checkpoint
+
+    monkeypatch.setattr(checkpoint, "_inode", lambda path: -1)
+    assert fit(make(file=tmp_path / "run"), 1, []).epoch == 1
+    monkeypatch.setattr(serialization, "WINDOWS", True)  # where they differ, and the lock cannot be removed
+    monkeypatch.setattr(checkpoint, "_lock", lambda handle: None)
+    asked = []
+    monkeypatch.setattr(checkpoint, "_inode", asked.append)
+    (tmp_path / "run").unlink()
+    assert fit(make(file=tmp_path / "run"), 1, []).epoch == 1
+    assert asked == []
+
+
+def test_on_windows_a_scanner_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnbackend.training import checkpoint
+
+    replace, count = Path.replace, 0
+
+    def hold(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count % 2:
+            raise PermissionError(13, "Access is denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", hold)
+    monkeypatch.setattr(serialization, "WINDOWS", True)
+    monkeypatch.setattr(checkpoint, "_lock", lambda handle: None)
+    monkeypatch.setattr(serialization.time, "sleep", lambda seconds: None)
+    fit(make(file=nn.Checkpoint(tmp_path / "run", keep=2)), 3, [])
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "run.1", "run.lock"}

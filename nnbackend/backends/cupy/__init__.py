@@ -27,7 +27,7 @@ class CupyBackend(Backend):
     @classmethod
     def open(cls, device: str) -> Backend:
         if importlib.util.find_spec("cupy") is None:
-            raise BackendError(f"CuPy is not installed. {cuda.mend_cupy()}")
+            raise BackendError(f"CuPy is not installed. {cuda.mend_cupy(missing=True)}")
         _choose_precision()
         try:
             import array_api_compat.cupy as xp
@@ -127,7 +127,8 @@ def _working_device(cupy: Any, device: str) -> int:
     except Exception as error:
         raise BackendError(f"CuPy's CUDA runtime does not answer: {error}. {cuda.mend_cupy()}") from error
     if driver == 0:
-        raise BackendError(f"CuPy {cupy.__version__} is installed, but there is no NVIDIA driver. {cuda.mend_cupy()}")
+        mend = "Install one for your GPU. Without a GPU use NNBACKEND=numpy."
+        raise BackendError(f"CuPy {cupy.__version__} is installed, but there is no NVIDIA driver. {mend}")
     if built > driver:
         lines = f"pip uninstall -y cupy-cuda{built}x && {cuda.pip_line(driver)}"
         mend = lines if driver >= cuda.OLDEST else cuda.mend_cupy()

@@ -48,12 +48,12 @@ def mend(error: Exception) -> str:
     return f"Most likely {cause}: {pip_line((driver_version() or (NEWEST, 0))[0])}" if cause else ""
 
 
-def mend_cupy() -> str:
+def mend_cupy(missing: bool = False) -> str:
     """Return the remedy for a CuPy that is missing or broken on this machine."""
     version = driver_version()
     if version is None:
         return (
-            "No NVIDIA driver was found either: install one for your GPU, then "
+            f"No NVIDIA driver was found{' either' if missing else ''}: install one for your GPU, then "
             f"{pip_line(NEWEST)} (cupy-cuda12x for a driver older than 580). Without a GPU use NNBACKEND=numpy."
         )
     if version[0] < OLDEST:

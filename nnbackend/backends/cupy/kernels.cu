@@ -19,6 +19,11 @@ __device__ inline T logistic(T x) {
     return (x >= 0 ? (T)1 : e) / (1 + e);
 }
 
+// From there on a function and its derivative are what they are at infinity, which times 0 would be no number.
+#define GELU_END 20
+#define SILU_END 20000
+__device__ inline T within(T x, T end) { return x < -end ? -end : x > end ? end : x; }  // a NaN stays one
+
 __device__ inline T gelu_tanh(T x) { return tanh((T)0.7978845608028654 * (x + (T)0.044715 * x * x * x)); }
 
 #define FUNCTION(name, result)                                      \
@@ -42,19 +47,19 @@ FUNCTION(sigmoid, logistic(x))
 BACKWARD(sigmoid_backward, dy * y * (1 - y))
 FUNCTION(relu, x < 0 ? (T)0 : x)  // written so that NaN stays NaN
 BACKWARD(relu_backward, y > 0 ? dy : (T)0)
-FUNCTION(leaky_relu, x > 0 ? x : alpha * x)
+FUNCTION(leaky_relu, x > 0 ? x : alpha == 0 && x == x ? (T)0 : alpha * x)
 BACKWARD(leaky_relu_backward, y > 0 ? dy : alpha * dy)
 FUNCTION(tanh, tanh(x))
 BACKWARD(tanh_backward, dy * (1 - y * y))
 FUNCTION(elu, x > 0 ? x : alpha * expm1(x))
 BACKWARD(elu_backward, y > 0 ? dy : dy * (y + alpha))
-FUNCTION(silu, x * logistic(x))
-BACKWARD(silu_backward, dy * logistic(y) * (1 + y * (1 - logistic(y))))
-FUNCTION(gelu, (T)0.5 * x * (1 + gelu_tanh(x)))
+FUNCTION(silu, (x < -SILU_END ? (T)-SILU_END : x) * logistic(x))
+BACKWARD(silu_backward, dy * logistic(y) * (1 + within(y, SILU_END) * (1 - logistic(y))))
+FUNCTION(gelu, (T)0.5 * (x < -GELU_END ? (T)-GELU_END : x) * (1 + gelu_tanh(within(x, GELU_END))))
 
 KERNEL(gelu_backward)(long long n, T* out, const T* dy, const T* in, double) {
     THREAD(i, n);
-    const T x = in[i], u = gelu_tanh(x);
+    const T x = within(in[i], GELU_END), u = gelu_tanh(x);
     const T slope = (T)0.7978845608028654 * (1 + 3 * (T)0.044715 * x * x);
     out[i] = dy[i] * ((T)0.5 * (1 + u) + (T)0.5 * x * (1 - u * u) * slope);
 }
@@ -113,6 +118,7 @@ KERNEL(softmax_backward)(long long n, T* out, const T* gradient, const T* in, lo
 
 __device__ inline T target(long long i, long long j, long long columns, TARGETS) {
     T q = labels ? (T)(labels[i] == j) : targets[i * columns + j];
+    if (labels && (labels[i] < 0 || labels[i] >= columns)) q = (T)nan("");  // no class: the loss must not look sound
     if (label_smoothing != 0) q = (T)(1 - label_smoothing) * q + (T)(label_smoothing / columns);
     return class_weight ? class_weight[j] * q : q;
 }

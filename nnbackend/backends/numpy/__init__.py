@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +32,7 @@ class NumpyBackend(Backend):
 
     family = "numpy"
     host = True
+    wider: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def open(cls, device: str) -> Backend:
@@ -39,8 +42,11 @@ class NumpyBackend(Backend):
 
         return cls("numpy", xp, "cpu")
 
-    def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        return super().asarray(self._host_array(x, dtype), dtype)
+    def fits(self, x: Any) -> bool:
+        return type(x) is np.ndarray and x.dtype.kind in "biuf" and x.dtype.isnative
+
+    def arithmetic(self) -> dict[str, Any]:
+        return {**super().arithmetic(), "loops in C": f"{__name__}.native" in sys.modules}
 
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         return host

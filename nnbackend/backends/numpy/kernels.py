@@ -43,7 +43,6 @@ from nnbackend.functions.optimizers import (
 )
 
 HostArray = np.ndarray[Any, Any]
-LOWEST = {2: -9.0, 4: -87.0, 8: -708.0}  # by itemsize: for a smaller x, exp(x) or exp(-x) may not be a normal number
 CHUNK = 2**18  # bytes: the five buffers of Adam then fit a cache of 1 MiB; 2**15 takes 1.5 times as long
 
 
@@ -63,10 +62,10 @@ def _(dy: HostArray, x: HostArray, W: HostArray, dW: HostArray, db: HostArray, n
 
 @kernel(sigmoid, np.ndarray)
 def _(x: HostArray) -> Any:
-    # clip, so that exp does not overflow; a choice between two forms would take six times as long
-    y: HostArray = np.clip(x, LOWEST[x.itemsize], np.inf, out=np.empty_like(x))
-    np.negative(y, out=y)
-    np.exp(y, out=y)
+    # 1 / (1 + exp(-x)) without a choice between two forms, which takes six times as long; far left it is 1 / inf = 0
+    y: HostArray = np.negative(x, out=np.empty_like(x))
+    with np.errstate(over="ignore"):
+        np.exp(y, out=y)
     y += 1
     return np.divide(1, y, out=y)
 
@@ -94,6 +93,14 @@ def _(x: HostArray) -> Any:
     return y
 
 
+def _check_labels(t: HostArray, classes: int) -> None:
+    """Raise ValueError for labels outside of the classes, of which those below 0 would be counted from the end."""
+    if t.size and t.dtype.kind in "iu":
+        low, high = np.minimum.reduce(t), np.maximum.reduce(t)
+        if low < 0 or high >= classes:
+            raise ValueError(f"t: labels must lie in 0 to {classes - 1}, got {low} to {high}")
+
+
 @kernel(softmax_cross_entropy_rows, np.ndarray)
 def _(
     x: HostArray,
@@ -102,7 +109,9 @@ def _(
     class_weight: HostArray | None = None,
     label_smoothing: float = 0.0,
 ) -> Any:
-    if t.ndim != 1 or weight is not None or class_weight is not None or label_smoothing:
+    if t.ndim == 1:
+        _check_labels(t, x.shape[-1])
+    if t.ndim != 1 or weight is not None or class_weight is not None or label_smoothing or x.dtype.kind != "f":
         return NotImplemented
     shifted: HostArray = x - x.max(axis=-1, keepdims=True)
     picked = shifted[np.arange(len(t)), t]
@@ -121,7 +130,9 @@ def _(
     label_smoothing: float = 0.0,
     divisor: float | None = None,
 ) -> Any:
-    if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
+    if t.ndim == 1:
+        _check_labels(t, x.shape[-1])
+    if weight is not None or class_weight is not None or label_smoothing or divisor is not None or x.dtype.kind != "f":
         return NotImplemented
     # transposed, so that reductions over few classes run along the long axis: saves 3 % of a 784-50-10 step
     shifted = x.T.copy()
@@ -147,6 +158,8 @@ def _(
     label_smoothing: float = 0.0,
     divisor: float | None = None,
 ) -> Any:
+    if t.ndim == 1:
+        _check_labels(t, y.shape[-1])
     if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
         return NotImplemented
     if t.ndim == 1:

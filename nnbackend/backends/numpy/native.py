@@ -178,6 +178,8 @@ def _(dy: HostArray, y: HostArray) -> Any:
 
 @loop(leaky_relu)
 def _(x: HostArray, alpha: float = 0.01) -> Any:
+    if not alpha:  # at infinity 0 x is no number
+        return NotImplemented
     y = np.empty_like(x)
     return y if _native.leaky_relu(x, y, alpha) is None else NotImplemented
 
