@@ -16,7 +16,7 @@ from nnbackend.functions.array import array_namespace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_known: dict[tuple[type, Any], bool] = {}  # by the type of an array and its dtype: is that floating?
+_floating: dict[int, Any] = {}  # floating dtypes by their identity: to hash one takes longer than some functions
 
 
 def floating(definition: Callable[..., Any]) -> Any:
@@ -30,7 +30,7 @@ def floating(definition: Callable[..., Any]) -> Any:
 
     @functools.wraps(definition)
     def checked(first: Any, *rest: Any, **named: Any) -> Any:
-        if not is_floating(first):
+        if id(getattr(first, "dtype", None)) not in _floating and not is_floating(first):
             got = f"dtype {first.dtype}" if hasattr(first, "dtype") else f"a {type(first).__name__}"
             raise TypeError(
                 f"{definition.__name__}: {argument} must be an array of floating numbers, such as float32, got {got}"
@@ -44,11 +44,12 @@ def floating(definition: Callable[..., Any]) -> Any:
 
 def is_floating(x: Any) -> bool:
     """Say whether x is an array of floating numbers."""
-    key = type(x), getattr(x, "dtype", None)
-    found = _known.get(key)
-    if found is None:
-        found = _known[key] = key[1] is not None and bool(array_namespace(x).isdtype(key[1], "real floating"))
-    return found
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not array_namespace(x).isdtype(dtype, "real floating"):
+        return False
+    if len(_floating) < 32:  # those of a library are few, but one of another byte order may be a new object every time
+        _floating[id(dtype)] = dtype
+    return True
 
 
 def kernel(function: Any, kind: type, *, exact: bool = False) -> Callable[[F], F]:

@@ -169,6 +169,22 @@ def test_what_is_not_finite_shows(cupy: nn.Backend, special: float) -> None:
     assert int(functions.count_correct(cupy.asarray(x), cupy.asarray(labels))) == 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_ends_of_the_numbers(cupy: nn.Backend, dtype: str) -> None:
+    x = np.array([math.inf, 3e38, 1e30, 1e19, 1e5, 100.0, 20.0, 1.0, 1e-40, 0.0], dtype)
+    x = np.concatenate([x, -x, [math.nan]]).astype(dtype)
+    calls: list[tuple[str, list[Any]]] = [("leaky_relu", [x, 0.0])]
+    for name in ("sigmoid", "relu", "leaky_relu", "tanh", "elu", "silu", "gelu"):
+        read = x if name in ("silu", "gelu") else dispatched()[name].dispatch(object)(x)
+        calls += [(name, [x]), (f"{name}_backward", [np.ones_like(x), read])]
+    eps = np.finfo(dtype).eps
+    for name, (first, *rest) in calls:
+        expected = dispatched()[name].dispatch(object)(first, *rest)
+        moved = [cupy.asarray(value) if isinstance(value, np.ndarray) else value for value in rest]
+        actual = to_numpy(dispatched()[name].dispatch(standin.ndarray)(cupy.asarray(first), *moved))
+        np.testing.assert_allclose(actual, expected, rtol=8 * eps, atol=60 * eps, err_msg=name)
+
+
 PUBLISHED = [  # Random123's known-answer file, philox4x32 with ten rounds: counter, key, result
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
