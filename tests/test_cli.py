@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import nnbackend as nn
-from nnbackend import crossover
+from nnbackend.backends import crossover
 from nnbackend.cli import Settings, main, predict_file, train_mnist
 from nnbackend.datasets import mnist_host, write_idx
 

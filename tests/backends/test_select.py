@@ -295,7 +295,5 @@ def test_a_data_frame_of_floats_and_bools_is_an_array_of_numbers(on: Namespace) 
     assert nn.to_numpy(on.backend.asarray(frame, "float32")).tolist() == [[0.5, 1.0, 0.0], [1.5, 0.0, 1.0]]
     frame["day"] = frames.to_datetime(["2020-01-01", "2020-01-02"])
     frame["city"] = ["a", "b"]
-    with pytest.raises(
-        ValueError, match=r"expected columns of numbers, got day \(datetime64.*\), city \(.*\) in a Data"
-    ):
+    with pytest.raises(ValueError, match="expected columns of numbers, but column 'day' holds datetime64"):
         on.backend.asarray(frame)
