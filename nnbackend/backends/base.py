@@ -184,9 +184,7 @@ class Backend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the name, since a namespace is a module and a device a thing of this machine."""
-        from nnbackend.backends.select import resolve
-
-        return resolve, (self.name,)
+        return reopened, (self.name,)
 
 
 def room(family: str) -> type[Backend]:
@@ -195,6 +193,12 @@ def room(family: str) -> type[Backend]:
     if isinstance(found, str):
         found = ROOMS[family] = importlib.import_module(found).BACKEND
     return found
+
+
+def reopened(name: str) -> Backend:
+    """Return the backend of a pickle by its name. Raises BackendError as `Backend.open` does."""
+    family, _, device = name.partition(":")
+    return room(family).open(device)
 
 
 def on_its_device(method: Callable[P, R]) -> Callable[P, R]:
