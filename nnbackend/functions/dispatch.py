@@ -66,12 +66,11 @@ def kernel(function: Any, kind: type, *, exact: bool = False) -> Callable[[F], F
 
         @functools.wraps(fast)
         def tried(first: Any, *rest: Any, **named: Any) -> Any:
-            if not exact or type(first) is kind:
-                dtype = first.dtype
-                if any_dtype or (dtype.char in "efd" and dtype.isnative):
-                    answer = fast(first, *rest, **named)
-                    if answer is not NotImplemented:
-                        return answer
+            suits = not exact or type(first) is kind
+            if suits and (any_dtype or ((dtype := first.dtype).char in "efd" and dtype.isnative)):
+                answer = fast(first, *rest, **named)
+                if answer is not NotImplemented:
+                    return answer
             return slower(first, *rest, **named)
 
         function.register(kind, tried)

@@ -36,8 +36,10 @@ class Affine(Layer):
         self.b = Parameter((self.output_size,), initializer(self.bias, "Affine: bias"))
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        if not self._takes_sparse(x):
-            check_input(self, x, self.W.data, self.input_size)
+        if self._takes_sparse(x):  # which is no array of a namespace
+            self._x = x
+            return x @ self.W.data + self.b.data
+        check_input(self, x, self.W.data, self.input_size)
         self._x = x
         return affine(x, self.W.data, self.b.data)
 

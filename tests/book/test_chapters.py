@@ -666,7 +666,7 @@ def test_pickles_of_the_former_networks_are_networks_of_the_library() -> None:
         (MultiLayerNet, nn.Network([nn.Affine(3, 4), nn.ReLU(), nn.Affine(4, 2)])),
         (TwoLayerNet, nn.TwoLayerNet(3, 4, 2)),
     ):
-        rebuild, (_, *content) = network.__reduce__()
+        rebuild, (_, *content), *_ = network.__reduce__()
         loaded = rebuild(former, *content)
         x = RNG.random((5, 3))
         assert type(loaded) is type(network)
