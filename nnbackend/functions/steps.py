@@ -27,7 +27,7 @@ def take_rows(order: Array, at: Array | int, stride: int, start: int, size: int,
         xp = array_namespace(order)
         numbers = xp.arange(start, start + size, dtype=at.dtype, device=device(at))
         rows = xp.take(order, at[0] * stride + numbers, axis=0)
-    return tuple(gather(a, rows) for a in arrays)
+    return tuple([gather(a, rows) for a in arrays])
 
 
 @singledispatch

@@ -36,7 +36,7 @@ class Affine(Layer):
         self.b = Parameter((self.output_size,), initializer(self.bias, "Affine: bias"))
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        if self._takes_sparse(x):  # which is no array of a namespace
+        if type(x) is not type(self.W.data) and self._takes_sparse(x):
             self._x = x
             return x @ self.W.data + self.b.data
         check_input(self, x, self.W.data, self.input_size)
@@ -45,7 +45,7 @@ class Affine(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         # kernels are chosen by dy, and know no sparse x: the definition does
-        backward = affine_backward.dispatch(object) if self._takes_sparse(self._x) else affine_backward
+        backward = affine_backward if type(self._x) is type(dy) else affine_backward.dispatch(object)
         return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
 
     def _takes_sparse(self, x: Any) -> bool:
