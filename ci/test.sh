@@ -39,7 +39,8 @@ mapfile -t commands < <(grep '^python3 -m venv ' README.md)
 printf '\n$ %s\n' "${commands[0]}"
 env -u NNBACKEND_DATA bash -euo pipefail -c "${commands[0]}" # a newcomer has the embedded sample
 
-# coverage makes the tests take about 1.6 times the time of a processor, and a second process makes up for it
-export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -n 2 --cov --cov-report=term:skip-covered"
+# coverage makes the tests take about 1.6 times the time of a processor, and a second process makes up for it; a test
+# that hangs is named instead of ending the whole run
+export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -n 2 --timeout=600 --cov --cov-report=term:skip-covered"
 printf '\n$ %s\n' "${commands[1]}"
 bash -euo pipefail -c "${commands[1]}"
