@@ -37,7 +37,7 @@ def train(folder: Path, epochs: int) -> None:
     trainer.resume()
     stopping = nn.EarlyStopping("val_loss", patience=100)
     history = trainer.fit(x[:120], t[:120], epochs, validation=(x[120:], t[120:]), callbacks=[stopping])
-    arrays = [network.buffer.data, network.buffer.state, trainer.state["v"]]
+    arrays = [network.buffer.data, network.buffer.state, trainer.state.optimizer["v"]]
     curves = [history.loss, history.accuracy, history.val_loss, history.val_accuracy]
     (folder / "part").write_bytes(b"".join(np.asarray(a).tobytes() for a in (*arrays, *curves)))
     (folder / "part").replace(folder / "result")

@@ -132,8 +132,9 @@ def train_mnist(
         rule = optimizer(settings.optimizer, lr=falling)
         trainer = Trainer(network, rule, batch_size=settings.batch_size, seed=settings.seed, checkpoint=checkpoint)
         if resume and trainer.resume():
-            say(f"resumed   after {trainer.epoch} epochs and {trainer.position} steps")
-        before, began = sum(trainer.history.seconds) + trainer.seconds * (trainer.position > 0), time.perf_counter()
+            say(f"resumed   after {trainer.epoch} epochs and {trainer.state.step} steps")
+        state, began = trainer.state, time.perf_counter()
+        before = sum(state.history.seconds) + state.seconds * (state.step > 0)
         history = trainer.fit(*train, settings.epochs, validation=test, progress=progress)
         seconds = before + time.perf_counter() - began
         test_loss, test_accuracy = network.loss(*test), network.accuracy(*test)

@@ -1,14 +1,15 @@
-"""How the steps of an epoch are run: their rows, and the runner that takes one after the other."""
+"""Run the steps of an epoch: the rows of a step, what all steps work on, and the runner that does one after another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from nnbackend.functions import take_rows
 from nnbackend.functions.array import Array, pieces
 
-# step(rows, figures, at, update, *data): take its rows of the data, record its figures at `at`, call update(p, g)
+# step(rows, metrics, at, update, *data): take its rows of the data, record its metrics at `at`, call update(p, g)
 Step: TypeAlias = Callable[..., None]
 Launch: TypeAlias = Callable[[int], None]  # does the step of that number in the epoch
 
@@ -40,31 +41,44 @@ class Rows:
             yield self.take(*arrays, start=piece.start, size=piece.stop - piece.start)
 
 
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class Epoch:
+    """Holds what the steps of one epoch work on.
+
+    step: does one step, see `Step`. stride: the rows of a step. order: (n,) integers, the shuffled rows. metrics:
+    (k, steps), which a step writes. state: the optimizer's state. data: the arrays that a step takes rows from.
+    depends: returns what the step reads beside its arguments, for a comparison with an earlier epoch.
+    """
+
+    step: Step
+    stride: int
+    order: Array
+    metrics: Array
+    state: dict[str, Any]
+    optimizer: Any
+    data: tuple[Array, ...]
+    depends: Callable[[], dict[str, object]] = dict
+
+    @property
+    def whole_steps(self) -> int:
+        """Return the number of steps that have `stride` rows; a last step with fewer rows may follow."""
+        return int(self.order.shape[0]) // self.stride
+
+    def run(self, i: int) -> None:
+        """Do step i without a graph."""
+        self.step(Rows(self.order, i, self.stride), self.metrics, i, self._update, *self.data)
+
+    def _update(self, p: Array, g: Array) -> None:
+        self.optimizer.step(p, g, self.state)
+
+
 class Uncaptured:
     """Runs steps as they are."""
 
-    def epoch(
-        self,
-        step: Step,
-        stride: int,
-        order: Array,
-        figures: Array,
-        state: dict[str, Any],
-        optimizer: Any,
-        data: tuple[Array, ...],
-        *,
-        first: int = 0,
-        ahead: int = 0,
-        depends: Callable[[], dict[str, object]] = dict,
-    ) -> Launch:
-        """Prepare the steps of an epoch and return the function that does step i of it.
+    def prepare(self, epoch: Epoch, *, first: int = 0, ahead: int = 0) -> Launch:
+        """Prepare the steps of an epoch, and return the function that does step i of it.
 
-        step: see above. stride: rows of a step; order: (n,) integers, the shuffled rows; figures: (k, steps).
-        first: the first step that will be asked for. ahead: whole batches that are still to come, of this epoch and
-        later ones. depends: returns what the step reads beside its arguments, for comparison with an earlier epoch.
+        first: the first step that the caller will ask for. ahead: the whole batches that are still to come, in this
+        epoch and in later ones.
         """
-
-        def update(p: Array, g: Array) -> None:
-            optimizer.step(p, g, state)
-
-        return lambda i: step(Rows(order, i, stride), figures, i, update, *data)
+        return epoch.run

@@ -336,9 +336,10 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         if first or not more:
             self.loss_curve_: list[float] = []
             self._optimizer_state: State | None = None
-        trainer.epoch = len(self.loss_curve_)
-        if self._optimizer_state is not None and self._optimizer_state.keys() == trainer.state.keys():
-            trainer.state = self._optimizer_state
+        state = trainer.state
+        state.epoch = len(self.loss_curve_)
+        if self._optimizer_state is not None and self._optimizer_state.keys() == state.optimizer.keys():
+            state.optimizer = self._optimizer_state
         stopper = EarlyStopping("val_loss", patience=int(self.n_iter_no_change), min_delta=float(self.tol))
         history = trainer.fit(
             x,
@@ -349,7 +350,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             callbacks=[*callbacks, stopper] if self.early_stopping else callbacks,
             progress=bool(self.verbose),
         )
-        self._optimizer_state = trainer.state if more else None
+        self._optimizer_state = state.optimizer if more else None
         self.loss_curve_ += history.loss
         self.n_iter_ = len(self.loss_curve_)
         self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=None)

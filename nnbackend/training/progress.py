@@ -9,7 +9,7 @@ REPORTS_PER_EPOCH = 10
 
 
 class Progress:
-    """A bar that counts samples. It says when it is time for figures, so that the device is read ten times an
+    """A bar that counts samples. It says when it is time for metrics, so that the device is read ten times an
     epoch and not every step; switched off, it never asks.
     """
 
@@ -31,12 +31,12 @@ class Progress:
         if self._bar is not None:
             self._bar.update(samples)
 
-    def wants_figures(self, step: int) -> bool:
+    def wants_metrics(self, step: int) -> bool:
         return self._bar is not None and step % self._every == 0
 
-    def show(self, **figures: float | None) -> None:
+    def show(self, **metrics: float | None) -> None:
         if self._bar is not None:
-            self._bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items() if value is not None})
+            self._bar.set_postfix({name: f"{value:.4f}" for name, value in metrics.items() if value is not None})
 
     def __enter__(self) -> Progress:
         return self

@@ -1,4 +1,4 @@
-"""The passes of a training step: gradients and figures, all on the device."""
+"""The passes of a training step: gradients and metrics, all on the device."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def one_pass(
 
 def recorded_pass(
     network: Network,
-    figures: Array,
+    metrics: Array,
     at: Array | int,
     mean_weight: float | None,
     x: Array,
     t: Array,
     weight: Array | None = None,
 ) -> None:
-    """Write the gradient of one batch to the network's buffer, and record its figures in figures[:, at].
+    """Write the gradient of one batch to the network's buffer, and record its metrics in metrics[:, at].
 
-    figures: (2, steps) for the mean loss and the number of correct rows; with sample weights (3, steps), in which the
+    metrics: (2, steps) for the mean loss and the number of correct rows; with sample weights (3, steps), in which the
     correct rows are counted by their weights, and the sum of the batch's weights follows. mean_weight: that of the
     whole training set, or None if nothing weights its rows.
     """
@@ -42,9 +42,9 @@ def recorded_pass(
         network.tick()
         y = network.forward(x, training=True)
         settings = () if divisor is None else (divisor,)
-        network.backward(network.loss_layer.recorded(y, t, figures, at, *settings))
+        network.backward(network.loss_layer.recorded(y, t, metrics, at, *settings))
     else:
-        _record(network, figures, at, *one_pass(network, x, t, weight, divisor), weight)
+        _record(network, metrics, at, *one_pass(network, x, t, weight, divisor), weight)
 
 
 def several_passes(
@@ -52,7 +52,7 @@ def several_passes(
     rows: Rows,
     batch_size: int,
     gradient_sum: Array,
-    figures: Array,
+    metrics: Array,
     at: Array | int,
     mean_weight: float | None,
     x: Array,
@@ -77,12 +77,12 @@ def several_passes(
         loss = loss + part_loss
         correct = part_correct if correct is None else correct + part_correct
     gradient[...] = gradient_sum
-    _record(network, figures, at, loss, correct, *rows.take(*given(weight)))
+    _record(network, metrics, at, loss, correct, *rows.take(*given(weight)))
 
 
 def _record(
     network: Network,
-    figures: Array,
+    metrics: Array,
     at: Array | int,
     loss: Array,
     correct: Array | None,
@@ -91,4 +91,4 @@ def _record(
     values = [loss, 0.0 if correct is None else correct]
     if weight is not None:
         values.append(network.backend.xp.sum(weight))
-    record(figures, at, *values)
+    record(metrics, at, *values)

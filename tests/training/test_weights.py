@@ -244,7 +244,7 @@ def test_drop_last_leaves_out_what_fills_no_step(on: Namespace) -> None:
     net = nn.Network([nn.Affine(3, 2)], seed=0)
     trainer = nn.Trainer(net, nn.SGD(0.1), batch_size=4, drop_last=True)
     history = trainer.fit(x, t, 3)
-    assert trainer.state["t"] == 6
+    assert trainer.state.optimizer["t"] == 6
     assert all(0 < loss < 5 for loss in history.loss)
     with pytest.raises(ValueError, match="drop_last leaves nothing"):
         nn.Trainer(net, nn.SGD(0.1), batch_size=6, accumulate=2, drop_last=True).fit(x, t)

@@ -85,10 +85,12 @@ def assert_same(one: nn.Trainer, other: nn.Trainer, tolerance: float = 1e-9) -> 
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(getattr(one.history, name), getattr(other.history, name), rtol=tolerance)
     assert one.state.keys() == other.state.keys()
-    assert one.state["t"] == other.state["t"]
+    assert one.state["t"] == other.state.optimizer["t"]
     assert isinstance(one.state["t"], int)
     for name in one.state.keys() - {"t"}:
-        np.testing.assert_allclose(to_numpy(one.state[name]), to_numpy(other.state[name]), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            to_numpy(one.state[name]), to_numpy(other.state.optimizer[name]), rtol=0, atol=tolerance
+        )
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -337,7 +339,7 @@ def test_every_address_of_a_graph_is_its_own_or_kept(machine: standin.Machine, c
     trainer.fit(data[0], data[1], 8, **({"sample_weight": data[2]} if len(data) > 2 else {}))
     graph = trainer._runner._graph
     assert graph is not None
-    pools = {id(a._block) for a in (trainer.figures, *data)}
+    pools = {id(a._block) for a in (trainer.state.metrics, *data)}
     kept = {id(a._block) for a in reachable(graph)}
     touched = [ref() for ref in graph._graph.touched.values()]
     assert len(touched) > 5
@@ -584,7 +586,13 @@ def test_all_is_born_and_computed_on_the_device_that_was_asked_for(two_devices: 
     trainer.fit(X, T, 4, validation=(X, T))
     assert two_devices.counts["graph launches"] > 4
     buffers = [network.buffer.data, network.buffer.grad, network.buffer.state, network.buffer.clock]
-    arrays = [*buffers, *trainer.state.values(), trainer.figures, network.predict(X), network.predict_proba(X[0])]
+    arrays = [
+        *buffers,
+        *trainer.state.optimizer.values(),
+        trainer.state.metrics,
+        network.predict(X),
+        network.predict_proba(X[0]),
+    ]
     arrays += [*network.gradient(X, T).values(), *network.activations(X).values()]
     arrays += [*network.numerical_gradient(X[:4], T[:4]).values(), network.backend.zeros((2,), "float32")]
     assert all(a.device == second for a in arrays if not isinstance(a, int))
