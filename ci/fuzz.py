@@ -73,7 +73,7 @@ def readers(folder: Path) -> list[Reader]:
     def resumed(path: Path) -> Any:
         going_on = trainer()
         going_on.resume(path)
-        return values(going_on.network), going_on.state["t"], going_on.epoch, going_on.history.loss
+        return values(going_on.network), going_on.state.optimizer["t"], going_on.epoch, going_on.history.loss
 
     trained = trainer(folder / "checkpoint")
     trained.fit(x, t, 2)

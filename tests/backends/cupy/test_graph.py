@@ -84,13 +84,12 @@ def assert_same(one: nn.Trainer, other: nn.Trainer, tolerance: float = 1e-9) -> 
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(getattr(one.history, name), getattr(other.history, name), rtol=tolerance)
-    assert one.state.keys() == other.state.keys()
-    assert one.state["t"] == other.state.optimizer["t"]
-    assert isinstance(one.state["t"], int)
-    for name in one.state.keys() - {"t"}:
-        np.testing.assert_allclose(
-            to_numpy(one.state[name]), to_numpy(other.state.optimizer[name]), rtol=0, atol=tolerance
-        )
+    state, expected = one.state.optimizer, other.state.optimizer
+    assert state.keys() == expected.keys()
+    assert state["t"] == expected["t"]
+    assert isinstance(state["t"], int)
+    for name in state.keys() - {"t"}:
+        np.testing.assert_allclose(to_numpy(state[name]), to_numpy(expected[name]), rtol=0, atol=tolerance)
 
 
 CASES: dict[str, dict[str, Any]] = {
