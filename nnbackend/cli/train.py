@@ -1,0 +1,188 @@
+"""The sub-command `nnbackend train`: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say
+from nnbackend.cli.parser import Parser, UsageError, backend_option, check_output, natural, positive
+from nnbackend.layers import ACTIVATIONS
+from nnbackend.network import DTYPES
+from nnbackend.optimizers import OPTIMIZERS
+from nnbackend.plotting import plot_history
+from nnbackend.recipes.train import MODELS, Settings, train_mnist
+from nnbackend.serialization import WINDOWS
+from nnbackend.training import Checkpoint, History
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the sub-command to the command."""
+    parser = commands.add_parser(
+        "train",
+        parents=[backend_option()],
+        help="train a network on a data set",
+        description="Train a fully connected network and test it. Ctrl-C ends the training; files are still written.",
+    )
+    parser.add_argument("data_set", choices=["mnist"], help="what to learn from")
+    _add_settings(parser)
+    for name, text in (
+        ("--save", "write the trained network there (safetensors)"),
+        ("--plot", "draw loss and accuracy by epoch there (.png, .svg or .pdf)"),
+        ("--json", "write settings, history and result there"),
+    ):
+        parser.add_argument(name, type=Path, metavar="FILE", help=text)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="keep the run in this file (or in this folder), so that --resume can go on with it",
+    )
+    parser.add_argument(
+        "--every", metavar="N", help="write a checkpoint every N epochs, or Nsteps, or Ns (seconds) (default: 1)"
+    )
+    parser.add_argument("--keep", type=positive, metavar="K", help="keep the last K checkpoints (default: 1)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the checkpoint, with the same settings (--epochs, too); where there is none yet, begin",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table, only the result")
+    parser.set_defaults(run=_run)
+
+
+def _add_settings(parser: Parser) -> None:
+    """The options that stand for the fields of Settings, with the defaults there."""
+    defaults = asdict(Settings())
+
+    def add(option: str, text: str, **how: Any) -> None:
+        value = defaults[option.strip("-").replace("-", "_")]
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        note = "" if shown is None else f" (default: {shown})"
+        parser.add_argument(option, default=value, help=text + note, **how)
+
+    add(
+        "--data",
+        "the sample that ships with nnbackend, all of MNIST (downloaded once), a folder of IDX or CSV files, or "
+        "mnist.npz; auto: what NNBACKEND_DATA names if that is set, else all of MNIST if it is there already, else the "
+        "sample",
+        metavar="auto|sample|full|PATH",
+    )
+    add("--model", "mlp: fully connected; cnn: convolutions, with layers of its own", choices=sorted(MODELS))
+    add("--hidden", "widths of the hidden layers", type=positive, nargs="+", metavar="N")
+    add("--activation", "what follows each hidden layer", choices=sorted(ACTIVATIONS))
+    add("--optimizer", "update rule", choices=sorted(OPTIMIZERS))
+    add("--lr", "first learning rate, which falls to 0; without it one that suits the optimizer", type=float)
+    add("--epochs", "passes over the training images", type=positive, metavar="N")
+    add("--batch-size", "images per step", type=positive, metavar="N")
+    add("--seed", "decides the initial weights and the order of the images", type=natural, metavar="N")
+    add("--dtype", "of weights and data", choices=DTYPES)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    checkpoint = _checkpoint(arguments)
+    files = {name: getattr(arguments, name) for name in ("save", "plot", "json")}
+    for name, path in files.items():
+        if path is not None:
+            check_output(f"--{name}", path)
+    names = [name for name in Settings.__dataclass_fields__ if name != "hidden"]
+    settings = Settings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
+
+    def note(line: str) -> None:
+        if not arguments.quiet:
+            say(line)
+
+    how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
+    try:
+        with _termination():
+            run = train_mnist(
+                settings, say=note, progress=not arguments.quiet, checkpoint=checkpoint, resume=arguments.resume
+            )
+    except _Terminated:
+        return complain(f"terminated; {how_to_go_on}" if how_to_go_on else "terminated", TERMINATED)
+    history = run.history
+    for line in _table(history):
+        note(line)
+    if history.interrupted:
+        say(f"interrupted after {len(history)} of {settings.epochs} epochs")
+        if how_to_go_on:
+            say(how_to_go_on)
+    say(f"test accuracy {run.test_accuracy:.2%}, test loss {run.test_loss:.4f}, trained in {run.seconds:.1f} s")
+    if arguments.save is not None:
+        run.network.save(arguments.save)
+        note(f"saved the network to {arguments.save}")
+    if arguments.plot is not None and len(history):
+        plot_history(history, arguments.plot)
+        note(f"drew the curves in {arguments.plot}")
+    elif arguments.plot is not None:
+        say(f"no epoch was completed: {arguments.plot} is not drawn")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(run.record(), indent=2) + "\n", encoding="utf-8")
+        note(f"wrote the record to {arguments.json}")
+    return INTERRUPTED if history.interrupted else 0
+
+
+def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
+    """What --checkpoint, --every and --keep stand for."""
+    if arguments.checkpoint is None:
+        for option in ("every", "keep", "resume"):
+            if getattr(arguments, option):
+                raise UsageError(f"argument --{option}: it needs --checkpoint PATH")
+        return None
+    chosen = {name: value for name in ("every", "keep") if (value := getattr(arguments, name)) is not None}
+    try:
+        if isinstance(chosen.get("every"), str) and chosen["every"].isdecimal():
+            chosen["every"] += "epochs"
+        checkpoint = Checkpoint(arguments.checkpoint, **chosen)
+    except ValueError as error:
+        raise UsageError(f"argument --every: {error}") from error
+    check_output("--checkpoint", checkpoint.file)
+    if checkpoint.file.exists() and not arguments.resume:
+        raise UsageError(
+            f"argument --checkpoint: {checkpoint.file} is there already: --resume goes on with it; remove it to begin "
+            f"anew"
+        )
+    return checkpoint
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that goes on with this one, as the shell of this system takes it."""
+    words = ["nnbackend", *arguments.argv, *([] if arguments.resume else ["--resume"])]
+    return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Within the block SIGTERM raises _Terminated: what is written at the end of a block is still written."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
+        yield  # a signal that cannot be taken, or whose handler could not be put back
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _table(history: History) -> Iterator[str]:
+    yield "epoch  training loss  accuracy  test loss  accuracy  seconds"
+    rows = zip(history.loss, history.accuracy, history.val_loss, history.val_accuracy, history.seconds, strict=True)
+    for epoch, (loss, accuracy, val_loss, val_accuracy, seconds) in enumerate(rows, 1):
+        yield f"{epoch:5}{loss:15.4f}{accuracy:10.2%}{val_loss:11.4f}{val_accuracy:10.2%}{seconds:9.2f}"
