@@ -11,7 +11,9 @@ from nnbackend.cli import doctor, predict, train
 from nnbackend.cli.output import INTERRUPTED, complain
 from nnbackend.cli.parser import Parser, UsageError
 from nnbackend.errors import NNBackendError
-from nnbackend.recipes import Prediction, Run, Settings, predict_file, train_mnist
+from nnbackend.recipes import MnistSettings as Settings
+from nnbackend.recipes import Prediction, predict_file, train_mnist
+from nnbackend.recipes import TrainingResult as Run
 
 __all__ = ["Prediction", "Run", "Settings", "main", "predict_file", "train_mnist"]
 

@@ -20,7 +20,7 @@ from nnbackend.layers import ACTIVATIONS
 from nnbackend.network import DTYPES
 from nnbackend.optimizers import OPTIMIZERS
 from nnbackend.plotting import plot_history
-from nnbackend.recipes.train import MODELS, Settings, train_mnist
+from nnbackend.recipes.train import MODELS, MnistSettings, train_mnist
 from nnbackend.serialization import WINDOWS
 from nnbackend.training import Checkpoint, History
 
@@ -61,8 +61,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_settings(parser: Parser) -> None:
-    """The options that stand for the fields of Settings, with the defaults there."""
-    defaults = asdict(Settings())
+    """The options that stand for the fields of MnistSettings, with the defaults there."""
+    defaults = asdict(MnistSettings())
 
     def add(option: str, text: str, **how: Any) -> None:
         value = defaults[option.strip("-").replace("-", "_")]
@@ -94,8 +94,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, path in files.items():
         if path is not None:
             check_output(f"--{name}", path)
-    names = [name for name in Settings.__dataclass_fields__ if name != "hidden"]
-    settings = Settings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
+    names = [name for name in MnistSettings.__dataclass_fields__ if name != "hidden"]
+    settings = MnistSettings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
 
     def note(line: str) -> None:
         if not arguments.quiet:
@@ -104,21 +104,23 @@ def _run(arguments: argparse.Namespace) -> int:
     how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
     try:
         with _termination():
-            run = train_mnist(
+            result = train_mnist(
                 settings, say=note, progress=not arguments.quiet, checkpoint=checkpoint, resume=arguments.resume
             )
     except _Terminated:
         return complain(f"terminated; {how_to_go_on}" if how_to_go_on else "terminated", TERMINATED)
-    history = run.history
+    history = result.history
     for line in _table(history):
         note(line)
     if history.interrupted:
         say(f"interrupted after {len(history)} of {settings.epochs} epochs")
         if how_to_go_on:
             say(how_to_go_on)
-    say(f"test accuracy {run.test_accuracy:.2%}, test loss {run.test_loss:.4f}, trained in {run.seconds:.1f} s")
+    say(
+        f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}, trained in {result.seconds:.1f} s"
+    )
     if arguments.save is not None:
-        run.network.save(arguments.save)
+        result.network.save(arguments.save)
         note(f"saved the network to {arguments.save}")
     if arguments.plot is not None and len(history):
         plot_history(history, arguments.plot)
@@ -126,7 +128,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.plot is not None:
         say(f"no epoch was completed: {arguments.plot} is not drawn")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(run.record(), indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(result.record(), indent=2) + "\n", encoding="utf-8")
         note(f"wrote the record to {arguments.json}")
     return INTERRUPTED if history.interrupted else 0
 

@@ -45,7 +45,7 @@ from nnbackend.training import EarlyStopping
 Prepared: TypeAlias = tuple[Any, HostArray, HostArray | None]  # x, t, weight
 
 # the peak of the automatic schedule
-LEARNING_RATES = {
+PEAK_LEARNING_RATES = {
     "adagrad": 0.05,
     "adam": 0.01,
     "adamw": 0.02,
@@ -399,7 +399,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             settings["lr"] = self.lr
         if isinstance(chosen, Optimizer):
             return replace(chosen, **settings)
-        highest = LEARNING_RATES[chosen]
+        highest = PEAK_LEARNING_RATES[chosen]
         automatic: dict[str, Any] = {"lr": highest / SLOWER}
         if ends:
             automatic["lr"] = OneCycle(highest / SLOWER if sparse else highest, steps)

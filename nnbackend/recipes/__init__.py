@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from nnbackend.recipes.predict import Prediction, predict_file
-from nnbackend.recipes.train import Run, Settings, train_mnist
+from nnbackend.recipes.train import MnistSettings, TrainingResult, train_mnist
 
-__all__ = ["Prediction", "Run", "Settings", "predict_file", "train_mnist"]
+__all__ = ["MnistSettings", "Prediction", "TrainingResult", "predict_file", "train_mnist"]

@@ -22,11 +22,11 @@ from nnbackend.schedules import Cosine, rate
 from nnbackend.training import Checkpoint, History, Trainer
 
 # the first learning rate, measured on MNIST; other optimizers use their default
-FIRST_LEARNING_RATES = {"adam": 0.004, "adamw": 0.004, "momentum": 0.1, "nesterov": 0.1, "sgd": 0.5}
+INITIAL_LEARNING_RATES = {"adam": 0.004, "adamw": 0.004, "momentum": 0.1, "nesterov": 0.1, "sgd": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class MnistSettings:
     """What a training run depends on. The defaults bring the embedded sample to 95.5 % or more in a few seconds.
 
     model: "mlp" is fully connected, with hidden layers of the widths `hidden`, each followed by `activation`; "cnn" is
@@ -48,7 +48,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingResult:
     """What a training run gave. seconds: of the training alone. settings: those asked for, and what they became."""
 
     network: Network
@@ -70,13 +70,13 @@ class Run:
 
 
 def train_mnist(
-    settings: Settings | None = None,
+    settings: MnistSettings | None = None,
     *,
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
-) -> Run:
+) -> TrainingResult:
     """Train a fully connected network on MNIST, or a data set of its form, and test it.
 
     say: called with lines about backend, data and network before the training. progress: show a bar per epoch.
@@ -86,7 +86,7 @@ def train_mnist(
     backend that does not work, NumericalError for a training that diverges, CheckpointError for a checkpoint that
     cannot be written or is of a run with other settings, ModelFileError for one that is damaged.
     """
-    settings = Settings() if settings is None else settings
+    settings = MnistSettings() if settings is None else settings
     lr = _first_rate(settings)
     with using(settings.backend or current_backend()) as chosen:
         say(f"backend   {chosen.name}")
@@ -121,7 +121,7 @@ def train_mnist(
         "parameters": size,
         "version": __version__,
     }
-    return Run(network, history, test_loss, test_accuracy, seconds, asdict(settings) | became)
+    return TrainingResult(network, history, test_loss, test_accuracy, seconds, asdict(settings) | became)
 
 
 def _preparation(x: Any) -> dict[str, Any] | None:
@@ -132,15 +132,15 @@ def _preparation(x: Any) -> dict[str, Any] | None:
     return asdict(preparation_of(images.reshape(-1, side, side))) if square else None
 
 
-def _first_rate(settings: Settings) -> float:
+def _first_rate(settings: MnistSettings) -> float:
     """The learning rate to begin with. ValueError where the optimizer would refuse it, before any data is read."""
-    known = FIRST_LEARNING_RATES.get(settings.optimizer) if settings.lr is None else settings.lr
+    known = INITIAL_LEARNING_RATES.get(settings.optimizer) if settings.lr is None else settings.lr
     if settings.lr is None and settings.model == "cnn" and known is not None:
         known /= 2  # measured, as above
     return rate(optimizer(settings.optimizer, **({} if known is None else {"lr": known})).lr, 0)
 
 
-def _fully_connected(settings: Settings, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
+def _fully_connected(settings: MnistSettings, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
     """The network that --model mlp stands for, and what it is in words."""
     widths = [*shape, *settings.hidden, classes]
     layers: list[Layer] = []
@@ -150,7 +150,7 @@ def _fully_connected(settings: Settings, shape: tuple[int, ...], classes: int) -
     return network, f"{'-'.join(map(str, widths))}, {settings.activation}"
 
 
-def _convolutional(settings: Settings, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
+def _convolutional(settings: MnistSettings, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
     """The network that --model cnn stands for, and what it is in words."""
     height, width, channels = shape
     network = convolutional_network(

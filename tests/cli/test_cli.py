@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -577,3 +578,20 @@ def test_a_handler_of_sigterm_that_python_did_not_install_stays(monkeypatch: pyt
     monkeypatch.setattr(train.signal, "signal", lambda number, handler: pytest.fail("it could not be put back"))
     with train._termination():
         pass
+
+
+def test_scripts_may_import_from_here_what_lies_in_the_recipes() -> None:
+    from nnbackend import cli, recipes
+
+    renamed = {"Run": "TrainingResult", "Settings": "MnistSettings"}
+    assert set(cli.__all__) == {"main", "predict_file", "train_mnist", "Prediction", *renamed}
+    for name in set(cli.__all__) - {"main"}:
+        assert getattr(cli, name) is getattr(recipes, renamed.get(name, name))
+
+
+def test_the_installed_command_is_main() -> None:
+    import tomllib
+
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    scripts = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["scripts"]
+    assert EntryPoint("nnbackend", scripts["nnbackend"], "console_scripts").load() is main

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import write_bars
 
-from nnbackend.recipes import Settings, train_mnist
+from nnbackend.recipes import MnistSettings, train_mnist
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_settings_reach_the_run(data: Path) -> None:
-    settings = Settings(
+    settings = MnistSettings(
         data=str(data),
         hidden=(5, 4),
         activation="tanh",
@@ -38,7 +38,7 @@ def test_settings_reach_the_run(data: Path) -> None:
 
 
 def test_the_convolutional_network_trains(data: Path) -> None:
-    run = train_mnist(Settings(data=str(data), model="cnn", epochs=3, lr=0.01))
+    run = train_mnist(MnistSettings(data=str(data), model="cnn", epochs=3, lr=0.01))
     assert list(run.network.layers)[:3] == ["Convolution1", "ReLU1", "MaxPooling1"]
     assert run.test_accuracy > 0.9
 
@@ -48,6 +48,8 @@ def test_every_optimizer_and_activation_trains(data: Path) -> None:
     from nnbackend.optimizers import OPTIMIZERS
 
     for optimizer in OPTIMIZERS:
-        assert len(train_mnist(Settings(data=str(data), hidden=(4,), optimizer=optimizer, epochs=1)).history) == 1
+        assert len(train_mnist(MnistSettings(data=str(data), hidden=(4,), optimizer=optimizer, epochs=1)).history) == 1
     for activation in ACTIVATIONS:
-        assert len(train_mnist(Settings(data=str(data), hidden=(4,), activation=activation, epochs=1)).history) == 1
+        assert (
+            len(train_mnist(MnistSettings(data=str(data), hidden=(4,), activation=activation, epochs=1)).history) == 1
+        )
