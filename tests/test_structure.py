@@ -32,7 +32,7 @@ FLOORS = [
     ["backend"],
     ["backends"],
     ["nodes", "schedules", "fonts"],
-    ["functions", "errors", "cache", "checks"],
+    ["functions", "errors", "cache", "checks", "files"],
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}
 # within backends/: what a library's room may know of it, and the kernels know only functions

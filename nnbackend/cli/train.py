@@ -16,12 +16,12 @@ from typing import Any
 
 from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say
 from nnbackend.cli.parser import Parser, UsageError, backend_option, check_output, natural, positive
+from nnbackend.files import WINDOWS
 from nnbackend.layers import ACTIVATIONS
 from nnbackend.network import DTYPES
 from nnbackend.optimizers import OPTIMIZERS
 from nnbackend.plotting import plot_history
 from nnbackend.recipes.train import MODELS, MnistSettings, train_mnist
-from nnbackend.serialization import WINDOWS
 from nnbackend.training import Checkpoint, History
 
 

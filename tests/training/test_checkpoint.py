@@ -21,7 +21,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend import serialization
+from nnbackend import files, serialization
 from nnbackend.backends import to_numpy, why_not
 from nnbackend.training.checkpoint import aged, differences, fingerprints, period
 
@@ -1202,8 +1202,9 @@ def test_on_windows_a_scanner_costs_no_checkpoint(tmp_path: Path, monkeypatch: p
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", hold)
-    monkeypatch.setattr(serialization, "WINDOWS", True)
+    for module in (files, serialization):
+        monkeypatch.setattr(module, "WINDOWS", True)
     monkeypatch.setattr(checkpoint, "_lock", lambda handle: None)
-    monkeypatch.setattr(serialization.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     fit(make(file=nn.Checkpoint(tmp_path / "run", keep=2)), 3, [])
     assert {path.name for path in tmp_path.iterdir()} == {"run", "run.1", "run.lock"}
