@@ -1,4 +1,7 @@
-"""The command `nnbackend`: arguments and printing. `nnbackend.recipes` has what it does, as functions for scripts."""
+"""Parse the arguments of the command `nnbackend`, run it, and print. The work is done by `nnbackend.recipes`.
+
+A script may also import the functions of `nnbackend.recipes` from here, by the names that they had in earlier versions.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ __all__ = ["Prediction", "Run", "Settings", "main", "predict_file", "train_mnist
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (None: those of the process) and return its exit status.
+    """Run the command and return its exit status.
 
-    0: done. 1: it failed, and one line on stderr says why. 2: the arguments make no sense. 130: Ctrl-C. 143: SIGTERM.
+    argv: the arguments, or None for the arguments of the process. Exit status 0: done. 1: the command failed, and one
+    line on stderr says why. 2: the arguments are wrong. 130: Ctrl-C ended it. 143: SIGTERM ended it.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -30,14 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UsageError as error:
         return complain(error, 2)
-    except BrokenPipeError:  # `nnbackend ... | head`: nobody reads on, also not what is left in the buffer
+    except BrokenPipeError:  # as in `nnbackend ... | head`: drop the rest of the buffer, since nobody reads it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (NNBackendError, ValueError, TypeError, OSError, ImportError) as error:
         return complain(error)
     except KeyboardInterrupt:
         return complain("interrupted", INTERRUPTED)
-    except SystemExit as done:  # argparse, after --help and --version
+    except SystemExit as done:  # argparse raises it after --help and --version
         return int(done.code or 0)
     return status
 

@@ -1,4 +1,4 @@
-"""The sub-command `nnbackend doctor`: its arguments, and what it prints."""
+"""Parse the arguments of `nnbackend doctor`, and print its results."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nnbackend.cli.parser import Parser, positive
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the sub-command to the command."""
+    """Add `doctor` to the sub-commands."""
     parser = commands.add_parser(
         "doctor",
-        help="say which backends work here, and what would mend the others",
-        description="Examine this installation. Exit status 0 if the backend that NNBACKEND selects works, else 1; "
-        "with --measure, 0 if the measurement was made.",
+        help="check which backends work here, and how to mend the others",
+        description="Check this installation. Exit status 0 if the backend that NNBACKEND selects works, else 1; with "
+        "--measure, 0 if the measurement was made.",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="measure from which batch size on a GPU is faster; NNBACKEND=auto heeds the result",
+        help="measure from which batch size on a GPU is faster; NNBACKEND=auto uses the result",
     )
     parser.add_argument("--against", default="cupy", metavar="NAME", help="the backend to measure (default: cupy)")
     parser.add_argument(
@@ -52,11 +52,11 @@ def _measure(arguments: argparse.Namespace) -> int:
     say(json.dumps(asdict(found), indent=2) if arguments.json else doctor.table(found))
     if found.hidden != crossover.HIDDEN:
         if not arguments.json:
-            say("not kept: NNBACKEND=auto heeds a measurement of the default network")
+            say("not kept: NNBACKEND=auto uses measurements of the default network only")
         return 0
     try:
         kept = crossover.write(found)
-    except OSError as error:  # it was made, and is on the screen
+    except OSError as error:  # the measurement is on the screen, so the command has not failed
         print_line(f"nnbackend: the measurement could not be kept: {error}", sys.stderr)
         return 0
     if not arguments.json:

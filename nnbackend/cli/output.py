@@ -1,28 +1,31 @@
-"""Printing, and the exit statuses of the command."""
+"""Print results, warnings and errors of the command."""
 
 from __future__ import annotations
 
 import sys
 from typing import TextIO
 
-INTERRUPTED, TERMINATED = 130, 143  # what a shell reports for a program that Ctrl-C, or SIGTERM, ended
+INTERRUPTED, TERMINATED = 130, 143  # the exit statuses that shells use for Ctrl-C and SIGTERM
 
 
 def say(line: str) -> None:
+    """Print a line on stdout."""
     print_line(line, sys.stdout)
 
 
 def warn(doubt: object) -> None:
+    """Print a warning on stderr."""
     print_line(f"nnbackend: warning: {doubt}", sys.stderr)
 
 
 def complain(error: object, status: int = 1) -> int:
+    """Print an error on stderr and return the exit status."""
     print_line(f"nnbackend: error: {error}", sys.stderr)
     return status
 
 
 def print_line(line: str, stream: TextIO) -> None:
-    """Print a line; characters that the stream does not know (in a file's name, say) are escaped."""
+    """Print a line. Escape characters that the encoding of the stream lacks; names of files may hold some."""
     try:
         print(line, file=stream, flush=True)
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The parser of the command, and checks of its arguments."""
+"""Parse and check the arguments that the sub-commands have in common."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nnbackend.plotting import check_picture
 
 
 class UsageError(Exception):
-    """The arguments make no sense."""
+    """The arguments are wrong."""
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for an error, and the nearest known name for one that is unknown."""
+    """Raises UsageError for wrong arguments. The message names the nearest known name for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -31,15 +31,17 @@ class Parser(argparse.ArgumentParser):
 def backend_option() -> Parser:
     """Return a parent parser with the option --backend."""
     parent = Parser(add_help=False)
-    parent.add_argument("--backend", metavar="NAME", help="use this backend, whatever NNBACKEND says")
+    parent.add_argument("--backend", metavar="NAME", help="use this backend instead of the one that NNBACKEND selects")
     return parent
 
 
 def positive(text: str) -> int:
+    """Convert an argument to an integer of at least 1."""
     return _integer(text, 1)
 
 
 def natural(text: str) -> int:
+    """Convert an argument to an integer of at least 0."""
     return _integer(text, 0)
 
 
@@ -54,7 +56,7 @@ def _integer(text: str, low: int) -> int:
 
 
 def check_output(argument: str, path: Path) -> None:
-    """Fail before the training, not after it: could a file be written there?"""
+    """Raise UsageError if the file `path` cannot be written. The check comes before a long training, not after it."""
     try:
         if path.is_dir():
             raise UsageError(f"argument {argument}: {path} is a folder, a file name is needed")

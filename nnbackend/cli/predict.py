@@ -1,4 +1,4 @@
-"""The sub-command `nnbackend predict`: its arguments, and what it prints."""
+"""Parse the arguments of `nnbackend predict`, and print its results."""
 
 from __future__ import annotations
 
@@ -17,21 +17,28 @@ from nnbackend.recipes.predict import predict_file
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the sub-command to the command."""
+    """Add `predict` to the sub-commands."""
     parser = commands.add_parser(
         "predict",
         parents=[backend_option()],
         help="classify pictures with a saved network",
         description="Classify digits in pictures (PNG, JPEG, ...) and IDX files with a network that `train` saved.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="file of a saved network")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the file of a saved network")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a picture, or an IDX file of images (.gz or not)")
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="show the K likeliest classes")
     parser.add_argument(
-        "--limit", type=positive, default=20, metavar="N", help="images to show of an IDX file (default: 20)"
+        "--limit",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="classify the first N images of an IDX file (default: 20)",
     )
     parser.add_argument(
-        "--show", type=Path, metavar="FILE", help="draw there (.png) what the network was shown, above its answers"
+        "--show",
+        type=Path,
+        metavar="FILE",
+        help="draw the images that the network saw, with its answers, in this file (.png)",
     )
     parser.set_defaults(run=_run)
 
@@ -46,11 +53,11 @@ def _run(arguments: argparse.Namespace) -> int:
             warnings.simplefilter("always", UserWarning)
             try:
                 predictions, total = predict_file(network, path, top=arguments.top, limit=arguments.limit, shown=shown)
-            except DataError as error:  # the other files are still worth a look
+            except DataError as error:  # go on with the other files
                 status = complain(error)
                 continue
         for doubt in doubts:
-            warn(f"{doubt.message} (--show FILE.png draws what the network is shown)")
+            warn(f"{doubt.message} (--show FILE.png draws the image that the network saw)")
         captions += [f"{label} {p:.2%}" for prediction in predictions for label, p in prediction.best[:1]]
         for prediction in predictions:
             say("  ".join([prediction.name, *(f"{label} {p:.2%}" for label, p in prediction.best)]))
@@ -58,12 +65,12 @@ def _run(arguments: argparse.Namespace) -> int:
             say(f"... {total:,} images in {path}; --limit {total} shows all")
     if arguments.show is not None and shown:
         draw_images(arguments.show, shown, captions)
-        say(f"drew what the network was shown in {arguments.show}")
+        say(f"drew the images that the network saw in {arguments.show}")
     return status
 
 
 def _check_drawing(arguments: argparse.Namespace) -> None:
-    """Fail before the work: may --show draw there, and can it?"""
+    """Raise UsageError, before the work, if --show cannot draw in its file or would overwrite an input."""
     if arguments.show.suffix.lower() != ".png":
         raise UsageError(f"argument --show: {arguments.show}: a name that ends in .png is needed")
     if any(arguments.show.absolute() == Path(path).absolute() for path in (*arguments.files, arguments.model)):

@@ -1,4 +1,4 @@
-"""The sub-command `nnbackend train`: its arguments, and what it prints."""
+"""Parse the arguments of `nnbackend train`, and print its results."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from nnbackend.training import Checkpoint, History
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the sub-command to the command."""
+    """Add `train` to the sub-commands."""
     parser = commands.add_parser(
         "train",
         parents=[backend_option()],
         help="train a network on a data set",
-        description="Train a fully connected network and test it. Ctrl-C ends the training; files are still written.",
+        description="Train a network and test it. Ctrl-C ends the training early; the files are still written.",
     )
-    parser.add_argument("data_set", choices=["mnist"], help="what to learn from")
+    parser.add_argument("data_set", choices=["mnist"], help="the data set")
     _add_settings(parser)
     for name, text in (
-        ("--save", "write the trained network there (safetensors)"),
-        ("--plot", "draw loss and accuracy by epoch there (.png, .svg or .pdf)"),
-        ("--json", "write settings, history and result there"),
+        ("--save", "write the trained network to this file (safetensors)"),
+        ("--plot", "draw loss and accuracy by epoch in this file (.png, .svg or .pdf)"),
+        ("--json", "write settings, history and result to this file"),
     ):
         parser.add_argument(name, type=Path, metavar="FILE", help=text)
     parser.add_argument(
         "--checkpoint",
         type=Path,
         metavar="PATH",
-        help="keep the run in this file (or in this folder), so that --resume can go on with it",
+        help="write checkpoints to this file, or into this folder; --resume goes on with them",
     )
     parser.add_argument(
         "--every", metavar="N", help="write a checkpoint every N epochs, or Nsteps, or Ns (seconds) (default: 1)"
@@ -54,14 +54,14 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the checkpoint, with the same settings (--epochs, too); where there is none yet, begin",
+        help="go on with the checkpoint if there is one, else begin; all settings must be the same, also --epochs",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table, only the result")
+    parser.add_argument("--quiet", action="store_true", help="print the result only, without progress bar and table")
     parser.set_defaults(run=_run)
 
 
 def _add_settings(parser: Parser) -> None:
-    """The options that stand for the fields of MnistSettings, with the defaults there."""
+    """Add an option for each field of MnistSettings, with the same default."""
     defaults = asdict(MnistSettings())
 
     def add(option: str, text: str, **how: Any) -> None:
@@ -72,20 +72,26 @@ def _add_settings(parser: Parser) -> None:
 
     add(
         "--data",
-        "the sample that ships with nnbackend, all of MNIST (downloaded once), a folder of IDX or CSV files, or "
-        "mnist.npz; auto: what NNBACKEND_DATA names if that is set, else all of MNIST if it is there already, else the "
-        "sample",
+        "sample: the sample of MNIST that ships with nnbackend; full: all of MNIST, downloaded once; PATH: a folder of "
+        "IDX or CSV files, or mnist.npz; auto: the path in NNBACKEND_DATA if it is set, else full if it was downloaded "
+        "before, else sample",
         metavar="auto|sample|full|PATH",
     )
-    add("--model", "mlp: fully connected; cnn: convolutions, with layers of its own", choices=sorted(MODELS))
+    add(
+        "--model", "mlp: fully connected; cnn: convolutional, without --hidden and --activation", choices=sorted(MODELS)
+    )
     add("--hidden", "widths of the hidden layers", type=positive, nargs="+", metavar="N")
-    add("--activation", "what follows each hidden layer", choices=sorted(ACTIVATIONS))
+    add("--activation", "activation after each hidden layer", choices=sorted(ACTIVATIONS))
     add("--optimizer", "update rule", choices=sorted(OPTIMIZERS))
-    add("--lr", "first learning rate, which falls to 0; without it one that suits the optimizer", type=float)
+    add(
+        "--lr",
+        "learning rate of the first step, from where it falls to 0 (default: one that suits the optimizer)",
+        type=float,
+    )
     add("--epochs", "passes over the training images", type=positive, metavar="N")
     add("--batch-size", "images per step", type=positive, metavar="N")
-    add("--seed", "decides the initial weights and the order of the images", type=natural, metavar="N")
-    add("--dtype", "of weights and data", choices=DTYPES)
+    add("--seed", "seed of the initial weights and of the order of the images", type=natural, metavar="N")
+    add("--dtype", "precision of weights and data", choices=DTYPES)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -134,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
-    """What --checkpoint, --every and --keep stand for."""
+    """Return the Checkpoint that --checkpoint, --every and --keep describe, or None without --checkpoint."""
     if arguments.checkpoint is None:
         for option in ("every", "keep", "resume"):
             if getattr(arguments, option):
@@ -157,24 +163,24 @@ def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command that goes on with this one, as the shell of this system takes it."""
+    """Return the command line that resumes this run, quoted for the shell of this system."""
     words = ["nnbackend", *arguments.argv, *([] if arguments.resume else ["--resume"])]
     return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
 
 
 class _Terminated(BaseException):
-    """SIGTERM came."""
+    """The process received SIGTERM."""
 
 
 @contextmanager
 def _termination() -> Iterator[None]:
-    """Within the block SIGTERM raises _Terminated: what is written at the end of a block is still written."""
+    """Let SIGTERM raise _Terminated within the block, so that a checkpoint is still written before the process ends."""
 
     def terminate(number: int, frame: object) -> None:
         raise _Terminated
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
-        yield  # a signal that cannot be taken, or whose handler could not be put back
+        yield  # the handler could not be set, or not be put back
         return
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -184,6 +190,7 @@ def _termination() -> Iterator[None]:
 
 
 def _table(history: History) -> Iterator[str]:
+    """Yield the lines of a table with a row for each epoch."""
     yield "epoch  training loss  accuracy  test loss  accuracy  seconds"
     rows = zip(history.loss, history.accuracy, history.val_loss, history.val_accuracy, history.seconds, strict=True)
     for epoch, (loss, accuracy, val_loss, val_accuracy, seconds) in enumerate(rows, 1):

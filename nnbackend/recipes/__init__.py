@@ -1,4 +1,4 @@
-"""What the command `nnbackend` does, as functions for scripts."""
+"""Train and use networks in one call, for scripts and for the command `nnbackend`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classification of pictures with a saved network, as `nnbackend predict` does it."""
+"""Classify pictures with a saved network, as `nnbackend predict` does it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from nnbackend.backends import to_numpy
 from nnbackend.images import Preparation, read_images
 from nnbackend.network import Network
 
-MNIST_SIDE = 28  # for a network that takes images of any size
+MNIST_SIDE = 28  # the side of the images if the network takes images of any size
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network makes of one image. best: the likeliest classes and their probabilities, likeliest first."""
+    """Holds the answer of a network for one image.
+
+    name: the name of the file, with the number of the image if the file has several. best: the likeliest classes and
+    their probabilities, the likeliest first.
+    """
 
     name: str
     best: list[tuple[int, float]]
@@ -30,11 +34,12 @@ def predict_file(
     limit: int | None = None,
     shown: list[Any] | None = None,
 ) -> tuple[list[Prediction], int]:
-    """The predictions for the images in a file, the first `limit` of them, and how many images it holds.
+    """Classify the images in a file. Return a prediction for each, and the number of images that the file holds.
 
     path: a picture, or an IDX file of images (see nnbackend.images). A picture is prepared as `network.preparation`
-    says. shown: the images, (side, side), as the network was shown them, are appended to this list.
-    Raises ValueError for a network that is no classifier of square images, DataError for the file.
+    says. top: the number of classes in each prediction. limit: classify the first `limit` images only. shown: a list;
+    the images that the network saw, each (side, side), are appended to it.
+    Raises ValueError if the network does not classify square images, and DataError if the file cannot be read.
     """
     shape = tuple(MNIST_SIDE if length is None else length for length in network.input_shape or ())
     side = math.isqrt(math.prod(shape))

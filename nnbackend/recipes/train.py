@@ -1,4 +1,4 @@
-"""Training on MNIST, or on a data set of its form, as `nnbackend train` does it."""
+"""Train a network on MNIST, or on a data set of its form, as `nnbackend train` does it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from nnbackend.optimizers import optimizer
 from nnbackend.schedules import Cosine, rate
 from nnbackend.training import Checkpoint, History, Trainer
 
-# the first learning rate, measured on MNIST; other optimizers use their default
+# The learning rates at which training begins, measured on MNIST. Other optimizers begin with their default.
 INITIAL_LEARNING_RATES = {"adam": 0.004, "adamw": 0.004, "momentum": 0.1, "nesterov": 0.1, "sgd": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MnistSettings:
-    """What a training run depends on. The defaults bring the embedded sample to 95.5 % or more in a few seconds.
+    """Holds the settings of a training run. With the defaults the sample gives an accuracy of 95.5 % or more.
 
-    model: "mlp" is fully connected, with hidden layers of the widths `hidden`, each followed by `activation`; "cnn" is
-    nnbackend.convolutional_network, which has layers of its own. lr: the first learning rate, which falls to 0 along
-    half a cosine; None is one that suits the optimizer. backend: None is the current one.
+    data: see nnbackend.datasets.mnist. model: "mlp" is fully connected, with hidden layers of the widths `hidden`, each
+    followed by `activation`; "cnn" is nnbackend.convolutional_network, which ignores `hidden` and `activation`. lr: the
+    learning rate of the first step. It falls to 0 along half a cosine. None chooses a rate that suits the optimizer.
+    backend: the name of a backend, or None for the current one.
     """
 
     data: str = "auto"
@@ -49,7 +50,12 @@ class MnistSettings:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run gave. seconds: of the training alone. settings: those asked for, and what they became."""
+    """Holds the result of a training run.
+
+    test_loss, test_accuracy: of the trained network, on the test images. seconds: the time of the training alone.
+    settings: the settings of the run, with the chosen learning rate and backend in the place of None; also the source
+    of the data, the number of parameters and the version of nnbackend.
+    """
 
     network: Network
     history: History
@@ -59,7 +65,7 @@ class TrainingResult:
     settings: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """The run as JSON knows it."""
+        """Return the settings, the history and the results as values that JSON can express."""
         return {
             "settings": self.settings,
             "history": self.history.as_dict(),
@@ -77,14 +83,16 @@ def train_mnist(
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
 ) -> TrainingResult:
-    """Train a fully connected network on MNIST, or a data set of its form, and test it.
+    """Train a network on MNIST, or on a data set of its form, and test it.
 
-    say: called with lines about backend, data and network before the training. progress: show a bar per epoch.
-    checkpoint: where and when the run is kept; resume: go on with the one that is there, if there is one.
-    Ctrl-C ends the training after the step in hand; `history.interrupted` then says so.
-    Raises ValueError for settings that make no sense, DataError for data that cannot be had, BackendError for a
-    backend that does not work, NumericalError for a training that diverges, CheckpointError for a checkpoint that
-    cannot be written or is of a run with other settings, ModelFileError for one that is damaged.
+    settings: None uses the defaults. say: a function that is called with lines about the backend, the data and the
+    network before the training. progress: show a bar for each epoch. checkpoint: where and when to write checkpoints.
+    resume: go on with the checkpoint that is there; if there is none, begin.
+    Ctrl-C ends the training after the current step, and sets `history.interrupted`.
+
+    Raises ValueError for settings that are out of range, DataError if the data cannot be read or downloaded,
+    BackendError if the backend does not work, and NumericalError if the training diverges. Raises CheckpointError if
+    the checkpoint cannot be written or belongs to a run with other settings, and ModelFileError if it is damaged.
     """
     settings = MnistSettings() if settings is None else settings
     lr = _first_rate(settings)
@@ -114,18 +122,18 @@ def train_mnist(
         history = trainer.fit(*train, settings.epochs, validation=test, progress=progress)
         seconds = before + time.perf_counter() - began
         test_loss, test_accuracy = network.loss(*test), network.accuracy(*test)
-    became = {
+    chosen_settings = {
         "lr": lr,
         "backend": chosen.name,
         "source": data.source,
         "parameters": size,
         "version": __version__,
     }
-    return TrainingResult(network, history, test_loss, test_accuracy, seconds, asdict(settings) | became)
+    return TrainingResult(network, history, test_loss, test_accuracy, seconds, asdict(settings) | chosen_settings)
 
 
 def _preparation(x: Any) -> dict[str, Any] | None:
-    """How pictures are prepared for a network that learns from these images; None if they are no squares."""
+    """Measure how to prepare pictures for a network that learns from x. Return None if its images are not square."""
     images = to_numpy(x[: min(1000, x.shape[0]), ...])
     side = math.isqrt(math.prod(images.shape[1:]))
     square = side * side == math.prod(images.shape[1:]) and (images.ndim == 2 or images.shape[1] == side)
@@ -133,15 +141,15 @@ def _preparation(x: Any) -> dict[str, Any] | None:
 
 
 def _first_rate(settings: MnistSettings) -> float:
-    """The learning rate to begin with. ValueError where the optimizer would refuse it, before any data is read."""
+    """Return the learning rate of the first step. Raise ValueError, before any data is read, if it is out of range."""
     known = INITIAL_LEARNING_RATES.get(settings.optimizer) if settings.lr is None else settings.lr
     if settings.lr is None and settings.model == "cnn" and known is not None:
-        known /= 2  # measured, as above
+        known /= 2  # measured on MNIST
     return rate(optimizer(settings.optimizer, **({} if known is None else {"lr": known})).lr, 0)
 
 
 def _fully_connected(settings: MnistSettings, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
-    """The network that --model mlp stands for, and what it is in words."""
+    """Return a fully connected network and a description of it in words."""
     widths = [*shape, *settings.hidden, classes]
     layers: list[Layer] = []
     for before, width in pairwise(widths):
@@ -151,7 +159,7 @@ def _fully_connected(settings: MnistSettings, shape: tuple[int, ...], classes: i
 
 
 def _convolutional(settings: MnistSettings, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
-    """The network that --model cnn stands for, and what it is in words."""
+    """Return a convolutional network and a description of it in words."""
     height, width, channels = shape
     network = convolutional_network(
         (height, width, channels), classes, dropout_ratio=0.5, seed=settings.seed, dtype=settings.dtype

@@ -402,7 +402,7 @@ def test_a_network_keeps_how_its_pictures_lie(model: Path, tmp_path: Path) -> No
     for copied in (nn.load(tmp_path / "a"), pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
         assert copied.preparation == network.preparation
     network.preparation = {"cut": "yes"}
-    with pytest.raises(ValueError, match="a preparation cuts or does not"):
+    with pytest.raises(ValueError, match="cut and dark of a preparation must be True or False"):
         predict_file(network, tmp_path / "a.png")
 
 
@@ -423,7 +423,7 @@ def test_show_draws_what_the_network_was_shown(
     image = pytest.importorskip("PIL.Image")
     images, shown = data / "t10k-images-idx3-ubyte.gz", tmp_path / "shown.png"
     assert main(["predict", str(model), str(images), "--limit", "3", "--show", str(shown)]) == 0
-    assert capsys.readouterr().out.endswith(f"drew what the network was shown in {shown}\n")
+    assert capsys.readouterr().out.endswith(f"drew the images that the network saw in {shown}\n")
     drawn, zoom = np.asarray(image.open(shown)), 112 // SIDE
     assert drawn.shape == (SIDE * zoom + 28, 3 * (SIDE * zoom + 16))
     first = nn.datasets.read_idx(images)[0]
