@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, and are on the disk when the call returns."""
+"""Write files atomically and durably: a reader finds the old content or the new, also after a loss of power."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp"  # the suffix of a file that is being written
-LONGEST = 120  # bytes of a name to which something may be added
+LONGEST = 120  # bytes; a longer name leaves too little room for a suffix
 WINDOWS = os.name == "nt"
 
 
@@ -51,8 +51,9 @@ def _write(target: Path, content: bytes, before: Callable[[], object]) -> None:
 
 
 def stem(path: Path) -> str:
-    """Return what begins the names of the files beside `path` that belong to it: its name, or a digest of a long one,
-    since a name has room for 255 bytes, on some file systems for 143.
+    """Return the beginning of the names of the auxiliary files of `path`: its name, or a digest if the name is long.
+
+    A name has room for 255 bytes, on some file systems for 143.
     """
     import hashlib
 
@@ -62,7 +63,7 @@ def stem(path: Path) -> str:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Let errors about the files beside `path` that belong to it speak of `path`, which is what the user knows."""
+    """Let errors about the auxiliary files of `path` name `path`, because the user knows no other name."""
     try:
         yield
     except OSError as error:
@@ -72,7 +73,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Put `source` in the place of `target`. On Windows a scanner may hold either for a moment: wait for it."""
+    """Rename `source` to `target`. On Windows a virus scanner may hold a file for a moment; wait for it."""
     for pause in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8) if WINDOWS else ():
         try:
             source.replace(target)
@@ -110,6 +111,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
+    """Return the umask of the process. Python can read it only by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

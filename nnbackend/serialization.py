@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnbackend.errors import ModelFileError
-from nnbackend.files import TEMPORARY as TEMPORARY  # here, too, for the checkpoints
+from nnbackend.files import TEMPORARY as TEMPORARY  # training/checkpoint.py takes these names from here
 from nnbackend.files import WINDOWS as WINDOWS
 from nnbackend.files import replace as replace
 from nnbackend.files import stem as stem
