@@ -81,7 +81,7 @@ class Preparation:
             return cls(size=1.0, centre="box") if side in _FILLED else cls()
         unknown = set(stored) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"a preparation has no {', '.join(sorted(map(str, unknown)))}")
+            raise ValueError(f"a preparation has no field {', '.join(sorted(map(str, unknown)))}")
         return cls(**stored)
 
 
@@ -170,7 +170,7 @@ def read_digit(path: str | os.PathLike[str], side: int = 28, preparation: Prepar
         if cut is None:
             raise DataError(f"{path}: the picture is blank")
         if cut.doubts:
-            warnings.warn(f"{path}: what was cut out may be wrong: {'; '.join(cut.doubts)}", stacklevel=2)
+            warnings.warn(f"{path}: the cut-out may be wrong: {'; '.join(cut.doubts)}", stacklevel=2)
         ink = cut.ink
         pixels = round((wanted.pen * max(ink.shape) - pen_width(ink)) / 2)
         image = _placed(widened(ink, pixels) if pixels > 0 else ink, side, wanted)

@@ -75,7 +75,7 @@ def plot_history(history: Curves, path: str | os.PathLike[str] | None = None) ->
     (with the pip command) if matplotlib is not installed, and OSError if the file cannot be written.
     """
     if not history.loss:
-        raise ValueError("history: there is no epoch in it, so there is nothing to draw")
+        raise ValueError("history: it has no epochs, so there is nothing to draw")
     if path is not None:
         check_picture(path)
     try:
@@ -199,7 +199,7 @@ def plot_confusion(
     """
     counts = evaluation.confusion
     if counts is None or evaluation.recall is None:
-        raise ValueError("evaluation: its rows belong to no classes, so there is no confusion to draw")
+        raise ValueError("evaluation: it has no classes, so a confusion matrix cannot be drawn")
     classes = len(counts)
     labels = _class_names(names, classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -252,10 +252,10 @@ def plot_mistakes(
     positive_integer("count", count)
     found = evaluate(evaluation, x, t) if isinstance(evaluation, Network) else evaluation
     if found.predicted is None or found.truth is None or found.confusion is None:
-        raise ValueError("evaluation: its rows belong to no classes, so there are no mistakes to draw")
+        raise ValueError("evaluation: it has no classes, so mistakes cannot be drawn")
     worst, labels = found.most_wrong[:count], _class_names(names, len(found.confusion))
     if not len(worst):
-        raise ValueError("evaluation: there is no mistake in it, so there is nothing to draw")
+        raise ValueError("evaluation: it has no mistakes, so there is nothing to draw")
     rows = to_numpy(x)
     if len(rows) != len(found.losses):
         raise ValueError(f"x has {len(rows)} rows, but the evaluation is of {len(found.losses)}")

@@ -34,7 +34,7 @@ def together(**arguments: Any) -> list[Array]:
             first = next(iter(away))
             raise BackendError(
                 f"{name}: got {describe(arguments[name])}, but {first} is {describe(arguments[first])}. "
-                f"Pass nn.to_numpy({name}), which moves by itself."
+                f"Pass nn.to_numpy({name}), since NumPy arrays move to the device of the others."
             )
     return [_moved(name, value, at) for name, value in arguments.items()]
 

@@ -216,8 +216,8 @@ def _load_chosen(path: Path) -> HostData:
     if (found := _found(path)) is not None:
         return found
     raise DataError(
-        f"NNBACKEND_DATA={path}: neither it nor `mnist` in it holds {', '.join(FILES)} (raw or .gz), mnist.npz or CSV "
-        f"files"
+        f"NNBACKEND_DATA={path}: neither this folder nor `mnist` in it holds {', '.join(FILES)} (raw or .gz), "
+        "mnist.npz or CSV files"
     )
 
 

@@ -33,7 +33,7 @@ def read_npz(path: Path) -> list[HostArray]:
                 raise DataError(f"{path}: it has no {', '.join(missing)}, but {', '.join(arrays)}")
             return [np.ascontiguousarray(arrays[key]) for key in NPZ_KEYS]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise DataError(f"{path}: damaged, or no .npz file ({error})") from error
+        raise DataError(f"{path}: damaged, or not an .npz file ({error})") from error
     except (MemoryError, RecursionError) as error:
         raise DataError(f"{path}: damaged, or there is not enough memory for it") from error
 

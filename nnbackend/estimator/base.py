@@ -252,7 +252,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             total = np.sum(weight)
         if not 0 < total < math.inf:
             raise ValueError(
-                f"sample_weight must contain at least one number that is not zero, and sum to a finite one: got {total}"
+                f"sample_weight must contain a number other than 0, and have a finite sum, got the sum {total}"
             )
         return x, t, weight
 
@@ -385,7 +385,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _epochs(self, steps: int) -> int:
         if self.epochs is not None and self.max_iter is not None:
-            raise ValueError(f"epochs={self.epochs} and max_iter={self.max_iter} are two names of one thing: give one")
+            raise ValueError(f"epochs={self.epochs} and max_iter={self.max_iter} mean the same: pass only one of them")
         chosen = self.epochs or self.max_iter
         return int(chosen) if chosen else min(max(round(STEPS / steps), EPOCHS[0]), EPOCHS[1])
 

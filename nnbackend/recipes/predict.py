@@ -44,12 +44,14 @@ def predict_file(
     shape = tuple(MNIST_SIDE if length is None else length for length in network.input_shape or ())
     side = math.isqrt(math.prod(shape))
     if not shape or side * side != math.prod(shape):
-        raise ValueError(f"the network takes rows of shape {network.input_shape}, and no square image fits that")
+        raise ValueError(
+            f"the network takes rows of shape {network.input_shape}, which is not the shape of a square image"
+        )
     images = read_images(path, side, Preparation.of(network.preparation, side))
     total, images = len(images), images[:limit]
     probabilities = to_numpy(network.predict_proba(images.reshape(-1, *shape)))
     if not network.loss_layer.classifies or probabilities.ndim != 2 or probabilities.shape[1] < 2:
-        raise ValueError(f"the network ends in {network.loss_layer}: it gives no probabilities of classes")
+        raise ValueError(f"the network ends in {network.loss_layer}, which gives no class probabilities")
     order = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
     if shown is not None:
         shown += list(images.reshape(-1, side, side))

@@ -450,9 +450,7 @@ def test_an_implausible_cut_out_is_said(model: Path, tmp_path: Path, capsys: pyt
     assert main(["predict", str(model), str(tmp_path / "square.png")]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path / 'square.png'}  ")
-    assert err.startswith(
-        f"nnbackend: warning: {tmp_path / 'square.png'}: what was cut out may be wrong: it is an area"
-    )
+    assert err.startswith(f"nnbackend: warning: {tmp_path / 'square.png'}: the cut-out may be wrong: it is an area")
 
 
 # --- the command itself -----------------------------------------------------------------------------------------

@@ -14,9 +14,15 @@ from nnbackend.recipes import predict_file
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (lambda: nn.Network([nn.Affine(10, 3)]), r"takes rows of shape \(10,\), and no square image fits that"),
-        (lambda: nn.Network([nn.ReLU()]), "takes rows of shape None, and no square image fits that"),
-        (lambda: nn.Network([nn.Affine(784, 2)], nn.MeanSquaredError()), "MeanSquaredError.*: it gives no prob"),
+        (
+            lambda: nn.Network([nn.Affine(10, 3)]),
+            r"takes rows of shape \(10,\), which is not the shape of a square image",
+        ),
+        (lambda: nn.Network([nn.ReLU()]), "takes rows of shape None, which is not the shape of a square image"),
+        (
+            lambda: nn.Network([nn.Affine(784, 2)], nn.MeanSquaredError()),
+            "MeanSquaredError.*, which gives no class prob",
+        ),
     ],
 )
 def test_networks_that_classify_no_pictures(network: object, message: str, tmp_path: Path) -> None:
