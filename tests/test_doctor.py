@@ -504,7 +504,9 @@ def test_measure_prints_and_keeps(
     crossover.path("torch").unlink()
     monkeypatch.setattr(doctor, "measure", lambda *a, **k: dataclasses.replace(measured, hidden=(3,)))
     assert main(["doctor", "--measure", "--hidden", "3"]) == 0
-    assert capsys.readouterr().out.endswith("\nnot kept: NNBACKEND=auto heeds a measurement of the default network\n")
+    assert capsys.readouterr().out.endswith(
+        "\nnot kept: NNBACKEND=auto uses measurements of the default network only\n"
+    )
     assert crossover.read("torch") is None
     monkeypatch.setattr(doctor, "measure", lambda *a, **k: measured)
     (tmp_path / "file").write_text("")

@@ -21,7 +21,7 @@ HEAVY = FAMILIES | {"jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "saf
 # the floors, top to bottom: a file may import from its own floor (no circles: Python sees to that) and from below
 FLOORS = [
     ["__main__", "cli"],
-    ["doctor", "estimator", "images", "book"],
+    ["doctor", "recipes", "estimator", "images", "book"],
     ["training", "diagnosis"],
     ["plotting"],
     ["evaluation"],
@@ -32,7 +32,7 @@ FLOORS = [
     ["backend"],
     ["backends"],
     ["nodes", "schedules", "fonts"],
-    ["functions", "errors", "cache", "checks"],
+    ["functions", "errors", "cache", "checks", "files"],
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}
 # within backends/: what a library's room may know of it, and the kernels know only functions

@@ -1,7 +1,7 @@
-"""The book's common.layers: arrays go in through the constructor, gradients are left in attributes.
+"""Provide the book's common.layers. A constructor takes the parameters, and `backward` stores gradients in attributes.
 
-A layer computes where its input and its parameters live: NumPy's arrays move to the device of the others. Its gradients
-are left where the parameters live, so that `W -= lr * layer.dW` needs no other device than that of W.
+If the input or a parameter is on a device, NumPy arrays move to that device. The gradients are stored where the
+parameters are, so that `W -= lr * layer.dW` works.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 
 
 class Relu:
-    """Takes max(x, 0). mask: where x <= 0."""
+    """Computes max(x, 0). mask: True where x <= 0."""
 
     def __init__(self) -> None:
         self.mask: Array = None
@@ -76,7 +76,7 @@ class Relu:
 
 
 class Sigmoid:
-    """Takes 1 / (1 + exp(-x)). out: the result."""
+    """Computes 1 / (1 + exp(-x)). out: the result."""
 
     def __init__(self) -> None:
         self.out: Array = None
@@ -91,7 +91,7 @@ class Sigmoid:
 
 
 class Affine:
-    """Computes x W + b for x, (n, ...), whose rows are flattened; one row, (i,), gives one row.
+    """Computes x W + b for x, (n, ...), whose rows are flattened. A single row, (i,), gives a single row.
 
     W: (i, o); b: (o,) or a number. Gradients: dW, db.
     """
@@ -126,7 +126,7 @@ class Affine:
 
 
 class SoftmaxWithLoss:
-    """Computes softmax and cross entropy error of scores x, (n, classes) or (classes,).
+    """Computes the softmax of scores x, (n, classes) or (classes,), and its cross entropy error.
 
     t: integer labels, (n,) or (n, 1), or one-hot rows of the shape of x; see `cross_entropy_error`.
     """
@@ -153,10 +153,10 @@ class SoftmaxWithLoss:
 
 
 class Dropout:
-    """Drops with probability dropout_ratio while training, and multiplies by 1 - dropout_ratio otherwise.
+    """Drops elements with probability dropout_ratio while training, and multiplies by 1 - dropout_ratio otherwise.
 
-    `nnbackend.Dropout` divides by 1 - ratio while training instead. The mask is drawn from numpy.random, as in the
-    book; mask: what is kept. Raises ValueError for a dropout_ratio that is not from 0 to 1.
+    `nnbackend.Dropout` divides by 1 - ratio while training instead. mask: True for the elements that are kept; it is
+    drawn from numpy.random, as in the book. Raises ValueError for a dropout_ratio that is not from 0 to 1.
     """
 
     def __init__(self, dropout_ratio: float = 0.5):
@@ -177,7 +177,7 @@ class Dropout:
 
 
 class BatchNormalization:
-    """Normalises over the batch (n, d), or (n, c, h, w) flattened to it, with an epsilon of 10e-7.
+    """Normalises x, (n, d), or (n, c, h, w) flattened to (n, c h w), over the batch, with an epsilon of 10e-7.
 
     gamma, beta: (d,) or a number. The running variance is that of the batch (divided by n), as in the book.
     running_mean and running_var begin at 0 unless they are given. Gradients: dgamma, dbeta.
@@ -229,7 +229,7 @@ class BatchNormalization:
 class Convolution:
     """Convolves x, (n, c, h, w), with filters W: (o, c, kh, kw). b: (o,) or a number. Gradients: dW, db.
 
-    col, col_W: x and W as the matrices whose product is the convolution, made when they are read.
+    col, col_W: x and W as matrices whose product is the convolution. They are computed at each access.
     """
 
     def __init__(self, W: Any, b: Any, stride: int = 1, pad: int = 0):
@@ -241,13 +241,13 @@ class Convolution:
 
     @property
     def col(self) -> Array:
-        """The windows of x, (n h' w', c kh kw); None before the first forward."""
+        """Return the windows of x, (n h' w', c kh kw), or None before the first forward."""
         (W,) = together(W=self.W)
         return None if self.x is None else im2col(self.x, W.shape[2], W.shape[3], self.stride, self.pad)
 
     @property
     def col_W(self) -> Array:
-        """The filters as columns, (c kh kw, o)."""
+        """Return the filters as columns, (c kh kw, o)."""
         (W,) = together(W=self.W)
         return array_namespace(W).reshape(W, (W.shape[0], -1)).T
 
@@ -273,7 +273,7 @@ class Convolution:
 class Pooling:
     """Takes the maximum of every window of x, (n, c, h, w). Padding counts as 0; `nnbackend.MaxPooling` ignores it.
 
-    arg_max: the place of every maximum in its window, (n h' w' c,), found when it is read.
+    arg_max: the place of each maximum in its window, (n h' w' c,). It is computed at each access.
     """
 
     def __init__(self, pool_h: int, pool_w: int, stride: int = 2, pad: int = 0):
@@ -285,6 +285,7 @@ class Pooling:
 
     @property
     def arg_max(self) -> Array:
+        """Return the place of each maximum in its window, or None before the first forward."""
         if self.x is None:
             return None
         xp = array_namespace(self.x)
@@ -315,14 +316,14 @@ def _vector(name: str, value: Array, length: int) -> Array:
 
 
 def _empty_for(W: Array, outputs: int) -> tuple[Array, Array]:
-    """Return room for the gradients of W and b, contiguous whatever W is."""
+    """Return empty arrays for the gradients of W and b. They are contiguous even if W is not."""
     xp = array_namespace(W)
     dW, db = (xp.empty(shape, dtype=W.dtype, device=device(W)) for shape in (tuple(W.shape), (outputs,)))
     return dW, db
 
 
 def _rows(x: Array) -> Array:
-    """Return x, (n, ...), with flat rows."""
+    """Return x, (n, ...), with flattened rows."""
     return array_namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from nnbackend import serialization
+from nnbackend import files, serialization
 from nnbackend.errors import CheckpointError, ModelFileError
 
 FileVersion: TypeAlias = tuple[int, ...] | None  # differs for every content of a file; None if there is no file
@@ -59,7 +59,7 @@ class CheckpointFile:
         newest, previous = self.path, older(self.path, 1)
         if keep == 1 or not newest.exists() or _same(newest, previous):  # the latter after an attempt that failed
             return
-        link = newest.with_name(f"{serialization.stem(newest)}.previous{serialization.TEMPORARY}")
+        link = newest.with_name(f"{files.stem(newest)}.previous{files.TEMPORARY}")
         link.unlink(missing_ok=True)
         try:
             os.link(newest, link)
@@ -73,8 +73,8 @@ class CheckpointFile:
                 raise
         for age in range(keep - 1, 1, -1):  # from here on nothing needs more room on the disk
             if older(newest, age - 1).exists():
-                serialization.replace(older(newest, age - 1), older(newest, age))
-        serialization.replace(link, previous)
+                files.replace(older(newest, age - 1), older(newest, age))
+        files.replace(link, previous)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -93,7 +93,7 @@ class CheckpointFile:
 
     def _remove_leftovers(self) -> None:
         """Remove the temporary files of a process that was killed while it wrote."""
-        ours = re.compile(re.escape(serialization.stem(self.path)) + r"\.\w{8}" + re.escape(serialization.TEMPORARY))
+        ours = re.compile(re.escape(files.stem(self.path)) + r"\.\w{8}" + re.escape(files.TEMPORARY))
         with suppress(OSError):  # a file that cannot be removed does no harm
             for file in self.path.parent.iterdir():
                 if ours.fullmatch(file.name):
@@ -128,7 +128,7 @@ def _same(one: Path, other: Path) -> bool:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold `path`.lock. The system releases the lock however the process ends."""
-    lock = path.with_name(f"{serialization.stem(path)}.lock")
+    lock = path.with_name(f"{files.stem(path)}.lock")
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot write checkpoints to {path.parent}: there is no such folder")
     try:
@@ -136,7 +136,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             _lock(handle)
             for _ in range(ATTEMPTS):
-                if serialization.WINDOWS or os.fstat(handle).st_ino == _inode(lock):
+                if files.WINDOWS or os.fstat(handle).st_ino == _inode(lock):
                     break
                 os.close(handle)  # its holder has removed it in between, which is impossible on Windows
                 handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -157,7 +157,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not serialization.WINDOWS:  # there an open file cannot be removed
+        if not files.WINDOWS:  # there an open file cannot be removed
             with suppress(OSError):
                 lock.unlink()
         os.close(handle)
@@ -170,7 +170,7 @@ def _inode(path: Path) -> int | None:
 
 def _lock(handle: int) -> None:
     """Lock an open file. Raise BlockingIOError if another process holds it; warn if the file system has no locks."""
-    if serialization.WINDOWS:
+    if files.WINDOWS:
         import msvcrt
 
         try:

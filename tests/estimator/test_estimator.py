@@ -443,7 +443,7 @@ def test_settings_of_the_optimizer() -> None:
     assert optimizer(optimizer=nn.Adam(beta1=0.5), lr=0.1, weight_decay=0.2) == nn.Adam(0.1, 0.5, weight_decay=0.2)
     assert optimizer() == nn.AdamW(nn.OneCycle(0.02, 100), weight_decay=0.3)  # 10 * 6 features / 200 rows
     assert optimizer(optimizer="adam", lr=nn.Cosine(0.1, 5)) == nn.Adam(nn.Cosine(0.1, 5))
-    for name in base.LEARNING_RATES:
+    for name in base.PEAK_LEARNING_RATES:
         fitted = NNRegressor(optimizer=name, random_state=0, epochs=60).fit(x, y)
         assert fitted.score(x, y) > 0.5, name
         assert clone(fitted).set_params(epochs=None).partial_fit(x, y).partial_fit(x, y).n_iter_ == 2

@@ -21,7 +21,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend import serialization
+from nnbackend import files, serialization
 from nnbackend.backends import to_numpy, why_not
 from nnbackend.training.checkpoint import period
 from nnbackend.training.checkpoint_content import differences, fingerprints
@@ -1182,7 +1182,7 @@ def test_where_inodes_never_agree_the_lock_is_not_waited_for(tmp_path: Path, mon
 
     monkeypatch.setattr(checkpoint_file, "_inode", lambda path: -1)
     assert fit(make(file=tmp_path / "run"), 1, []).epoch == 1
-    monkeypatch.setattr(serialization, "WINDOWS", True)  # where they differ, and the lock cannot be removed
+    monkeypatch.setattr(files, "WINDOWS", True)  # where they differ, and the lock cannot be removed
     monkeypatch.setattr(checkpoint_file, "_lock", lambda handle: None)
     asked = []
     monkeypatch.setattr(checkpoint_file, "_inode", asked.append)
@@ -1204,8 +1204,8 @@ def test_on_windows_a_scanner_costs_no_checkpoint(tmp_path: Path, monkeypatch: p
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", hold)
-    monkeypatch.setattr(serialization, "WINDOWS", True)
+    monkeypatch.setattr(files, "WINDOWS", True)
     monkeypatch.setattr(checkpoint_file, "_lock", lambda handle: None)
-    monkeypatch.setattr(serialization.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     fit(make(file=nn.Checkpoint(tmp_path / "run", keep=2)), 3, [])
     assert {path.name for path in tmp_path.iterdir()} == {"run", "run.1", "run.lock"}
