@@ -16,6 +16,7 @@ from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
+from nnbackend.gradients import stack_gradient
 from nnbackend.initializers import Constant, Initializer, Xavier
 from nnbackend.layers import (
     LAYERS,
@@ -194,9 +195,10 @@ class Network:
 
         Raises ValueError for data that does not fit, and for an h that is not positive.
         """
-        from nnbackend.gradients import network_gradient
-
-        return network_gradient(self, x, t, h)
+        exact, xp, dtype = self.to(self.backend, "float64"), self.backend.xp, self.backend.dtype(self.dtype)
+        data = exact.data(*self.data(x, t))
+        gradients = stack_gradient(list(exact.layers.values()), exact.loss_layer, *data, h)
+        return {name: xp.astype(g, dtype, copy=False) for name, g in zip(self.params, gradients, strict=True)}
 
     def signature(self) -> dict[str, Any]:
         """Return what a recorded training step depends on beside its arguments; see `Part.signature`."""

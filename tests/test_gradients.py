@@ -12,8 +12,8 @@ from support import Namespace, assert_close
 import nnbackend as nn
 from nnbackend import gradients
 from nnbackend.backends import to_numpy
+from nnbackend.gradients import Columns, forward_columns, shortcut
 from nnbackend.layers import ACTIVATIONS, LAYERS, LOSSES
-from nnbackend.layers.base import Columns
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((5, 4)), RNG.integers(0, 3, 5)
@@ -252,6 +252,46 @@ def test_columns_in_full(on: Namespace) -> None:
     columns = Columns(x, on.array([2, 0]), on.array([[-1.0, -2.0], [-3.0, -4.0]]))
     expected = [[1, 2, -1], [-2, 2, 3], [4, 5, -3], [-4, 5, 6]]
     assert to_numpy(columns.rows()).tolist() == expected
+
+
+@dataclass(eq=False)
+class Squared(nn.Affine):
+    """An Affine with another forward, which the shortcut of Affine does not know."""
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        self._y = super().forward(x, training)
+        return self._y**2
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        return super().backward(2 * self._y * dy, need_dx)
+
+
+def test_a_subclass_with_a_forward_of_its_own_takes_the_general_way(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(4, 5), Squared(5, 6), Squared(6, 3)], nn.MeanSquaredError(), dtype="float64")
+    assert differ(net.numerical_gradient(X, np.eye(3)[T]), net.gradient(X, np.eye(3)[T])) < CLOSE
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_shortcut_of_one_s_own(on: Namespace, registered: bool) -> None:
+    class Twice(nn.Layer):
+        def forward(self, x: Any, training: bool = False) -> Any:
+            seen.append(x.shape)
+            return 2.0 * x
+
+        def backward(self, dy: Any, need_dx: bool = True) -> Any:
+            return 2.0 * dy
+
+    if registered:
+
+        @shortcut(forward_columns, Twice)
+        def _(layer: nn.Layer, x: Columns, y: Any) -> Columns:
+            return Columns(y, x.columns, 2.0 * x.values)
+
+    seen: list[tuple[int, ...]] = []
+    net = nn.Network([nn.Affine(4, 5), Twice(), nn.Affine(5, 3)], dtype="float64")
+    assert differ(net.numerical_gradient(X, T), net.gradient(X, T)) < CLOSE
+    rows = {shape[0] for shape in seen}
+    assert rows == ({5} if registered else {5, 5 * 20, 5 * 5})  # 5 rows; those of 20 weights and of 5 biases
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from typing import Any
 
 from nnbackend.checks import positive_integer
 from nnbackend.functions import affine, affine_backward
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.array import Array
 from nnbackend.initializers import Initializer, initializer
-from nnbackend.layers.base import Columns, Layer, Shape, check_input
+from nnbackend.layers.base import Layer, Shape, check_input
 from nnbackend.parameters import Parameter
 
 
@@ -57,23 +57,6 @@ class Affine(Layer):
             and x.dtype == W.dtype
             and x.shape[1:] == (self.input_size,)
         )
-
-    def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
-        """Return the variants of y as Columns. Adding h to W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
-        xp = array_namespace(x)
-        at = xp.arange(elements.start, elements.stop, device=device(x))
-        columns = at % self.output_size
-        dy = h if parameter is self.b else h * xp.take(x, at // self.output_size, axis=1)
-        return Columns(y, columns, xp.take(y, columns, axis=1) + dy)
-
-    def forward_columns(self, x: Columns, y: Array) -> Array:
-        """Return the rows of all variants: adding dx to column j of x adds the outer product of dx and W[j, :] to y."""
-        xp = array_namespace(y)
-        dx = x.values - xp.take(x.x, x.columns, axis=1)
-        W = xp.take(self.W.data.T, x.columns, axis=1)
-        variants = W[:, None, :] * dx[None, :, :]  # (output_size, n, k)
-        variants += y.T[:, :, None]
-        return xp.reshape(variants, (self.output_size, -1)).T
 
     def config(self) -> dict[str, Any]:
         return {

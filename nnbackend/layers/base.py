@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from nnbackend.backends import Backend, backend, describe
 from nnbackend.errors import BackendError
 from nnbackend.functions import record, total_weight
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.array import Array
 from nnbackend.initializers import Initializer
 from nnbackend.parameters import Parameter, ParameterBuffer
 from nnbackend.random import host_generator
@@ -93,28 +92,6 @@ class Part:
         return self.name or self.kind
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Holds k variants of a batch, each of which differs from it in one column, as after a change of one weight.
-
-    x: (n, c), the batch. columns: (k,) integers. values: (n, k); values[:, i] is column columns[i] of variant i.
-    """
-
-    x: Array
-    columns: Array
-    values: Array
-
-    def rows(self) -> Array:
-        """Return all rows of all variants, (n k, c): first the k variants of row 0, then those of row 1, and so on.
-
-        The result is column-major, so that a softmax over it works along the long axis.
-        """
-        xp, c = array_namespace(self.x), self.x.shape[1]
-        numbers = xp.arange(c, dtype=self.columns.dtype, device=device(self.columns))
-        changed = numbers[:, None, None] == self.columns[None, None, :]
-        return xp.reshape(xp.where(changed, self.values[None, ...], self.x.T[:, :, None]), (c, -1)).T
-
-
 class Layer(Part):
     """Base class of the steps of a network. `forward` remembers only the arrays that `backward` reads.
 
@@ -179,29 +156,6 @@ class Layer(Part):
         clock: the number of training passes so far, on the device. number: this layer's place in the stack. seed: the
         network's seed.
         """
-
-    # for numerical gradients, in inference mode: a layer that knows a shorter way may override these two
-
-    def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns | Array:
-        """Return k variants of y = forward(x): h is added to one element of `parameter` in each.
-
-        elements: the flat indices of the k elements. The result is a Columns, or an array of the rows of all variants.
-        """
-        xp = array_namespace(x)
-        flat = xp.reshape(parameter.data, (-1,), copy=False)
-        variants = []
-        for k in elements:
-            before = xp.asarray(flat[k], copy=True)
-            flat[k] = before + h
-            variants.append(self.forward(x))
-            flat[k] = before
-        return xp.reshape(xp.stack(variants, axis=1), (-1, *y.shape[1:]))
-
-    def forward_columns(self, x: Columns, y: Array) -> Columns | Array:
-        """Return `forward` of the variants x, as Columns or rows. y: `forward` of the batch without changes."""
-        if self.elementwise:
-            return Columns(y, x.columns, self.forward(x.values))
-        return self.forward(x.rows())
 
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
         """Give a layer outside a network its parameters, and return it. (A Network does this for its layers.)"""

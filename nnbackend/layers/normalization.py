@@ -14,7 +14,7 @@ from nnbackend.functions import (
 )
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.initializers import Constant
-from nnbackend.layers.base import Columns, Layer, Shape, check_input
+from nnbackend.layers.base import Layer, Shape, check_input
 from nnbackend.parameters import Parameter
 
 
@@ -77,13 +77,6 @@ class BatchNormalization(Normalization):
 
     def least_rows(self, shape: Shape) -> int:
         return 2 if math.prod(shape[:-1]) == 1 else 1
-
-    def forward_columns(self, x: Columns, y: Array) -> Columns:
-        """Return the variants of y as Columns: in inference mode each column is scaled and shifted on its own."""
-        xp = array_namespace(y)
-        scale = xp.take(self.gamma.data / xp.sqrt(self.running_var.data + self.eps), x.columns)
-        dx = x.values - xp.take(x.x, x.columns, axis=1)
-        return Columns(y, x.columns, xp.take(y, x.columns, axis=1) + scale * dx)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         if self._training:
