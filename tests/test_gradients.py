@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import Namespace, assert_close
+from support import Namespace
 
 import nnbackend as nn
 from nnbackend import gradients
@@ -239,12 +239,26 @@ def test_bad_arguments_of_the_network_s() -> None:
         net.numerical_gradient(X, T, h=0)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LAYERS.values() if kind.elementwise], ids=lambda kind: kind.__name__)
-def test_what_is_called_elementwise_is(kind: type[nn.Layer]) -> None:
-    x = RNG.standard_normal((3, 4))
+@pytest.mark.parametrize("kind", [*ACTIVATIONS.values(), nn.Softmax, nn.Dropout, nn.Flatten])
+def test_a_layer_says_elementwise_if_it_is(kind: type[nn.Layer]) -> None:
+    x = RNG.standard_normal((3, 2, 2))
     together = kind().forward(x)
-    apart = [kind().forward(x[i : i + 1, j]) for i in range(3) for j in range(4)]
-    assert_close(np.reshape(apart, (3, 4)), together, "float64")
+    apart = np.reshape([kind().forward(np.reshape(element, (1, 1, 1))) for element in x.flat], x.shape)
+    same = together.shape == x.shape and np.allclose(apart, together, rtol=1e-12)
+    assert kind.elementwise == same
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_given_changed_columns_alone(on: Namespace, activation: str) -> None:
+    class Watched(ACTIVATIONS[activation]):  # type: ignore[misc]
+        def forward(self, x: Any, training: bool = False) -> Any:
+            shapes.add(tuple(x.shape))
+            return super().forward(x, training)
+
+    shapes: set[tuple[int, ...]] = set()
+    net = nn.Network([nn.Affine(4, 6), Watched(), nn.Affine(6, 3)], dtype="float64")
+    assert differ(net.numerical_gradient(X, T), net.gradient(X, T)) < CLOSE
+    assert shapes == {(5, 6), (5, 24), (5, 6)}  # the batch; a column for each of 24 weights, and of 6 biases
 
 
 def test_columns_in_full(on: Namespace) -> None:

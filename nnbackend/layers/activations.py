@@ -121,6 +121,7 @@ class ELU(Layer):
 class SiLU(Layer):
     """x sigmoid(x), elementwise, any shape."""
 
+    elementwise = True
     initializer = He()
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -135,6 +136,7 @@ class SiLU(Layer):
 class GELU(Layer):
     """x times the probability that a standard Gaussian is below x (tanh form), elementwise, any shape."""
 
+    elementwise = True
     initializer = He()
 
     def forward(self, x: Array, training: bool = False) -> Array:
