@@ -92,7 +92,8 @@ def evaluate(network: Network, x: Any, t: Any) -> Evaluation:
 
 def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
     end, xp = network.loss_layer, network.backend.xp
-    losses, classes, correct, width = [], [], 0, 0
+    correct: Array | int = 0
+    losses, classes, width = [], [], 0
     for piece in pieces(x.shape[0], ROWS_AT_ONCE):
         y, targets = network.forward(x[piece, ...]), t[piece, ...]
         losses.append(end.rows(y, targets))

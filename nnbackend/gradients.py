@@ -20,7 +20,7 @@ from numbers import Real
 from typing import Any, TypeVar
 
 from nnbackend.backends import describe
-from nnbackend.functions.array import Array, array_namespace, device, pieces
+from nnbackend.functions.array import Array, Namespace, array_namespace, device, pieces
 from nnbackend.functions.losses import fraction
 from nnbackend.layers import Affine, BatchNormalization, Layer, Loss
 from nnbackend.parameters import Parameter
@@ -62,7 +62,7 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float = 1e-4) -> 
     return gradient
 
 
-def _writable(x: Any) -> Any:
+def _writable(x: Any) -> Namespace:
     """Return the namespace of x. Raise TypeError or ValueError if x is not a writable array of floating numbers."""
     try:
         xp = array_namespace(x)

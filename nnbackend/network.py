@@ -243,7 +243,8 @@ class Network:
     def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
         """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
         n, end = x.shape[0], self.loss_layer
-        loss, correct, mean_weight = 0.0, None, end.mean_weight(t, *given(weight))
+        loss: Any = 0.0
+        correct, mean_weight = None, end.mean_weight(t, *given(weight))
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
             y = self.forward(x[piece, ...])
@@ -261,12 +262,11 @@ class Network:
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """Return x on the network's backend, in its dtype. Raise ValueError if its shape does not fit the layers."""
-        x = self.backend.asarray(x, self.dtype, argument)
-        shape = self.input_shape
-        if shape is not None and not _fits(x.shape[1:], shape) and not _fits(x.shape, shape):
+        rows, shape = self.backend.asarray(x, self.dtype, argument), self.input_shape
+        if shape is not None and not _fits(rows.shape[1:], shape) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
-            raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(x.shape)}")
-        return x
+            raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
+        return rows
 
     @on_its_device
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
@@ -524,7 +524,7 @@ def _unpickled(
     return network
 
 
-def given(weight: Array | None) -> tuple[Array, ...]:
+def given(weight: Array | None) -> tuple[Any, ...]:
     """Return the arguments for a loss: (weight,), or () for None, because a user's loss may not accept weights."""
     return () if weight is None else (weight,)
 

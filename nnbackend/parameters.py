@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnbackend.backends import Backend, on_its_device
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, MaybeArray
 from nnbackend.initializers import Initializer
 
 
@@ -26,8 +26,8 @@ class Parameter:
         self.size = math.prod(shape)
         self.initializer = initializer
         self.trainable = trainable
-        self.data: Array = None
-        self.grad: Array = None
+        self.data: MaybeArray = None
+        self.grad: MaybeArray = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Write an assigned value or gradient through the view: an optimizer sees the network's buffers alone."""

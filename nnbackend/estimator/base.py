@@ -466,7 +466,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             return block.astype(dtype, copy=False)
         return on.asarray(dense(block), dtype)
 
-    def _answer(self, X: Any, method: str, answer: Callable[[Array], Array]) -> Array:
+    def _answer(self, X: Any, method: str, answer: Callable[[Array], Array]) -> Any:
         """What `answer` makes of the network's raw output for every row; where X lives."""
         check_is_fitted(self)
         # layers remember their last input: with copies, which share their parameters, threads need no lock, and a
@@ -540,6 +540,6 @@ def _skill(network: Network, losses: list[float], validation: Prepared) -> list[
     _, t, weight = validation
     mean = np.average(t, axis=0, weights=weight)
     on = network.backend
-    t, y = on.asarray(t, network.dtype), on.asarray(np.broadcast_to(mean, t.shape), network.dtype)
-    plain = float(network.loss_layer.forward(y, t, *given(network.weights(weight, t.shape[0]))))
+    targets, y = on.asarray(t, network.dtype), on.asarray(np.broadcast_to(mean, t.shape), network.dtype)
+    plain = float(network.loss_layer.forward(y, targets, *given(network.weights(weight, t.shape[0]))))
     return [1.0 - loss / plain if plain else math.nan for loss in losses]

@@ -249,7 +249,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         self._train(X, y, sample_weight, classes, incremental=True)
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any) -> Any:
         """The most likely class of every row by `predict_proba`; with several labels, 1 for each above 1/2.
 
         Parameters
@@ -262,7 +262,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
 
-        def decide(y: Array) -> Array:
+        def decide(y: Array) -> Any:
             xp, p = array_namespace(y), self.network_.loss_layer.output(y)  # decided by what predict_proba shows
             if self._encoder is None:
                 return xp.astype(p > 0.5, xp.int64)
@@ -273,7 +273,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
 
         return self._answer(X, "predict", decide)
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any) -> Any:
         """Probabilities of the classes, in the order of `classes_`; with several labels a row, of each label.
 
         Parameters
@@ -287,7 +287,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         """
         return self._answer(X, "predict_proba", lambda y: self.network_.loss_layer.output(y))
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any) -> Any:
         """Logarithms of `predict_proba`, computed without it: they stay finite.
 
         Parameters
@@ -311,7 +311,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
 
         return self._answer(X, "predict_log_proba", log_proba)
 
-    def decision_function(self, X: Any) -> Array:
+    def decision_function(self, X: Any) -> Any:
         """The network's raw output: the logarithm of `predict_proba` but for a constant in every row.
 
         Parameters

@@ -58,17 +58,17 @@ class Moments:
         constant: HostArray = self.deviation <= 10 * self.eps * np.abs(self.mean)
         return constant
 
-    def standardized(self, x: Array) -> Array:
+    def standardized(self, x: Any) -> Any:
         """The columns of x with mean 0 and standard deviation 1."""
         mean, scale = _beside(x, self.mean, np.where(self.constant, 1.0, self.deviation))
         return (x - mean) / scale
 
-    def restored(self, x: Array) -> Array:
+    def restored(self, x: Any) -> Any:
         """The inverse of `standardized`; a constant column is the constant, whatever x holds there."""
         mean, scale = _beside(x, self.mean, np.where(self.constant, 0.0, self.deviation))
         return x * scale + mean
 
-    def scaled(self, x: Any) -> Array:
+    def scaled(self, x: Any) -> Any:
         """The columns of x, dense or CSR, as features: standardized, or smaller where values lie further out.
 
         The farthest of the values seen becomes `REACH` at most. The map is linear, so no two values become one.
@@ -78,8 +78,8 @@ class Moments:
             return array_namespace(x).clip(self.standardized(x), -self.clip, self.clip)
         farthest = np.maximum(self.high - self.mean, self.mean - self.low)
         scale = np.where(self.constant, 1.0, np.maximum(self.deviation, farthest / REACH))
-        mean, scale = _beside(x, self.mean, scale)
-        return (x - mean) / scale
+        mean, unit = _beside(x, self.mean, scale)
+        return (x - mean) / unit
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "squares" in state:  # of an older version

@@ -162,7 +162,7 @@ def _pair(value: object, least: int, argument: str) -> Pair:
 
 def _output_size(layer: Layer, shape: Shape, window: Size, stride: Size, padding: Size) -> Pair:
     try:
-        return output_size(shape[:2], window, stride, padding)  # type: ignore[arg-type]
+        return output_size(shape[:2], window, stride, padding)
     except ValueError as error:
         raise ValueError(f"{layer}: {error}") from error
 

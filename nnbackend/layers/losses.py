@@ -108,40 +108,40 @@ class SoftmaxWithLoss(Loss):
         if self.class_weight is not None and len(self.class_weight) != classes:
             raise ValueError(f"{self}: class_weight has {len(self.class_weight)} numbers for {classes} classes")
         self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
-        t = on.asarray(t, argument="t")
-        if tuple(t.shape) == (n, classes):
-            t = on.asarray(t, dtype)
-            if not on.xp.all(on.xp.isfinite(t)):
+        labels = on.asarray(t, argument="t")
+        if tuple(labels.shape) == (n, classes):
+            rows = on.asarray(labels, dtype)
+            if not on.xp.all(on.xp.isfinite(rows)):
                 raise ValueError("t: one-hot rows contain NaN or infinity")
-            return t
-        if t.ndim != 1:
+            return rows
+        if labels.ndim != 1:
             raise ValueError(
-                f"t: expected ({n},) integer labels or ({n}, {classes}) one-hot rows, got shape {tuple(t.shape)}"
+                f"t: expected ({n},) integer labels or ({n}, {classes}) one-hot rows, got shape {tuple(labels.shape)}"
             )
-        if t.shape[0] != n:
-            raise ValueError(f"x has {n} rows, but t has {t.shape[0]}")
-        if not on.xp.isdtype(t.dtype, "integral"):
-            raise ValueError(f"t: labels must be integers, got dtype {t.dtype}")
-        low, high = int(on.xp.min(t)), int(on.xp.max(t))
+        if labels.shape[0] != n:
+            raise ValueError(f"x has {n} rows, but t has {labels.shape[0]}")
+        if not on.xp.isdtype(labels.dtype, "integral"):
+            raise ValueError(f"t: labels must be integers, got dtype {labels.dtype}")
+        low, high = int(on.xp.min(labels)), int(on.xp.max(labels))
         if low < 0 or high >= classes:
             raise ValueError(f"t: labels must lie in 0 to {classes - 1}, got {low} to {high}")
-        return on.asarray(t, "int64")
+        return on.asarray(labels, "int64")
 
 
 class _Elementwise(Loss):
     """Base class of losses of single elements. t: the shape of y, or (n,) for outputs of one column."""
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
-        t = on.asarray(t, dtype, "t")
-        if t.ndim > 0 and t.shape[0] != n:
-            raise ValueError(f"x has {n} rows, but t has {t.shape[0]}")
-        if tuple(t.shape) == (n,) and shape == (1,):
-            t = on.xp.reshape(t, (n, 1))
-        if tuple(t.shape) != (n, *shape):
-            raise ValueError(f"t: expected shape {(n, *shape)}, as the network's output, got {tuple(t.shape)}")
-        if not on.xp.all(on.xp.isfinite(t)):
+        targets = on.asarray(t, dtype, "t")
+        if targets.ndim > 0 and targets.shape[0] != n:
+            raise ValueError(f"x has {n} rows, but t has {targets.shape[0]}")
+        if tuple(targets.shape) == (n,) and shape == (1,):
+            targets = on.xp.reshape(targets, (n, 1))
+        if tuple(targets.shape) != (n, *shape):
+            raise ValueError(f"t: expected shape {(n, *shape)}, as the network's output, got {tuple(targets.shape)}")
+        if not on.xp.all(on.xp.isfinite(targets)):
             raise ValueError("t contains NaN or infinity")
-        return t
+        return targets
 
 
 @dataclass(eq=False)
@@ -198,10 +198,11 @@ class SigmoidWithLoss(_Elementwise):
         if isinstance(self.pos_weight, list) and (not shape or len(self.pos_weight) != shape[-1]):
             raise ValueError(f"{self}: pos_weight has {len(self.pos_weight)} numbers for output rows of shape {shape}")
         self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
-        t = super().target(t, n, shape, on, dtype)
-        if on.xp.any((t < 0.0) | (t > 1.0)):
-            raise ValueError(f"t: {self} takes targets from 0 to 1, got {float(on.xp.min(t))} to {float(on.xp.max(t))}")
-        return t
+        targets, xp = super().target(t, n, shape, on, dtype), on.xp
+        if xp.any((targets < 0.0) | (targets > 1.0)):
+            low, high = float(xp.min(targets)), float(xp.max(targets))
+            raise ValueError(f"t: {self} takes targets from 0 to 1, got {low} to {high}")
+        return targets
 
 
 @dataclass(eq=False)
@@ -294,7 +295,7 @@ class _Constant:
         self._values = values
         self._arrays: list[Array] = []
 
-    def like(self, x: Array, dtype: Any = None) -> Array:
+    def like(self, x: Array, dtype: Any = None) -> Array | None:
         """Return the numbers as an array of x's kind, on its device, in `dtype` (None: any floating dtype)."""
         if self._values is None:
             return None

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from nnbackend import serialization
 from nnbackend.backends import to_numpy
 from nnbackend.errors import CheckpointError, ModelFileError
-from nnbackend.functions.array import Array, pieces
+from nnbackend.functions.array import Array, MaybeArray, pieces
 from nnbackend.network import Network
 from nnbackend.training.faults import all_finite
 from nnbackend.training.history import History
@@ -39,7 +39,7 @@ class Run(Protocol):
     network: Network
     state: dict[str, Any]
     history: History
-    figures: Array
+    figures: MaybeArray
     seconds: float
     fits: int
     began: int

@@ -14,7 +14,7 @@ from nnbackend.backends import Backend, describe, on_its_device, to_numpy
 from nnbackend.backends.steps import Launch, Rows, Uncaptured
 from nnbackend.checks import positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, MaybeArray
 from nnbackend.functions.optimizers import clip_by_norm
 from nnbackend.layers.base import Same
 from nnbackend.network import Network, given
@@ -92,7 +92,7 @@ class Trainer:
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
         with network.backend.active():
             self.state = optimizer.init(network.buffer.data)
-        self._gradient_sum: Array = None  # room for it, from the first step with accumulate on
+        self._gradient_sum: MaybeArray = None  # room for it, from the first step with accumulate on
         self.history = History()
         self.epoch = 0  # epochs completed
         self.position = 0  # steps done in the epoch that is under way
@@ -100,7 +100,7 @@ class Trainer:
         self.began, self.last_epoch = 0, 0  # the epochs between which the present fit lies
         self.seconds = 0.0  # spent on the epoch that is under way
         # of each of its steps, on the device: loss, correct rows; with sample weights also their sum
-        self.figures: Array = None
+        self.figures: MaybeArray = None
         self.seen: Stamp = None  # what the checkpoint file was when this trainer last read or wrote it
         self._resumed: Resumed | None = None
         self._mean_weight: float | None = None  # of the rows of the present fit; None if nothing weights them
