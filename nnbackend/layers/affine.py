@@ -15,9 +15,9 @@ from nnbackend.parameters import Parameter
 
 @dataclass(eq=False)
 class Affine(Layer):
-    """y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
+    """Computes y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
 
-    On NumPy x may also be a CSR matrix or array of SciPy, of the parameters' dtype: the products pass over its zeros.
+    On NumPy x may also be a CSR matrix or array of SciPy in the parameters' dtype. Its products skip the zeros.
     weight, bias: an Initializer, its name, or the standard deviation of a normal distribution. If weight is None, the
     next activation decides: He for ReLU and Leaky ReLU, Xavier otherwise.
     Raises ValueError for sizes that are not positive integers and for unknown initializers.
@@ -44,7 +44,7 @@ class Affine(Layer):
         return affine(x, self.W.data, self.b.data)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        # kernels are chosen by dy, and know no sparse x: the definition does
+        # a kernel is chosen by dy and cannot read a sparse x; the definition can
         backward = affine_backward if type(self._x) is type(dy) else affine_backward.dispatch(object)
         return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
 
@@ -62,7 +62,7 @@ class Affine(Layer):
         return {
             "input_size": self.input_size,
             "output_size": self.output_size,
-        }  # values are saved, not their origin
+        }  # a file holds the values, so it needs no initializers
 
     @property
     def input_shape(self) -> Shape:

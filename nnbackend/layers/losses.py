@@ -1,4 +1,4 @@
-"""Losses, the last part of a network."""
+"""Losses. A loss is the last part of a network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from nnbackend.layers.base import Loss, Shape
 
 @dataclass(eq=False)
 class SoftmaxWithLoss(Loss):
-    """Softmax and cross entropy in one (the book's SoftmaxWithLoss). y: (n, classes) logits.
+    """Computes the cross entropy of softmax(y), the book's SoftmaxWithLoss. y: (n, classes) logits.
 
     t: (n,) integer labels in [0, classes), or (n, classes) one-hot rows or probabilities.
     class_weight: one number of at least 0 for each class. With labels the loss is the mean weighted by the labels'
@@ -86,7 +86,7 @@ class SoftmaxWithLoss(Loss):
         return softmax_cross_entropy_backward(self._y, self._t, self._weight, *settings)
 
     def recorded(self, y: Array, t: Array, figures: Array, at: Array | int, divisor: float | None = None) -> Array:
-        if type(self) is not SoftmaxWithLoss:  # a subclass may have changed any of the functions that this one joins
+        if type(self) is not SoftmaxWithLoss:  # a subclass may override a function that this one joins
             return super().recorded(y, t, figures, at, divisor)
         class_weight = self._on_device.like(y, y.dtype)
         return softmax_cross_entropy_recorded(y, t, figures, at, class_weight, self.label_smoothing, divisor)
@@ -107,7 +107,9 @@ class SoftmaxWithLoss(Loss):
         (classes,) = shape
         if self.class_weight is not None and len(self.class_weight) != classes:
             raise ValueError(f"{self}: class_weight has {len(self.class_weight)} numbers for {classes} classes")
-        self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
+        self._on_device.like(
+            on.zeros((1,), dtype), on.dtype(dtype)
+        )  # made now, because a recorded step must not allocate it
         labels = on.asarray(t, argument="t")
         if tuple(labels.shape) == (n, classes):
             rows = on.asarray(labels, dtype)
@@ -146,7 +148,7 @@ class _Elementwise(Loss):
 
 @dataclass(eq=False)
 class SigmoidWithLoss(_Elementwise):
-    """Sigmoid and binary cross entropy in one, the mean over all elements. Each column is a yes-or-no answer.
+    """Computes the binary cross entropy of sigmoid(y), the mean over all elements. Each column is a yes-or-no answer.
 
     y: (n, ...) logits. t: 0, 1 or a probability for each element, in the shape of y, or (n,) for outputs of one column.
     A row is correct if every element is on the correct side of 1/2. For one column this is the usual accuracy, for
@@ -197,7 +199,9 @@ class SigmoidWithLoss(_Elementwise):
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
         if isinstance(self.pos_weight, list) and (not shape or len(self.pos_weight) != shape[-1]):
             raise ValueError(f"{self}: pos_weight has {len(self.pos_weight)} numbers for output rows of shape {shape}")
-        self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
+        self._on_device.like(
+            on.zeros((1,), dtype), on.dtype(dtype)
+        )  # made now, because a recorded step must not allocate it
         targets, xp = super().target(t, n, shape, on, dtype), on.xp
         if xp.any((targets < 0.0) | (targets > 1.0)):
             low, high = float(xp.min(targets)), float(xp.max(targets))
@@ -207,7 +211,7 @@ class SigmoidWithLoss(_Elementwise):
 
 @dataclass(eq=False)
 class MeanSquaredError(_Elementwise):
-    """mean((y - t)^2) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
+    """Computes mean((y - t)^2) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
         self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
@@ -222,7 +226,7 @@ class MeanSquaredError(_Elementwise):
 
 @dataclass(eq=False)
 class MeanAbsoluteError(_Elementwise):
-    """mean(|y - t|) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
+    """Computes mean(|y - t|) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
         self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
@@ -237,10 +241,10 @@ class MeanAbsoluteError(_Elementwise):
 
 @dataclass(eq=False)
 class Huber(_Elementwise):
-    """The mean over all elements of d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2), with d = y - t.
+    """Computes the mean over all elements of d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2), with d = y - t.
 
-    Large errors count linearly, so that outliers weigh less than squared (Huber 1964). t: the shape of y, or (n,) for
-    outputs of one column. Raises ValueError for a delta that is not positive and finite.
+    Large errors count linearly, so that outliers weigh less than in a squared error (Huber 1964).
+    t: the shape of y, or (n,) for outputs of one column. Raises ValueError for a delta that is not positive and finite.
     """
 
     delta: float = 1.0
@@ -262,9 +266,10 @@ class Huber(_Elementwise):
 
 @dataclass(eq=False)
 class QuantileLoss(_Elementwise):
-    """The mean over all elements of q (t - y) where y <= t, else (1 - q) (y - t): its least is the quantile q of the
-    targets (Koenker, Bassett 1978). t: the shape of y; (n,) is taken for outputs of one column.
+    """Computes the mean over all elements of q (t - y) if y <= t, else (1 - q) (y - t).
 
+    The mean is smallest if y is the quantile q of the targets (Koenker, Bassett 1978). t: the shape of y, or (n,) for
+    outputs of one column.
     Raises ValueError for a quantile that is not between 0 and 1.
     """
 
