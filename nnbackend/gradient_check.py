@@ -23,12 +23,12 @@ __all__ = ["GradientReport", "GradientRow", "check_gradients"]
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 DIRECTIONS_TRIED = 3
 INPUTS_MOVED = 1000  # elements of a layer's input that one direction changes; each may cross a kink
-NEGLIGIBLE = 1e-4  # as a fraction of the loss: below it a step of 1e-5 shows little but rounding
+NEGLIGIBLE = 1e-4  # a derivative below this fraction of the loss is mostly rounding if the step is 1e-5
 
 
 @dataclass(frozen=True)
 class GradientRow:
-    """The result for one gradient: of a parameter, or of a layer's input (name "x").
+    """Holds the result for one gradient: of a parameter, or of a layer's input (name "x").
 
     projected, sampled: the largest relative error along a random direction, and in one element. against: the largest
     difference between two backends, relative to the largest element. A number is None if it was not asked for.
@@ -45,7 +45,7 @@ class GradientRow:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """The result of `check_gradients`: rows in the order of the layers, the loss last. `str()` gives a table."""
+    """Holds the result of `check_gradients`: rows in the order of the layers, the loss last. `str()` gives a table."""
 
     rows: list[GradientRow]
     tolerance: float
@@ -72,6 +72,7 @@ class GradientReport:
         return next((row.layer for row in reversed(self.rows) if not row.passed), None)
 
     def _strain(self, row: GradientRow) -> float:
+        """Return the largest error of a row, relative to its tolerance."""
         shares = [error / self.tolerance for error in (row.projected, row.sampled) if error is not None]
         return max([*shares, 0.0 if row.against is None else row.against / self.against_tolerance])
 
@@ -169,7 +170,7 @@ class _Trial:
         self.buffer.restore(self.start)
         names, x, passed = iter(gradients), self.x, False
         for i, layer in enumerate(self.layers):
-            if passed:  # by backpropagation, on the way to a parameter
+            if passed:  # backpropagation passes this input on its way to a parameter
                 yield "x", layer.name, *self._input_case(i, self._moved(x))
             for parameter in layer.parameters().values():
                 if parameter.trainable:

@@ -151,7 +151,7 @@ def stack_gradient(layers: Sequence[Layer], loss: Loss, x: Array, t: Array, h: f
         at_once = max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :]))
         for piece in pieces(parameter.size, at_once):
             elements = range(piece.start, piece.stop)
-            # subtract row by row, because two means would be rounded to the size of the mean before
+            # subtract row by row, because the difference of two means would have the rounding of the means
             sums.append(xp.sum(losses(i, parameter, elements, h) - losses(i, parameter, elements, -h), axis=0))
         return fraction(xp.reshape(xp.concat(sums), parameter.shape), loss.total(t)) / (2 * h)
 

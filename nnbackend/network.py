@@ -37,8 +37,8 @@ from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
 
 DTYPES = ("float32", "float64")
-ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces,
-ELEMENTS_AT_ONCE = 2**23  # and through fewer where a layer's output would be larger than this
+ROWS_AT_ONCE = 8192  # the most rows that predict and evaluate pass through the layers at once
+ELEMENTS_AT_ONCE = 2**23  # the most elements of a layer's output for so many rows; for larger ones they pass fewer
 
 CLOCK = "training.clock"  # the name of the count of training passes in a file
 
@@ -88,7 +88,9 @@ class Network:
             raise TypeError(f"loss: expected a loss such as SoftmaxWithLoss(), got {loss!r}")
         self.backend = current_backend() if backend is None else resolve(backend)
         self.dtype = dtype
-        self.preparation: dict[str, Any] | None = None  # of pictures, as JSON knows it: see nnbackend.images
+        self.preparation: dict[str, Any] | None = (
+            None  # how pictures become rows, as JSON-able values; see nnbackend.images
+        )
 
         self.layers = dict(zip(_numbered(layer.kind for layer in stack), stack, strict=True))
         for name, layer in self.layers.items():
@@ -97,7 +99,7 @@ class Network:
             self.input_shape = _input_shape(stack)
         except ValueError:
             for layer in stack:
-                layer.name = ""  # free again: the next attempt may use them
+                layer.name = ""  # the caller may put the layers into another network
             raise
         _choose_initializers(stack)
         owned = [(name, parameter) for layer in stack for name, parameter in layer.parameters().items()]
@@ -134,7 +136,7 @@ class Network:
         for i in range(len(self._stack) - 1, self._lowest - 1, -1):
             dy = self._stack[i].backward(dy, i > self._lowest)
 
-    # --- what users ask ---------------------------------------------------------------------------------------
+    # --- for users ------------------------------------------------------------------------------------------
 
     @on_its_device
     def predict(self, x: Any) -> Array:
@@ -170,8 +172,8 @@ class Network:
     def gradient(self, x: Any, t: Any, sample_weight: Any = None) -> dict[str, Array]:
         """Return the gradient of the training loss by name ("W1", ...), as copies.
 
-        The network stays as it is: running statistics do not move, and the next training pass draws the masks that it
-        would have drawn anyway. A training loop of your own calls `loss_and_output` and `backward`, which do move them.
+        The network does not change: running statistics stay, and the next training pass draws the same masks as
+        without this call. A training loop of your own calls `loss_and_output` and `backward`, which do change them.
         """
         data = self._weighted(x, t, sample_weight)
         kept = self.buffer.snapshot("state", "clock")
@@ -228,12 +230,12 @@ class Network:
         if self._draws:
             self.buffer.clock += 1
 
-    # --- what the trainer asks --------------------------------------------------------------------------------
+    # --- for the trainer ----------------------------------------------------------------------------------
 
     def loss_and_output(
         self, x: Array, t: Array, weight: Array | None = None, divisor: float | None = None
     ) -> tuple[Array, Array]:
-        """The training forward: the mean loss (0-d, on the device) and the raw output. divisor: see `Loss`."""
+        """Return the mean loss (0-d, on the device) and the raw output in training mode. divisor: see `Loss`."""
         self.tick()
         y = self.forward(x, training=True)
         weights = given(weight) if divisor is None else (weight, divisor)
@@ -250,7 +252,7 @@ class Network:
             y = self.forward(x[piece, ...])
             if mean_weight:
                 loss = loss + end.forward(y, targets, weights, n * mean_weight)
-            else:  # nothing weights the rows, or every weight is 0 and so is every loss
+            else:  # without weights, or if all are 0 and every loss with them
                 loss = loss + end.forward(y, targets, *given(weights)) * (y.shape[0] / n)
             if end.classifies:
                 hits = end.count_correct(y, targets, *given(weights))
@@ -445,7 +447,9 @@ def load(
     known = [*LAYERS.values(), *layers]
     tensors, description = serialization.read(path, lambda description: _largest_file(description, known))
     clock = tensors.get(CLOCK)
-    tensors = {name: value for name, value in tensors.items() if "." not in name}  # the rest is a checkpoint's
+    tensors = {
+        name: value for name, value in tensors.items() if "." not in name
+    }  # names with a dot belong to a checkpoint
     try:
         config = description["network"]
         stack = [_part(settings, known) for settings in config["layers"]]
@@ -453,7 +457,7 @@ def load(
         network_type = {"TwoLayerNet": TwoLayerNet}.get(config["kind"], Network)
         expected = sum(parameter.size for layer in stack for parameter in layer.parameters().values())
         stored = sum(value.size for value in tensors.values())
-        if stored != expected:  # before anything is allocated for what the file claims
+        if stored != expected:  # checked before the network is allocated, because the file may claim any size
             raise ValueError(f"its layers have {expected} parameters, but it holds {stored}")
         on = current_backend() if backend is None else resolve(backend)
         network = _assemble(network_type, stack, loss, config["dtype"], config["seed"], on)
@@ -473,13 +477,13 @@ def load(
             with on.active():
                 network.buffer.clock[...] = on.asarray(clock)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        # cut: a message quotes what is wrong, which may be all of the file
+        # cut, because the message may quote all of the file
         raise ModelFileError(f"{file}: its content does not make a network: {error!s:.1000}") from error
     return network
 
 
 def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) -> int:
-    """Return the largest size in bytes that a file of the described network can have; without one, the smallest."""
+    """Return the largest size in bytes of a file with this description. A bad description counts as no parameters."""
     try:
         stack = [_part(settings, known) for settings in description["network"]["layers"]]
         return serialization.size_limit(sum(p.size for layer in stack for p in layer.parameters().values()))
@@ -517,7 +521,7 @@ def _unpickled(
         )
         on = resolve("numpy")
     *stack, loss = (part(**settings) for part, settings in parts)
-    if not issubclass(kind, Network):  # the networks of `nnbackend.book` were of this class once
+    if not issubclass(kind, Network):  # older pickles hold networks of `nnbackend.book` as this class
         kind = {"TwoLayerNet": TwoLayerNet}.get(kind.__name__, Network)
     network = _assemble(kind, stack, loss, dtype, seed, on)
     network.buffer.restore({name: on.asarray(value) for name, value in values.items()})
