@@ -208,7 +208,7 @@ def shortcut(function: Any, kind: type[Layer]) -> Callable[[F], F]:
 
 @shortcut(forward_changed, Affine)
 def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
-    """Adding h to W[i, j] adds h x[:, i] to column j; adding h to b[j] adds h to column j."""
+    """Return the changed columns of y: h in W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
     xp = array_namespace(x)
     at = xp.arange(elements.start, elements.stop, device=device(x))
     columns = at % layer.output_size
@@ -218,7 +218,7 @@ def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, 
 
 @shortcut(forward_columns, Affine)
 def _(layer: Affine, x: Columns, y: Array) -> Array:
-    """Adding dx to column j of x adds the outer product of dx and W[j, :] to y."""
+    """Return all rows: dx in column j of x adds the outer product of dx and W[j, :] to y."""
     xp = array_namespace(y)
     W = xp.take(layer.W.data.T, x.columns, axis=1)
     variants = W[:, None, :] * x.change[None, :, :]  # (output_size, n, k)
@@ -228,7 +228,7 @@ def _(layer: Affine, x: Columns, y: Array) -> Array:
 
 @shortcut(forward_columns, BatchNormalization)
 def _(layer: BatchNormalization, x: Columns, y: Array) -> Columns:
-    """In inference mode each column is scaled and shifted on its own."""
+    """Return the columns of y plus their scaled changes: in inference mode no column depends on another."""
     xp = array_namespace(y)
     scale = xp.take(layer.gamma.data / xp.sqrt(layer.running_var.data + layer.eps), x.columns)
     return Columns(y, x.columns, xp.take(y, x.columns, axis=1) + scale * x.change)

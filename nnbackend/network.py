@@ -118,7 +118,7 @@ class Network:
         self._draws = any(layer.draws for layer in stack)
         self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
 
-    # --- the two passes -------------------------------------------------------------------------------------
+    # --- the two passes -----------------------------------------------------------------------------------------
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
@@ -136,7 +136,7 @@ class Network:
         for i in range(len(self._stack) - 1, self._lowest - 1, -1):
             dy = self._stack[i].backward(dy, i > self._lowest)
 
-    # --- for users ------------------------------------------------------------------------------------------
+    # --- for users ----------------------------------------------------------------------------------------------
 
     @on_its_device
     def predict(self, x: Any) -> Array:
@@ -230,7 +230,7 @@ class Network:
         if self._draws:
             self.buffer.clock += 1
 
-    # --- for the trainer ----------------------------------------------------------------------------------
+    # --- for the trainer ----------------------------------------------------------------------------------------
 
     def loss_and_output(
         self, x: Array, t: Array, weight: Array | None = None, divisor: float | None = None
@@ -315,7 +315,7 @@ class Network:
             widest = max(widest, math.prod(shape))
         return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
-    # --- copies and files -------------------------------------------------------------------------------------
+    # --- copies and files ---------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
         """Return the architecture as JSON-able values: kinds and settings of layers and loss, dtype and seed."""
