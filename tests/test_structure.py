@@ -22,10 +22,11 @@ HEAVY = FAMILIES | {"jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "saf
 FLOORS = [
     ["__main__", "cli"],
     ["doctor", "recipes", "estimator", "images", "book"],
-    ["training", "diagnosis"],
+    ["training", "diagnosis", "gradient_check"],
     ["plotting"],
     ["evaluation"],
-    ["gradients", "network"],
+    ["network"],
+    ["gradients"],
     ["layers"],
     ["datasets", "parameters"],
     ["random", "serialization", "initializers", "optimizers"],

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnbackend.backends.steps import ParameterStore, Uncaptured
 from nnbackend.errors import BackendError
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, Namespace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +39,7 @@ class Backend:
     """
 
     name: str
-    xp: Any
+    xp: Namespace
     device: Any
 
     family: ClassVar[str] = ""

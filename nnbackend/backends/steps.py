@@ -31,11 +31,11 @@ class Rows:
         self.order, self.at, self.stride = order, at, stride
         self.size = min(stride, order.shape[0] - at * stride) if isinstance(at, int) else stride
 
-    def take(self, *arrays: Array, start: int = 0, size: int | None = None) -> tuple[Array, ...]:
+    def take(self, *arrays: Array, start: int = 0, size: int | None = None) -> tuple[Any, ...]:
         """Gather `size` of these rows of each array, from number `start` on; all of them by default."""
         return take_rows(self.order, self.at, self.stride, start, self.size if size is None else size, *arrays)
 
-    def batches(self, batch_size: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+    def batches(self, batch_size: int, *arrays: Array) -> Iterator[tuple[Any, ...]]:
         """Gather these rows in batches of at most `batch_size`, one after the other."""
         for piece in pieces(self.size, batch_size):
             yield self.take(*arrays, start=piece.start, size=piece.stop - piece.start)

@@ -105,7 +105,7 @@ def cross_entropy_error(y: Any, t: Any) -> Array:
         raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
     places = labels(y, t) + xp.arange(0, n * classes, classes, dtype=xp.int64, device=device(y))
     at_label = xp.take(xp.reshape(y, (-1,)), places, axis=0)
-    return -xp.sum(xp.log(at_label + 1e-7)) / n
+    return -xp.sum(xp.log(at_label + 1e-7)) / int(n)
 
 
 def softmax_loss(X: Any, t: Any) -> Array:

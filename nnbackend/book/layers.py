@@ -29,7 +29,7 @@ from nnbackend.book.functions import (
     sum_squared_error,
 )
 from nnbackend.book.util import col2im, im2col
-from nnbackend.functions.array import Array, array_namespace, device, one_hot
+from nnbackend.functions.array import Array, MaybeArray, array_namespace, device, one_hot
 from nnbackend.functions.convolution import pad, unpadded
 
 __all__ = [
@@ -62,7 +62,7 @@ class Relu:
     """Computes max(x, 0). mask: True where x <= 0."""
 
     def __init__(self) -> None:
-        self.mask: Array = None
+        self.mask: MaybeArray = None
 
     def forward(self, x: Any) -> Array:
         (x,) = together(x=x)
@@ -79,15 +79,15 @@ class Sigmoid:
     """Computes 1 / (1 + exp(-x)). out: the result."""
 
     def __init__(self) -> None:
-        self.out: Array = None
+        self.out: MaybeArray = None
 
     def forward(self, x: Any) -> Array:
         self.out = sigmoid(x)
         return self.out
 
     def backward(self, dout: Any) -> Array:
-        dout, out = floating(*together(dout=dout, out=self.out))
-        return dout * (1.0 - out) * out
+        dy, out = floating(*together(dout=dout, out=self.out))
+        return dy * (1.0 - out) * out
 
 
 class Affine:
@@ -98,10 +98,10 @@ class Affine:
 
     def __init__(self, W: Any, b: Any):
         self.W, self.b = W, b
-        self.x: Array = None
+        self.x: MaybeArray = None
         self.original_x_shape: tuple[int, ...] | None = None
-        self.dW: Array = None
-        self.db: Array = None
+        self.dW: MaybeArray = None
+        self.db: MaybeArray = None
 
     def forward(self, x: Any) -> Array:
         x, W, b = together(x=x, W=self.W, b=self.b)
@@ -133,8 +133,8 @@ class SoftmaxWithLoss:
 
     def __init__(self) -> None:
         self.loss: Any = None
-        self.y: Array = None
-        self.t: Array = None
+        self.y: MaybeArray = None
+        self.t: MaybeArray = None
 
     def forward(self, x: Any, t: Any) -> Any:
         x, self.t = together(x=x, t=t)
@@ -163,12 +163,13 @@ class Dropout:
         if not 0 <= dropout_ratio <= 1:
             raise ValueError(f"dropout_ratio: expected a number from 0 to 1, got {dropout_ratio!r}")
         self.dropout_ratio = dropout_ratio
-        self.mask: Array = None
+        self.mask: MaybeArray = None
 
     def forward(self, x: Any, train_flg: bool = True) -> Array:
         (x,) = floating(*together(x=x))
         if not train_flg:
-            return x * (1.0 - self.dropout_ratio)
+            y: Array = x * (1.0 - self.dropout_ratio)
+            return y
         x, self.mask = together(x=x, mask=np.random.rand(*x.shape) > self.dropout_ratio)
         return _kept(x, self.mask)
 
@@ -188,11 +189,11 @@ class BatchNormalization:
         self.running_mean, self.running_var = running_mean, running_var
         self.input_shape: tuple[int, ...] | None = None
         self.batch_size: int | None = None
-        self.xc: Array = None
-        self.xn: Array = None
-        self.std: Array = None
-        self.dgamma: Array = None
-        self.dbeta: Array = None
+        self.xc: MaybeArray = None
+        self.xn: MaybeArray = None
+        self.std: MaybeArray = None
+        self.dgamma: MaybeArray = None
+        self.dbeta: MaybeArray = None
 
     def forward(self, x: Any, train_flg: bool = True) -> Array:
         x, gamma, beta = floating(*together(x=x, gamma=self.gamma, beta=self.beta))
@@ -235,12 +236,12 @@ class Convolution:
     def __init__(self, W: Any, b: Any, stride: int = 1, pad: int = 0):
         self.W, self.b = W, b
         self.stride, self.pad = whole("stride", stride, 1), whole("pad", pad, 0)
-        self.x: Array = None
-        self.dW: Array = None
-        self.db: Array = None
+        self.x: MaybeArray = None
+        self.dW: MaybeArray = None
+        self.db: MaybeArray = None
 
     @property
-    def col(self) -> Array:
+    def col(self) -> Array | None:
         """Return the windows of x, (n h' w', c kh kw), or None before the first forward."""
         (W,) = together(W=self.W)
         return None if self.x is None else im2col(self.x, W.shape[2], W.shape[3], self.stride, self.pad)
@@ -279,12 +280,12 @@ class Pooling:
     def __init__(self, pool_h: int, pool_w: int, stride: int = 2, pad: int = 0):
         self.pool_h, self.pool_w = whole("pool_h", pool_h, 1), whole("pool_w", pool_w, 1)
         self.stride, self.pad = whole("stride", stride, 1), whole("pad", pad, 0)
-        self.x: Array = None
-        self._padded: Array = None
-        self._y: Array = None
+        self.x: MaybeArray = None
+        self._padded: MaybeArray = None
+        self._y: MaybeArray = None
 
     @property
-    def arg_max(self) -> Array:
+    def arg_max(self) -> Array | None:
         """Return the place of each maximum in its window, or None before the first forward."""
         if self.x is None:
             return None

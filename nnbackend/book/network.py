@@ -73,10 +73,11 @@ class LayeredNet:
     def predict(self, x: Any, train_flg: bool = False) -> Array:
         """Return scores (logits), (n, classes), for x, (n, ...)."""
         self._take_params()
+        y: Array = x
         for layer in self._ordered():
             flags = (train_flg,) if isinstance(layer, Dropout | BatchNormalization) else ()
-            x = layer.forward(x, *flags)
-        return x
+            y = layer.forward(y, *flags)
+        return y
 
     def loss(self, x: Any, t: Any, train_flg: bool = False) -> Any:
         """Return the cross entropy error plus weight_decay_lambda / 2 times the squared weights.

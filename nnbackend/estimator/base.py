@@ -470,7 +470,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             return block.astype(dtype, copy=False)
         return on.asarray(dense(block), dtype)
 
-    def _answer(self, X: Any, method: str, answer: Callable[[Array], Array]) -> Array:
+    def _answer(self, X: Any, method: str, answer: Callable[[Array], Array]) -> Any:
         """Apply `answer` to the raw output of the network for all rows of X. The result is where X is."""
         check_is_fitted(self)
         # Layers remember their last input. Copies, which share the parameters, let threads predict without a lock, and
@@ -544,6 +544,6 @@ def _skill(network: Network, losses: list[float], validation: Prepared) -> list[
     _, t, weight = validation
     mean = np.average(t, axis=0, weights=weight)
     on = network.backend
-    t, y = on.asarray(t, network.dtype), on.asarray(np.broadcast_to(mean, t.shape), network.dtype)
-    plain = float(network.loss_layer.forward(y, t, *given(network.weights(weight, t.shape[0]))))
+    targets, y = on.asarray(t, network.dtype), on.asarray(np.broadcast_to(mean, t.shape), network.dtype)
+    plain = float(network.loss_layer.forward(y, targets, *given(network.weights(weight, t.shape[0]))))
     return [1.0 - loss / plain if plain else math.nan for loss in losses]

@@ -248,7 +248,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         self._train(X, y, sample_weight, classes, incremental=True)
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any) -> Any:
         """Return the most likely class of each row; for several labels a row, 1 for each that is likelier than 1/2.
 
         Parameters
@@ -261,11 +261,9 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
 
-        def decide(y: Array) -> Array:
-            xp, p = (
-                array_namespace(y),
-                self.network_.loss_layer.output(y),
-            )  # the same probabilities as predict_proba gives
+        def decide(y: Array) -> Any:
+            xp = array_namespace(y)
+            p = self.network_.loss_layer.output(y)  # the same probabilities as predict_proba gives
             if self._encoder is None:
                 return xp.astype(p > 0.5, xp.int64)
             labels, classes = xp.argmax(p, axis=1), self.classes_
@@ -275,7 +273,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
 
         return self._answer(X, "predict", decide)
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any) -> Any:
         """Return the probabilities of the classes, in the order of `classes_`, or of the labels if rows have several.
 
         Parameters
@@ -289,7 +287,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         """
         return self._answer(X, "predict_proba", lambda y: self.network_.loss_layer.output(y))
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any) -> Any:
         """Return the logarithms of the probabilities. They are computed from the raw output, so that they stay finite.
 
         Parameters
@@ -313,7 +311,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
 
         return self._answer(X, "predict_log_proba", log_proba)
 
-    def decision_function(self, X: Any) -> Array:
+    def decision_function(self, X: Any) -> Any:
         """Return the network's raw output: the logarithm of `predict_proba` up to a constant in each row.
 
         Parameters

@@ -236,7 +236,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         self._train(X, y, sample_weight, incremental=True)
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any) -> Any:
         """Return the prediction for each row.
 
         Parameters

@@ -58,17 +58,17 @@ class Moments:
         constant: HostArray = self.deviation <= 10 * self.eps * np.abs(self.mean)
         return constant
 
-    def standardized(self, x: Array) -> Array:
+    def standardized(self, x: Any) -> Any:
         """Scale the columns of x to mean 0 and standard deviation 1."""
         mean, scale = _beside(x, self.mean, np.where(self.constant, 1.0, self.deviation))
         return (x - mean) / scale
 
-    def restored(self, x: Array) -> Array:
+    def restored(self, x: Any) -> Any:
         """Invert `standardized`. A constant column becomes its constant, whatever x holds there."""
         mean, scale = _beside(x, self.mean, np.where(self.constant, 0.0, self.deviation))
         return x * scale + mean
 
-    def scaled(self, x: Any) -> Array:
+    def scaled(self, x: Any) -> Any:
         """Standardize the columns of x, dense or CSR, and divide a column by more if it has outliers.
 
         The farthest value that was seen becomes `REACH` at most. The map is linear, so distinct values stay distinct.
@@ -78,8 +78,8 @@ class Moments:
             return array_namespace(x).clip(self.standardized(x), -self.clip, self.clip)
         farthest = np.maximum(self.high - self.mean, self.mean - self.low)
         scale = np.where(self.constant, 1.0, np.maximum(self.deviation, farthest / REACH))
-        mean, scale = _beside(x, self.mean, scale)
-        return (x - mean) / scale
+        mean, unit = _beside(x, self.mean, scale)
+        return (x - mean) / unit
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "squares" in state:  # a pickle of an older version

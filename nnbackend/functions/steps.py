@@ -55,7 +55,7 @@ def softmax_cross_entropy_recorded(
     t: Array,
     figures: Array,
     at: Array | int,
-    class_weight: Array = None,
+    class_weight: Array | None = None,
     label_smoothing: float = 0.0,
     divisor: float | None = None,
 ) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from nnbackend.functions.array import Array, array_namespace, is_finite, pieces
 from nnbackend.network import Network
@@ -13,7 +14,7 @@ AT_ONCE = 2**20  # elements looked at together: one pass over all of MNIST takes
 
 def all_finite(*arrays: Array) -> bool:
     """Is every element of them finite? One host read."""
-    finite: Array = True
+    finite: Array | bool = True
     for a in arrays:
         xp = array_namespace(a)
         whole = xp.reshape(a, (1,)) if a.ndim == 0 else a
@@ -38,7 +39,7 @@ def first_not_finite(network: Network, batches: Iterable[tuple[Array, ...]]) -> 
         network.buffer.restore(kept)
 
 
-def _first_in_pass(network: Network, x: Array, t: Array, *weight: Array) -> str:
+def _first_in_pass(network: Network, x: Array, t: Array, *weight: Any) -> str:
     for name, values in network.params.items():
         if not all_finite(values):
             return f"the parameter {name}"

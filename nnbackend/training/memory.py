@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nnbackend.functions.array import Array
 from nnbackend.network import Network
 from nnbackend.training.step import one_pass
 
 
-def size_that_fits(network: Network, batch_size: int, x: Array, t: Array, *weight: Array) -> int:
+def size_that_fits(network: Network, batch_size: int, x: Array, t: Array, *weight: Any) -> int:
     """The largest of batch_size / 2, / 4, ... for which a pass works; 0 where none does. It is tried, not estimated,
     with a quarter more rows, since a step holds more than its pass. Running statistics are as before afterwards.
     """

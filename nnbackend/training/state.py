@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, MaybeArray
 from nnbackend.network import Network
 from nnbackend.optimizers import State
 from nnbackend.training.history import History
@@ -40,7 +40,7 @@ class RunState:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    metrics: Array = None
+    metrics: MaybeArray = None
 
     def content(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what a file holds of this state: arrays by name, and all else as JSON-able values."""

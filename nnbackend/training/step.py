@@ -62,7 +62,8 @@ def several_passes(
     """Do the same for rows of x, t and weight that are gathered and passed batch_size at a time: the gradient is that
     of all rows as one batch. gradient_sum: (size,), room for the sum.
     """
-    gradient, loss, correct = network.buffer.grad, 0.0, None
+    loss: Array | float = 0.0
+    gradient, correct = network.buffer.grad, None
     gradient_sum[...] = 0.0
     for batch in rows.batches(batch_size, x, t, *given(weight)):
         if mean_weight is None:
@@ -84,7 +85,7 @@ def _record(
     network: Network,
     metrics: Array,
     at: Array | int,
-    loss: Array,
+    loss: Array | float,
     correct: Array | None,
     weight: Array | None = None,
 ) -> None:

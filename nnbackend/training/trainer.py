@@ -15,7 +15,7 @@ from nnbackend.backends import Backend, describe, on_its_device, to_numpy
 from nnbackend.backends.steps import Epoch, Launch, Rows, Uncaptured
 from nnbackend.checks import positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, MaybeArray
 from nnbackend.functions.optimizers import clip_by_norm
 from nnbackend.layers.base import Same
 from nnbackend.network import Network, given
@@ -87,7 +87,7 @@ class Trainer:
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
         with network.backend.active():
             self.state = RunState(optimizer.init(network.buffer.data))
-        self._gradient_sum: Array = None  # allocated by the first step with accumulate above 1
+        self._gradient_sum: MaybeArray = None  # allocated by the first step with accumulate above 1
         self._file = None if self.checkpoint is None else CheckpointFile(self.checkpoint.file)
         self._resumed: Resumed | None = None
         self._mean_weight: float | None = None  # of the rows of the present fit; None if no row has a weight

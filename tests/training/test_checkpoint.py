@@ -1117,7 +1117,7 @@ def test_names_of_250_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
         interrupt_at(patch, 8)
         fit(make(file=nn.Checkpoint(file, every="3steps", keep=2)))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names - {f"{serialization.stem(file)}.lock"} == {name, f"{name}.1"}
+    assert names - {f"{files.stem(file)}.lock"} == {name, f"{name}.1"}
     trainer = make(file=nn.Checkpoint(file, keep=2))
     assert trainer.resume()
     assert outcome(fit(trainer)) == expected

@@ -210,7 +210,7 @@ class _Cells:
         self.cells = cells
         self.known: list[float | None] = [None] * cells.shape[0]
 
-    def cell(self, i: int) -> Array:
+    def cell(self, i: int) -> Any:
         """Return scalar i as an array, (1,)."""
         return self.cells[i : i + 1]
 
@@ -225,7 +225,7 @@ def _settings(optimizer: Any) -> tuple[type, dict[str, Any]]:
     return type(optimizer), {name: value for name, value in vars(optimizer).items() if name != "lr"}
 
 
-def _slots(state: dict[str, Any]) -> list[Array]:
+def _slots(state: dict[str, Any]) -> list[Any]:
     return [value for name, value in state.items() if name != "t"]
 
 
@@ -247,7 +247,7 @@ def _write_back(store: ParameterStore, state: dict[str, Any], copies: tuple[dict
         slot[...] = value
 
 
-def _agree(before: Array, expected: Array, actual: Array) -> bool:
+def _agree(before: Any, expected: Any, actual: Any) -> bool:
     """Say whether `actual` is close to `expected`, relative to the change from `before`; True if that is not finite."""
     before, expected, actual = (a.astype("float64") for a in (before, expected, actual))
     change, difference = float(((expected - before) ** 2).sum()), float(((actual - expected) ** 2).sum())
