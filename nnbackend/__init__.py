@@ -60,6 +60,7 @@ from nnbackend.training import (
     EarlyStopping,
     History,
     Trainer,
+    communicator,
 )
 
 if _TYPE_CHECKING:
@@ -162,6 +163,7 @@ __all__ = [
     "available",
     "backend",
     "check_gradients",
+    "communicator",
     "convolutional_network",
     "datasets",
     "diagnose",

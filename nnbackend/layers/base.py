@@ -144,6 +144,8 @@ class Layer(Part):
     draws = False  # random numbers, while training, by the clock that `bind` gives it?
     elementwise = False  # in inference mode, is every element of y a function of that element of x and no other?
 
+    waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
+
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return y for a batch x. Axis 0 is the batch."""
         raise NotImplementedError
@@ -155,6 +157,15 @@ class Layer(Part):
         and dx need not be computed.
         """
         raise NotImplementedError
+
+    def follow(self, update: list[Array]) -> None:
+        """Let the running statistics follow one training batch.
+
+        A layer that changes parameters which are not trainable does it here. If `waiting` is None, `forward` calls this
+        method; otherwise it appends the update, arrays of fixed shapes, to `waiting`: the updates of all processes
+        are then applied in the order of the batches.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no follow(update), so it trains in one process alone")
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one output row for one input row of `shape`. Raise ValueError if `shape` does not fit."""
