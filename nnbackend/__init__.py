@@ -7,7 +7,15 @@ from typing import Any as _Any
 
 from nnbackend import functions
 from nnbackend.backend import Backend, available, backend, to_numpy, use, using
-from nnbackend.errors import BackendError, CheckpointError, DataError, ModelFileError, NNBackendError, NumericalError
+from nnbackend.errors import (
+    BackendError,
+    CheckpointError,
+    CommunicationError,
+    DataError,
+    ModelFileError,
+    NNBackendError,
+    NumericalError,
+)
 from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, Xavier
 from nnbackend.layers import (
     ELU,
@@ -57,6 +65,7 @@ from nnbackend.schedules import (
 )
 from nnbackend.training import (
     Checkpoint,
+    Communicator,
     EarlyStopping,
     History,
     Trainer,
@@ -111,6 +120,8 @@ __all__ = [
     "BatchNormalization",
     "Checkpoint",
     "CheckpointError",
+    "CommunicationError",
+    "Communicator",
     "Constant",
     "Convolution",
     "Cosine",
