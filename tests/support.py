@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,11 @@ import numpy as np
 from nnbackend.backends import Backend, to_numpy
 
 NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "cupy"]
+
+# the program that starts several processes, from Python's own folder or from PATH; None if MPI is not installed
+MPIEXEC = importlib.util.find_spec("mpi4py") and shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
 
 
 @dataclass

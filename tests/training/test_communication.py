@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import MPIEXEC
 
 import nnbackend as nn
 from nnbackend import serialization
@@ -26,12 +26,7 @@ from nnbackend.training.communication import SIZES, MPICommunicator
 from nnbackend.training.pairwise import PairwiseSum, add_nodes, nodes_of
 
 PROGRAM = Path(__file__).parent / "mpi_program.py"
-BESIDE_PYTHON = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-MPIEXEC = shutil.which("mpiexec", path=BESIDE_PYTHON)
-needs_mpi = pytest.mark.skipif(
-    MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
-    reason='MPI is not installed: pip install "nnbackend[mpi]" mpich',
-)
+needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason='MPI is not installed: pip install "nnbackend[mpi]" mpich')
 spec = importlib.util.spec_from_file_location("mpi_program", PROGRAM)
 assert spec is not None
 assert spec.loader is not None
