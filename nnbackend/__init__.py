@@ -7,7 +7,15 @@ from typing import Any as _Any
 
 from nnbackend import functions
 from nnbackend.backend import Backend, available, backend, to_numpy, use, using
-from nnbackend.errors import BackendError, CheckpointError, DataError, ModelFileError, NNBackendError, NumericalError
+from nnbackend.errors import (
+    BackendError,
+    CheckpointError,
+    CommunicationError,
+    DataError,
+    ModelFileError,
+    NNBackendError,
+    NumericalError,
+)
 from nnbackend.gradients import numerical_gradient
 from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, Xavier
 from nnbackend.layers import (
@@ -58,9 +66,11 @@ from nnbackend.schedules import (
 )
 from nnbackend.training import (
     Checkpoint,
+    Communicator,
     EarlyStopping,
     History,
     Trainer,
+    communicator,
 )
 
 if _TYPE_CHECKING:
@@ -110,6 +120,8 @@ __all__ = [
     "BatchNormalization",
     "Checkpoint",
     "CheckpointError",
+    "CommunicationError",
+    "Communicator",
     "Constant",
     "Convolution",
     "Cosine",
@@ -162,6 +174,7 @@ __all__ = [
     "available",
     "backend",
     "check_gradients",
+    "communicator",
     "convolutional_network",
     "datasets",
     "diagnose",

@@ -25,6 +25,10 @@ class CheckpointError(NNBackendError):
     """Raised if a checkpoint cannot be written, is in use by another process, or belongs to another run."""
 
 
+class CommunicationError(NNBackendError):
+    """Processes that train together cannot communicate, or do not train the same."""
+
+
 class NumericalError(NNBackendError):
     """Raised if training produced a value that is not finite."""
 

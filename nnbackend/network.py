@@ -225,10 +225,10 @@ class Network:
             x = outputs[name] = layer.forward(x)
         return outputs
 
-    def tick(self) -> None:
-        """Advance the clock, so that the next training pass draws new random masks."""
-        if self._draws:
-            self.buffer.clock += 1
+    def tick(self, passes: int = 1) -> None:
+        """Advance the clock by so many passes, so that the next training pass draws new random masks."""
+        if self._draws and passes:
+            self.buffer.clock += passes
 
     # --- for the trainer ----------------------------------------------------------------------------------------
 

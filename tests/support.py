@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,11 @@ from nnbackend.datasets import write_idx
 
 NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "cupy"]
 SIDE = 8  # of the pictures of write_bars
+
+# the program that starts several processes, from Python's own folder or from PATH; None if MPI is not installed
+MPIEXEC = importlib.util.find_spec("mpi4py") and shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
 
 
 @dataclass

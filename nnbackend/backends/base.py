@@ -96,6 +96,19 @@ class Backend:
         """Return what runs training steps that change the `store`."""
         return Uncaptured()
 
+    @classmethod
+    def device_of(cls, local_rank: int) -> str:
+        """Return the device for one of several processes on this machine, as a name has it; "" for the default."""
+        return ""
+
+    def device_sum(self, size: int, rank: int, share: Callable[[Any], Any]) -> Callable[[Array], None] | None:
+        """Return a function that adds the arrays of several processes in place, on their devices.
+
+        size, rank: the number of processes, and that of this one. share: returns to all processes the value that the
+        one of rank 0 calls it with. Returns None if the library has no such function; hosts then add.
+        """
+        return None
+
     def memory(self) -> dict[str, int] | None:
         """Return bytes of device memory, or None if the library keeps no pool of it (every library but CuPy).
 

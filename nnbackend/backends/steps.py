@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 from nnbackend.functions import take_rows
@@ -35,9 +36,12 @@ class Rows:
         """Gather `size` of these rows of each array, from number `start` on; all of them by default."""
         return take_rows(self.order, self.at, self.stride, start, self.size if size is None else size, *arrays)
 
-    def batches(self, batch_size: int, *arrays: Array) -> Iterator[tuple[Any, ...]]:
-        """Gather these rows in batches of at most `batch_size`, one after the other."""
-        for piece in pieces(self.size, batch_size):
+    def batches(
+        self, batch_size: int, *arrays: Array, first: int = 0, count: int | None = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Gather these rows in batches of at most `batch_size`: `count` of them from number `first` on, or all."""
+        last = None if count is None else first + count
+        for piece in islice(pieces(self.size, batch_size), first, last):
             yield self.take(*arrays, start=piece.start, size=piece.stop - piece.start)
 
 

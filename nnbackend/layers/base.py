@@ -123,6 +123,8 @@ class Layer(Part):
     draws = False  # the layer draws random numbers while training, by the clock that `bind` receives
     elementwise = False  # in inference mode, each element of y depends on the same element of x alone
 
+    waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
+
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return y for a batch x. Axis 0 is the batch."""
         raise NotImplementedError
@@ -134,6 +136,15 @@ class Layer(Part):
         and dx need not be computed.
         """
         raise NotImplementedError
+
+    def follow(self, update: list[Array]) -> None:
+        """Let the running statistics follow one training batch.
+
+        A layer that changes parameters which are not trainable does it here. If `waiting` is None, `forward` calls this
+        method; otherwise it appends the update, arrays of fixed shapes, to `waiting`: the updates of all processes
+        are then applied in the order of the batches.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no follow(update), so it trains in one process alone")
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one output row for one input row of `shape`. Raise ValueError if `shape` does not fit."""

@@ -72,9 +72,16 @@ class BatchNormalization(Normalization):
             return gamma * self._x_hat + beta
         y, self._x_hat, self._scale, batch_mean, batch_var = batch_normalization(x, gamma, beta, self.eps)
         fresh = 1.0 - self.momentum
-        mean[...] = self.momentum * mean + fresh * batch_mean
-        var[...] = self.momentum * var + (fresh * rows / (rows - 1)) * batch_var
+        update = [fresh * batch_mean, (fresh * rows / (rows - 1)) * batch_var]
+        if self.waiting is None:
+            self.follow(update)
+        else:
+            self.waiting.append(update)
         return y
+
+    def follow(self, update: list[Array]) -> None:
+        for running, fresh in zip((self.running_mean.data, self.running_var.data), update, strict=True):
+            running[...] = self.momentum * running + fresh
 
     def least_rows(self, shape: Shape) -> int:
         return 2 if math.prod(shape[:-1]) == 1 else 1

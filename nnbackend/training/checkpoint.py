@@ -6,8 +6,8 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,19 +71,37 @@ def period(text: str) -> tuple[int, str]:
 
 
 class Keeper:
-    """Writes the checkpoints of one fit, during which no other process can write the file."""
+    """Writes the checkpoints of one fit.
+
+    content: returns what to write; its argument says whether a callback has ended the fit.
+    """
 
     def __init__(self, checkpoint: Checkpoint, file: CheckpointFile, content: Callable[[bool], serialization.Content]):
         self._checkpoint, self._file, self._content = checkpoint, file, content
         self._every, self._unit = period(checkpoint.every)
         self._count, self._time = 0, time.monotonic()
 
-    def after(self, unit: str) -> bool:
-        """Count one of the "steps" or "epochs", and say whether it is time for a checkpoint."""
-        if self._unit == "seconds":
-            return time.monotonic() - self._time >= self._every
+    def claim(self, stack: ExitStack) -> None:
+        """Keep all other processes from writing the file until the stack is closed.
+
+        Raises CheckpointError if another process writes the file, or if it holds the checkpoint of another run.
+        """
+        _, description = self._content(False)
+        serialization.through_json(description)  # a description that cannot be written fails before the first step
+        stack.enter_context(self._file.held())
+
+    def elapsed(self) -> bool:
+        """Say whether it is time for a checkpoint, if they are written every so many seconds."""
+        return self._unit == "seconds" and time.monotonic() - self._time >= self._every
+
+    def after(self, unit: str, elapsed: bool) -> bool:
+        """Count one of the "steps" or "epochs", and say whether a checkpoint is due. elapsed: that of all processes."""
         self._count += unit == self._unit
-        return self._count >= self._every
+        return elapsed or (self._unit != "seconds" and self._count >= self._every)
+
+    def begin_period(self) -> None:
+        """Wait for the next checkpoint from now on."""
+        self._count, self._time = 0, time.monotonic()
 
     def write(self, *, last: bool = False, stopped: bool = False) -> None:
         """Write a checkpoint. last: whether the fit ends here. stopped: whether a callback has ended it."""
@@ -96,22 +114,3 @@ class Keeper:
             if last or self._checkpoint.on_error == "stop":
                 raise CheckpointError(problem) from error
             warnings.warn(f"{problem}, training goes on", stacklevel=2)
-        self._count, self._time = 0, time.monotonic()
-
-
-@contextmanager
-def keeping(
-    checkpoint: Checkpoint | None, file: CheckpointFile | None, content: Callable[[bool], serialization.Content]
-) -> Iterator[Keeper | None]:
-    """Give a Keeper that has the file to itself for the length of the block; None without a checkpoint.
-
-    content: returns what to write; its argument says whether a callback has ended the fit.
-    Raises CheckpointError if another process writes the file, or if it holds the checkpoint of another run.
-    """
-    if checkpoint is None or file is None:
-        yield None
-        return
-    _, description = content(False)
-    serialization.through_json(description)  # a description that cannot be written fails before the first step
-    with file.held():
-        yield Keeper(checkpoint, file, content)

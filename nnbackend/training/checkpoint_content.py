@@ -15,6 +15,7 @@ from nnbackend.errors import CheckpointError, ModelFileError
 from nnbackend.functions.array import Array, pieces
 from nnbackend.network import Network
 from nnbackend.training.checkpoint_file import CheckpointFile
+from nnbackend.training.communication import Communicator
 from nnbackend.training.faults import all_finite
 from nnbackend.training.state import RunState, numbers_and_arrays
 
@@ -28,6 +29,7 @@ class Run(Protocol):
 
     network: Network
     state: RunState
+    communicator: Communicator
 
     def settings(self) -> dict[str, Any]: ...
 
@@ -53,34 +55,39 @@ def content(run: Run, callbacks: Callbacks, data: Mapping[str, str], stopped: bo
     data: the fingerprints of the data. stopped: whether a callback has ended the fit.
     Raises CheckpointError if the callbacks keep more than a file may hold.
     """
-    from nnbackend import __version__
-
     network = run.network
     of_run, described = run.state.content()
     arrays = {**_arrays(network), **of_run}
-    kept = []
+    states = []
     for i, callback in enumerate(callbacks):
         snapshot = callback.snapshot(run) if hasattr(callback, "snapshot") else {}
         numbers, of_callback = numbers_and_arrays(snapshot)
-        kept.append({"kind": _kind(callback), "state": numbers})
+        states.append({"kind": _kind(callback), "state": numbers})
         arrays |= {f"callback{i}.{name}": value for name, value in of_callback.items()}
-    description = {
+    description = describe_run(run, callbacks, data)
+    description["training"] |= {**described, "stopped": stopped, "callbacks": states}
+    written = {name: to_numpy(value) for name, value in arrays.items()}
+    if sum(value.nbytes for value in written.values()) > _largest(network) - 2**25:  # half of the rest is the header's
+        raise CheckpointError("the callbacks keep more than a checkpoint of this network may hold")
+    return written, description
+
+
+def describe_run(run: Run, callbacks: Callbacks, data: Mapping[str, str]) -> dict[str, Any]:
+    """Return what decides a run, as JSON-able values. data: the fingerprints of the data."""
+    from nnbackend import __version__
+
+    network = run.network
+    return {
         "version": __version__,
         **({} if network.preparation is None else {"preparation": network.preparation}),
         "network": network.config(),
         "settings": run.settings(),
         "training": {
-            **described,
-            "stopped": stopped,
             "data": dict(data),
-            "callbacks": kept,
+            "callbacks": [_kind(callback) for callback in callbacks],
             "computed by": network.backend.arithmetic(),
         },
     }
-    written = {name: to_numpy(value) for name, value in arrays.items()}
-    if sum(value.nbytes for value in written.values()) > _largest(network) - 2**25:  # half of the rest is the header's
-        raise CheckpointError("the callbacks keep more than a checkpoint of this network may hold")
-    return written, description
 
 
 def restore(run: Run, file: CheckpointFile) -> Resumed:
@@ -90,7 +97,7 @@ def restore(run: Run, file: CheckpointFile) -> Resumed:
     """
     network, path = run.network, file.path
     on = network.backend
-    arrays, description = file.read(_largest(network))
+    arrays, description = run.communicator.on_root(lambda: file.read(_largest(network)))
     try:
         if "training" not in description:
             raise CheckpointError(f"{path} is a saved network without a state of training, so no run can go on with it")

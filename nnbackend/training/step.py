@@ -1,11 +1,19 @@
-"""The passes of a training step: gradients and metrics, all on the device."""
+"""Do the passes of a training step: gradients and metrics, all on the device."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from nnbackend.backends.steps import Rows
 from nnbackend.functions import record
 from nnbackend.functions.array import Array
+from nnbackend.layers import Layer
 from nnbackend.network import Network, given
+from nnbackend.training.communication import Communicator
+from nnbackend.training.pairwise import PairwiseSum
 
 
 def one_pass(
@@ -44,52 +52,98 @@ def recorded_pass(
         settings = () if divisor is None else (divisor,)
         network.backward(network.loss_layer.recorded(y, t, metrics, at, *settings))
     else:
-        _record(network, metrics, at, *one_pass(network, x, t, weight, divisor), weight)
+        record(metrics, at, *metrics_of(network, *one_pass(network, x, t, weight, divisor), weight))
 
 
-def several_passes(
-    network: Network,
-    rows: Rows,
-    batch_size: int,
-    gradient_sum: Array,
-    metrics: Array,
-    at: Array | int,
-    mean_weight: float | None,
-    x: Array,
-    t: Array,
-    weight: Array | None = None,
-) -> None:
-    """Do the same for rows of x, t and weight that are gathered and passed batch_size at a time: the gradient is that
-    of all rows as one batch. gradient_sum: (size,), room for the sum.
-    """
-    loss: Array | float = 0.0
-    gradient, correct = network.buffer.grad, None
-    gradient_sum[...] = 0.0
-    for batch in rows.batches(batch_size, x, t, *given(weight)):
-        if mean_weight is None:
-            part_loss, part_correct = one_pass(network, *batch)
-            share = batch[0].shape[0] / rows.size
-            gradient *= share
-            part_loss = part_loss * share
-        else:
-            part_weight = batch[2] if len(batch) > 2 else None
-            part_loss, part_correct = one_pass(network, batch[0], batch[1], part_weight, rows.size * mean_weight)
-        gradient_sum += gradient
-        loss = loss + part_loss
-        correct = part_correct if correct is None else correct + part_correct
-    gradient[...] = gradient_sum
-    _record(network, metrics, at, loss, correct, *rows.take(*given(weight)))
-
-
-def _record(
-    network: Network,
-    metrics: Array,
-    at: Array | int,
-    loss: Array | float,
-    correct: Array | None,
-    weight: Array | None = None,
-) -> None:
+def metrics_of(
+    network: Network, loss: Array | float, correct: Array | None, weight: Array | None = None
+) -> list[Array]:
+    """Return what a step records of a batch: loss, correct rows, and with sample weights their sum."""
     values = [loss, 0.0 if correct is None else correct]
-    if weight is not None:
-        values.append(network.backend.xp.sum(weight))
-    record(metrics, at, *values)
+    return values if weight is None else [*values, network.backend.xp.sum(weight)]
+
+
+class SeveralPasses:
+    """Computes the gradient of a step of several batches, which are dealt out to the processes.
+
+    The gradients, and the metrics, add up to those of one batch. batch_size: rows of a batch. accumulate: batches of
+    a step. communicator: the processes; each does the same number of batches. The last step of an epoch, if it has
+    fewer rows, is done by every process alone.
+    """
+
+    def __init__(self, network: Network, batch_size: int, accumulate: int, communicator: Communicator):
+        self._network, self._batch_size, self._accumulate = network, batch_size, accumulate
+        self._communicator = communicator
+        size, alone = network.buffer.grad.shape[0], communicator.size == 1
+        self.sums = PairwiseSum(network.backend, network.dtype, size, accumulate, whole=alone)
+
+    def __call__(
+        self, rows: Rows, mean_weight: float | None, flags: Sequence[bool], *data: Array
+    ) -> tuple[list[Array], tuple[bool, ...]]:
+        """Write the gradient to the network's buffer.
+
+        mean_weight: as `recorded_pass` takes it. flags: decisions of this process. data: x, t and perhaps the weights.
+        Returns the metrics, and the flags that are true in any process.
+        """
+        network, communicator, sums = self._network, self._communicator, self.sums
+        if communicator.size == 1 or rows.size < rows.stride:
+            sums.begin(0, math.ceil(rows.size / self._batch_size))
+            self._add(rows, mean_weight, *data)
+            return sums.total(network.buffer.grad), tuple(flags)
+        count = self._accumulate // communicator.size
+        first = communicator.rank * count
+        sums.begin(first, count)
+        network.tick(first)  # a batch has the random masks that it has in one process
+        with _statistics_of_all(network, communicator):
+            self._add(rows, mean_weight, *data)
+        network.tick(self._accumulate - first - count)
+        return communicator.add(sums, network.buffer.grad, flags)
+
+    def _add(self, rows: Rows, mean_weight: float | None, *data: Array) -> None:
+        """Pass the batches of this process, and add up their gradients and metrics, weighted by their rows."""
+        network, sums = self._network, self.sums
+        gradient = network.buffer.grad
+        for x, t, *weight in rows.batches(self._batch_size, *data, first=sums.first, count=sums.count):
+            if mean_weight is None:
+                loss, correct = one_pass(network, x, t)
+                share = x.shape[0] / rows.size
+                gradient *= share
+                loss = loss * share
+            else:
+                loss, correct = one_pass(network, x, t, weight[0] if weight else None, rows.size * mean_weight)
+            sums.add(gradient, metrics_of(network, loss, correct, *weight))
+
+
+@contextmanager
+def _statistics_of_all(network: Network, communicator: Communicator) -> Iterator[None]:
+    """Let running statistics follow the batches of all processes, in their order, at the end of the block."""
+    layers = [layer for layer in network.layers.values() if keeps_statistics(layer)]
+    for layer in layers:
+        layer.waiting = []
+    try:
+        yield
+        xp = network.backend.xp
+        for layer in layers:
+            updates = layer.waiting or []
+            shapes = [tuple(a.shape) for a in updates[0]]
+            flat = xp.stack([xp.concat([xp.reshape(a, (-1,)) for a in update]) for update in updates])
+            for values in communicator.gather(flat).reshape(-1, flat.shape[1]):
+                layer.follow(_split(network.backend.asarray(values), shapes, xp))
+    finally:
+        for layer in layers:
+            layer.waiting = None
+
+
+def keeps_statistics(layer: Layer) -> bool:
+    """Say whether a layer has parameters that are not trained but follow the batches."""
+    return any(not parameter.trainable for parameter in layer.parameters().values())
+
+
+def _split(values: Array, shapes: Sequence[tuple[int, ...]], xp: Any) -> list[Array]:
+    """Return the parts of a flat array that have these shapes."""
+    parts, start = [], 0
+    for shape in shapes:
+        stop = start + math.prod(shape)
+        parts.append(xp.reshape(values[start:stop], shape))
+        start = stop
+    return parts

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,22 +16,24 @@ from nnbackend.backends import Backend, describe, on_its_device, to_numpy
 from nnbackend.backends.steps import Epoch, Launch, Rows, Uncaptured
 from nnbackend.checks import positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
-from nnbackend.functions.array import Array, MaybeArray
+from nnbackend.functions import record
+from nnbackend.functions.array import Array
 from nnbackend.functions.optimizers import clip_by_norm
-from nnbackend.layers.base import Same
+from nnbackend.layers.base import Layer, Same
 from nnbackend.network import Network, given
 from nnbackend.optimizers import Optimizer
 from nnbackend.random import checked_seed, host_generator
-from nnbackend.training.checkpoint import Checkpoint, Keeper, keeping
-from nnbackend.training.checkpoint_content import Resumed, content, fingerprints, restore, resume_fit
+from nnbackend.training.checkpoint import Checkpoint, Keeper
+from nnbackend.training.checkpoint_content import Resumed, content, describe_run, fingerprints, restore, resume_fit
 from nnbackend.training.checkpoint_file import CheckpointFile
+from nnbackend.training.communication import Communicator
 from nnbackend.training.faults import all_finite, first_not_finite
 from nnbackend.training.history import History
 from nnbackend.training.interrupt import Interrupt, listen
 from nnbackend.training.memory import size_that_fits
 from nnbackend.training.progress import Progress
 from nnbackend.training.state import RunState, numbers_and_arrays
-from nnbackend.training.step import recorded_pass, several_passes
+from nnbackend.training.step import SeveralPasses, keeps_statistics, recorded_pass
 
 Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 
@@ -49,10 +52,13 @@ class Trainer:
     finite. "skip" undoes such a step and leaves it out, for which every step copies all values and looks at them.
     drop_last: whether to leave out the rows of an epoch that do not fill a last step.
     checkpoint: a Checkpoint, or the path of one, which is then written after every epoch.
+    communicator: the processes that train together, from `nn.communicator()`. They share the batches of every step, so
+    their number divides accumulate. Each process is given the same network, settings and data, and ends with the same
+    network; on NumPy with the bits of one process. The process of rank 0 writes the checkpoints and shows the bar.
 
     Another `fit` goes on with the next epoch, or within the epoch that an interrupt cut short. `history` covers all
     fits. Raises ValueError for a batch_size or accumulate that is not a positive integer, a clip_norm that is not a
-    positive number, or another on_fault.
+    positive number, another on_fault, or an accumulate that the processes cannot share.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Trainer:
         on_fault: str = "stop",
         drop_last: bool = False,
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        communicator: Communicator | None = None,
     ):
         positive_integer("batch_size", batch_size)
         positive_integer("accumulate", accumulate)
@@ -85,9 +92,13 @@ class Trainer:
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         if not isinstance(self.checkpoint, Checkpoint | None):
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
+        self.communicator = Communicator() if communicator is None else communicator
+        self._check_communicator()
         with network.backend.active():
             self.state = RunState(optimizer.init(network.buffer.data))
-        self._gradient_sum: MaybeArray = None  # allocated by the first step with accumulate above 1
+        self._passes: SeveralPasses | None = None  # made by the first step of several batches
+        # whether to stop, and whether it is time for a checkpoint: in this process before a step, in any after it
+        self._decisions: tuple[bool, ...] = (False, False)
         self._file = None if self.checkpoint is None else CheckpointFile(self.checkpoint.file)
         self._resumed: Resumed | None = None
         self._mean_weight: float | None = None  # of the rows of the present fit; None if no row has a weight
@@ -103,6 +114,16 @@ class Trainer:
     def backend(self) -> Backend:
         """Return the network's backend."""
         return self.network.backend
+
+    def _check_communicator(self) -> None:
+        size = self.communicator.size if isinstance(self.communicator, Communicator) else 0
+        if size == 0:
+            raise TypeError(f"communicator: expected the result of nn.communicator(), got {self.communicator!r}")
+        if self.accumulate % size:
+            raise ValueError(f"accumulate is {self.accumulate}, which {size} processes cannot share equally")
+        for name, layer in self.network.layers.items() if size > 1 else ():
+            if keeps_statistics(layer) and type(layer).follow is Layer.follow:
+                raise ValueError(f"{name} keeps statistics and has no method `follow`: it trains in one process alone")
 
     @property
     def history(self) -> History:
@@ -121,7 +142,7 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without those that belong to this process."""
-        return vars(self) | {"_runner": None, "_drawn": None}
+        return vars(self) | {"_runner": None, "_drawn": None, "_passes": None}
 
     @on_its_device
     def resume(self, path: str | os.PathLike[str] | None = None) -> bool:
@@ -147,7 +168,7 @@ class Trainer:
             raise ValueError("resume: there is no path, and the trainer has no checkpoint=")
         if own is not None and file.path == own.path:
             file = own  # which then knows the version that was read
-        if not file.exists():
+        if not self.communicator.on_root(file.exists):
             return False
         self._resumed = restore(self, file)
         return True
@@ -206,31 +227,59 @@ class Trainer:
             x, t, *weight = validation
             checked = self._checked(x, t, "validation x", *weight)
         found = self._fingerprints(data, checked)
+        self._agree(callbacks, int(epochs), found)
         checkpoint = None if self._is_complete(int(epochs)) else self.checkpoint
-        with (
-            listen(terminate=checkpoint is not None) as interrupt,
-            keeping(checkpoint, self._file, partial(content, self, callbacks, found)) as keeper,
-        ):
+        keeper = None
+        if checkpoint is not None and self._file is not None:
+            keeper = Keeper(checkpoint, self._file, partial(content, self, callbacks, found))
+        with listen(terminate=checkpoint is not None) as interrupt, ExitStack() as stack:
+            if keeper is not None:
+                self.communicator.on_root(partial(keeper.claim, stack))
             if not self._begin_fit(int(epochs), callbacks, found, data):
                 return self.history
             if self._runner is None:
-                self._runner = self.network.backend.compile(self.network.buffer)
-            state, stopped = self.state, False
-            while state.epoch < state.last_epoch and not stopped:
-                try:
-                    self._run_epoch(data, checked, progress, interrupt, keeper)
-                except MemoryError as error:
-                    raise self._too_large(error, data) from None
-                if state.history.interrupted:
-                    break
-                answers = [callback(self) for callback in callbacks]  # all are called, even after a True
-                stopped = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
-                if keeper is not None and keeper.after("epochs") and state.epoch < state.last_epoch and not stopped:
-                    keeper.write()
-            if keeper is not None:
-                keeper.write(last=True, stopped=stopped)
-            state.history.interrupted = interrupt.requested  # also if it came too late to cut anything short
-        return state.history
+                alone = self.communicator.size == 1
+                self._runner = self.network.backend.compile(self.network.buffer) if alone else Uncaptured()
+            self._run_epochs(data, checked, callbacks, progress, interrupt, keeper)
+        return self.history
+
+    def _agree(self, callbacks: Sequence[Callable[[Trainer], object]], epochs: int, found: dict[str, str]) -> None:
+        """Raise CommunicationError, which says what differs, unless all processes are about to do the same fit."""
+        if self.communicator.size > 1:
+            state, buffer = self.state, self.network.buffer
+            description = describe_run(self, callbacks, found) | {
+                "epochs": epochs,
+                "progress": [state.fits, state.epoch, state.step],
+                "values": fingerprints({"parameters": buffer.data, "statistics": buffer.state}),
+            }
+            self.communicator.check_agreement(description)
+
+    def _run_epochs(
+        self,
+        data: Data,
+        validation: Data | None,
+        callbacks: Sequence[Callable[[Trainer], object]],
+        progress: bool,
+        interrupt: Interrupt,
+        keeper: Keeper | None,
+    ) -> None:
+        state, communicator, stopped = self.state, self.communicator, False
+        while state.epoch < state.last_epoch and not stopped:
+            try:
+                self._run_epoch(data, validation, progress and communicator.is_root, interrupt, keeper)
+            except MemoryError as error:
+                raise self._too_large(error, data) from None
+            if state.history.interrupted:
+                break
+            answers = [callback(self) for callback in callbacks]  # all are called, even after a True
+            stop = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
+            stopped, elapsed = communicator.any(stop, keeper is not None and keeper.elapsed())
+            unfinished = state.epoch < state.last_epoch and not stopped
+            if keeper is not None and keeper.after("epochs", elapsed) and unfinished:
+                self._write(keeper)
+        if keeper is not None:
+            self._write(keeper, last=True, stopped=stopped)
+        (state.history.interrupted,) = communicator.any(interrupt.requested)  # also if it came too late to cut anything
 
     def _check_batch_size(self, data: Data) -> None:
         x, t, weight = data
@@ -256,8 +305,8 @@ class Trainer:
         return fit < resumed.fits or resumed.stopped or self.epoch >= resumed.first_epoch + epochs
 
     def _fingerprints(self, data: Data, validation: Data | None) -> dict[str, str]:
-        """Return the fingerprints of all data by name, or none if the run has no checkpoint."""
-        if self.checkpoint is None and self._resumed is None:
+        """Return the fingerprints of all data by name, or none if nothing is to be compared with them."""
+        if self.checkpoint is None and self._resumed is None and self.communicator.size == 1:
             return {}
         names = ("x", "t", "sample_weight", "validation x", "validation t", "validation sample_weight")
         return fingerprints(dict(zip(names, (*data, *(validation or (None,) * 3)), strict=True)))
@@ -288,6 +337,11 @@ class Trainer:
         steps = n // rows_per_step if self.drop_last else math.ceil(n / rows_per_step)
         return 2 if data[2] is None else 3, steps
 
+    def _write(self, keeper: Keeper, **how: bool) -> None:
+        """Write a checkpoint, in the process of rank 0. how: as `Keeper.write` takes it."""
+        self.communicator.on_root(partial(keeper.write, **how))
+        keeper.begin_period()
+
     def _run_epoch(
         self,
         data: Data,
@@ -309,18 +363,31 @@ class Trainer:
         epoch = self._epoch(data)
         ahead = (state.last_epoch - state.epoch) * whole - first
         launch = self._runner.prepare(epoch, first=first, ahead=ahead)
+        shared = self.communicator.size > 1
+
+        def wishes() -> tuple[bool, bool]:
+            return interrupt.requested, keeper is not None and keeper.elapsed()
+
         with Progress(progress, state.epoch + 1, state.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
-            while state.step < steps and not interrupt.requested:
+            (stop,) = self.communicator.any(interrupt.requested)
+            while state.step < steps and not stop:
+                if shared:
+                    self._decisions = wishes()
                 self._guarded(launch)
                 bar.advance(rows_per_step if state.step < whole else n - whole * rows_per_step)
                 state.step += 1
                 if bar.wants_metrics(state.step):
                     bar.show(**self._summary(snapshot, first, epoch))
-                if keeper is not None and keeper.after("steps") and state.step < steps:
+                if not shared:
+                    self._decisions = wishes()
+                elif state.step > whole:  # each process has done this step alone
+                    self._decisions = False, False
+                stop, elapsed = self._decisions
+                if keeper is not None and keeper.after("steps", elapsed) and state.step < steps:
                     self._summary(snapshot, first, epoch)  # values that are not finite are never kept
                     now = time.perf_counter()
                     state.seconds, since = state.seconds + now - since, now
-                    keeper.write()
+                    self._write(keeper)
             if state.step == steps and state.epoch + 1 < state.last_epoch:
                 self._draw(n, state.epoch + 1)  # while the device still works
             summary = self._summary(snapshot, first, epoch)
@@ -376,12 +443,13 @@ class Trainer:
         weight: Array | None = None,
     ) -> None:
         """Do one update: gather, forward, backward, record the metrics, update; all on the device."""
-        network, weights = self.network, given(weight)
-        if rows.size > self.batch_size:
-            places = (self._sum_of_gradients(), metrics, at)
-            several_passes(network, rows, self.batch_size, *places, self._mean_weight, x, t, *weights)
+        network, data = self.network, (x, t, *given(weight))
+        if rows.size <= self.batch_size:
+            recorded_pass(network, metrics, at, self._mean_weight, *rows.take(*data))
         else:
-            recorded_pass(network, metrics, at, self._mean_weight, *rows.take(x, t, *weights))
+            passes = self._several_passes()
+            values, self._decisions = passes(rows, self._mean_weight, self._decisions, *data)
+            record(metrics, at, *values)
         if self.clip_norm is not None:
             clip_by_norm(network.buffer.grad, self.clip_norm)
         update(network.buffer.data, network.buffer.grad)
@@ -389,13 +457,13 @@ class Trainer:
     def _signature(self) -> dict[str, object]:
         """Return what a step reads beside its arguments, as `Part.signature` does."""
         names = ("batch_size", "accumulate", "clip_norm", "_mean_weight")
-        room = Same(self._sum_of_gradients()) if self.accumulate > 1 else None
-        return {name: getattr(self, name) for name in names} | {"room": room} | self.network.signature()
+        sums = Same(self._several_passes().sums.gradients) if self.accumulate > 1 else None
+        return {name: getattr(self, name) for name in names} | {"sums": sums} | self.network.signature()
 
-    def _sum_of_gradients(self) -> Array:
-        if self._gradient_sum is None:
-            self._gradient_sum = self.network.backend.xp.zeros_like(self.network.buffer.grad)
-        return self._gradient_sum
+    def _several_passes(self) -> SeveralPasses:
+        if self._passes is None:
+            self._passes = SeveralPasses(self.network, self.batch_size, self.accumulate, self.communicator)
+        return self._passes
 
     def _draw(self, n: int, epoch: int) -> np.ndarray[Any, Any]:
         """Return the shuffled order of n rows in an epoch, on the host. Keep the last one, for the next call."""
