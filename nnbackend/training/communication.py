@@ -47,7 +47,7 @@ class Communicator:
         """Return for each flag whether it is true in any process."""
         return flags
 
-    def gather(self, value: Array) -> Array:
+    def gather(self, value: Array) -> Any:
         """Return the arrays of all processes, which have one shape, as a host array with a new first axis."""
         return to_numpy(value)[None]
 
@@ -102,7 +102,7 @@ class MPICommunicator(Communicator):
         self._comm.Allreduce(self._mpi.IN_PLACE, found, op=self._mpi.MAX)
         return tuple(bool(flag) for flag in found)
 
-    def gather(self, value: Array) -> Array:
+    def gather(self, value: Array) -> Any:
         own = np.ascontiguousarray(to_numpy(value))
         gathered = np.empty((self.size, *own.shape), own.dtype)
         self._comm.Allgather(own, gathered)

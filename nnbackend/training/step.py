@@ -55,11 +55,9 @@ def recorded_pass(
         record(metrics, at, *metrics_of(network, *one_pass(network, x, t, weight, divisor), weight))
 
 
-def metrics_of(
-    network: Network, loss: Array | float, correct: Array | None, weight: Array | None = None
-) -> list[Array]:
+def metrics_of(network: Network, loss: Array, correct: Array | None, weight: Array | None = None) -> list[Any]:
     """Return what a step records of a batch: loss, correct rows, and with sample weights their sum."""
-    values = [loss, 0.0 if correct is None else correct]
+    values: list[Any] = [loss, 0.0 if correct is None else correct]
     return values if weight is None else [*values, network.backend.xp.sum(weight)]
 
 

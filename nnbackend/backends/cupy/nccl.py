@@ -23,7 +23,7 @@ def device_sum(cupy: Any, size: int, rank: int, share: Callable[[Any], Any]) -> 
     communicator = nccl.NcclCommunicator(size, identifier, rank)
     types = {"f": nccl.NCCL_FLOAT32, "d": nccl.NCCL_FLOAT64}
 
-    def add(a: Array) -> None:
+    def add(a: Any) -> None:
         pointer, stream = a.data.ptr, cupy.cuda.get_current_stream().ptr
         communicator.allReduce(pointer, pointer, a.size, types[a.dtype.char], nccl.NCCL_SUM, stream)
 
