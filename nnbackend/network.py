@@ -238,7 +238,7 @@ class Network:
         """Return the mean loss (0-d, on the device) and the raw output in training mode. divisor: see `Loss`."""
         self.tick()
         y = self.forward(x, training=True)
-        weights = given(weight) if divisor is None else (weight, divisor)
+        weights = optional(weight) if divisor is None else (weight, divisor)
         return self.loss_layer.forward(y, t, *weights), y
 
     @on_its_device
@@ -246,16 +246,16 @@ class Network:
         """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
         n, end = x.shape[0], self.loss_layer
         loss: Any = 0.0
-        correct, mean_weight = None, end.mean_weight(t, *given(weight))
+        correct, mean_weight = None, end.mean_weight(t, *optional(weight))
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
             y = self.forward(x[piece, ...])
             if mean_weight:
                 loss = loss + end.forward(y, targets, weights, n * mean_weight)
             else:  # without weights, or if all are 0 and every loss with them
-                loss = loss + end.forward(y, targets, *given(weights)) * (y.shape[0] / n)
+                loss = loss + end.forward(y, targets, *optional(weights)) * (y.shape[0] / n)
             if end.classifies:
-                hits = end.count_correct(y, targets, *given(weights))
+                hits = end.count_correct(y, targets, *optional(weights))
                 correct = hits if correct is None else correct + hits
         if correct is not None:
             rows = n if weight is None else self.backend.xp.sum(weight)
@@ -528,7 +528,7 @@ def _unpickled(
     return network
 
 
-def given(weight: Array | None) -> tuple[Any, ...]:
+def optional(weight: Array | None) -> tuple[Any, ...]:
     """Return the arguments for a loss: (weight,), or () for None, because a user's loss may not accept weights."""
     return () if weight is None else (weight,)
 

@@ -37,7 +37,7 @@ from nnbackend.estimator.sparse import SparseRows, SparseTrainer
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.initializers import Uniform
 from nnbackend.layers import ACTIVATIONS, Affine, BatchNormalization, Dropout, Layer, Loss, activation
-from nnbackend.network import DTYPES, Network, given
+from nnbackend.network import DTYPES, Network, optional
 from nnbackend.optimizers import OPTIMIZERS, Optimizer, State, optimizer
 from nnbackend.schedules import OneCycle, Schedule
 from nnbackend.training import EarlyStopping
@@ -545,5 +545,5 @@ def _skill(network: Network, losses: list[float], validation: Prepared) -> list[
     mean = np.average(t, axis=0, weights=weight)
     on = network.backend
     targets, y = on.asarray(t, network.dtype), on.asarray(np.broadcast_to(mean, t.shape), network.dtype)
-    plain = float(network.loss_layer.forward(y, targets, *given(network.weights(weight, t.shape[0]))))
+    plain = float(network.loss_layer.forward(y, targets, *optional(network.weights(weight, t.shape[0]))))
     return [1.0 - loss / plain if plain else math.nan for loss in losses]

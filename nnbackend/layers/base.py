@@ -213,14 +213,14 @@ class Loss(Part):
         total = self.total(t, weight) if weight is not None else self.total(t)
         return None if isinstance(total, int) else float(total) / t.shape[0]
 
-    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int, divisor: float | None = None) -> Array:
-        """Record the mean loss of a batch in figures[0, at], and return dy.
+    def recorded(self, y: Array, t: Array, metrics: Array, at: Array | int, divisor: float | None = None) -> Array:
+        """Record the mean loss of a batch in metrics[0, at], and return dy.
 
-        If the loss classifies, the number of correct rows goes to figures[1, at]. A training step without sample
+        If the loss classifies, the number of correct rows goes to metrics[1, at]. A training step without sample
         weights calls this in place of `forward` and `backward`.
         """
         loss = self.forward(y, t) if divisor is None else self.forward(y, t, None, divisor)
-        record(figures, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
+        record(metrics, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
         return self.backward()
 
     def output(self, y: Array) -> Array:

@@ -85,11 +85,11 @@ class SoftmaxWithLoss(Loss):
         settings = (self._class_weight, self.label_smoothing, self._divisor)
         return softmax_cross_entropy_backward(self._y, self._t, self._weight, *settings)
 
-    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int, divisor: float | None = None) -> Array:
+    def recorded(self, y: Array, t: Array, metrics: Array, at: Array | int, divisor: float | None = None) -> Array:
         if type(self) is not SoftmaxWithLoss:  # a subclass may override a function that this one joins
-            return super().recorded(y, t, figures, at, divisor)
+            return super().recorded(y, t, metrics, at, divisor)
         class_weight = self._on_device.like(y, y.dtype)
-        return softmax_cross_entropy_recorded(y, t, figures, at, class_weight, self.label_smoothing, divisor)
+        return softmax_cross_entropy_recorded(y, t, metrics, at, class_weight, self.label_smoothing, divisor)
 
     def output(self, y: Array) -> Array:
         return softmax(y)

@@ -11,7 +11,7 @@ from nnbackend.backends.steps import Rows
 from nnbackend.functions import record
 from nnbackend.functions.array import Array
 from nnbackend.layers import Layer
-from nnbackend.network import Network, given
+from nnbackend.network import Network, optional
 from nnbackend.training.communication import Communicator
 from nnbackend.training.pairwise import PairwiseSum
 
@@ -27,7 +27,7 @@ def one_pass(
     loss, y = network.loss_and_output(x, t, weight, divisor)
     network.backward()
     end = network.loss_layer
-    return loss, end.count_correct(y, t, *given(weight)) if end.classifies else None
+    return loss, end.count_correct(y, t, *optional(weight)) if end.classifies else None
 
 
 def recorded_pass(

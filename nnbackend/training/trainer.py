@@ -20,7 +20,7 @@ from nnbackend.functions import record
 from nnbackend.functions.array import Array
 from nnbackend.functions.optimizers import clip_by_norm
 from nnbackend.layers.base import Layer, Same
-from nnbackend.network import Network, given
+from nnbackend.network import Network, optional
 from nnbackend.optimizers import Optimizer
 from nnbackend.random import checked_seed, host_generator
 from nnbackend.training.checkpoint import Checkpoint, Keeper
@@ -293,7 +293,7 @@ class Trainer:
         least, layer = self.network.least_rows(tuple(x.shape[1:]))
         if self.batch_size < least:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
-        self._mean_weight = self.network.loss_layer.mean_weight(t, *given(weight))
+        self._mean_weight = self.network.loss_layer.mean_weight(t, *optional(weight))
         if self._mean_weight == 0:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
@@ -414,7 +414,7 @@ class Trainer:
             metrics=state.metrics,
             state=state.optimizer,
             optimizer=self.optimizer,
-            data=(x, t, *given(weight)),
+            data=(x, t, *optional(weight)),
             depends=self._signature,
         )
 
@@ -443,7 +443,7 @@ class Trainer:
         weight: Array | None = None,
     ) -> None:
         """Do one update: gather, forward, backward, record the metrics, update; all on the device."""
-        network, data = self.network, (x, t, *given(weight))
+        network, data = self.network, (x, t, *optional(weight))
         if rows.size <= self.batch_size:
             recorded_pass(network, metrics, at, self._mean_weight, *rows.take(*data))
         else:
@@ -547,7 +547,7 @@ class Trainer:
     def _too_large(self, error: MemoryError, data: Data) -> MemoryError:
         """Return an error that says why the memory is too small, and names a batch size for which it is not."""
         error.__traceback__ = None  # the traceback holds what the failed step has allocated
-        size = size_that_fits(self.network, self.batch_size, *data[:2], *given(data[2]))
+        size = size_that_fits(self.network, self.batch_size, *data[:2], *optional(data[2]))
         cause = f"a batch of {self.batch_size} rows does not fit the memory: {error}."
         if size == 0:
             return MemoryError(f"{cause} Nor does one row: the network or the data is too large.")
