@@ -22,7 +22,7 @@ from nnbackend.network import DTYPES
 from nnbackend.optimizers import OPTIMIZERS
 from nnbackend.plotting import plot_history
 from nnbackend.recipes.train import MODELS, MnistSettings, train_mnist
-from nnbackend.training import Checkpoint, History
+from nnbackend.training import Checkpoint, History, communicator
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -90,6 +90,7 @@ def _add_settings(parser: Parser) -> None:
     )
     add("--epochs", "passes over the training images", type=positive, metavar="N")
     add("--batch-size", "images per step", type=positive, metavar="N")
+    add("--accumulate", "batches per step; several processes of mpiexec share them", type=positive, metavar="N")
     add("--seed", "seed of the initial weights and of the order of the images", type=natural, metavar="N")
     add("--dtype", "precision of weights and data", choices=DTYPES)
 
@@ -103,19 +104,32 @@ def _run(arguments: argparse.Namespace) -> int:
     names = [name for name in MnistSettings.__dataclass_fields__ if name != "hidden"]
     settings = MnistSettings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
 
+    processes = communicator()
+
     def note(line: str) -> None:
-        if not arguments.quiet:
+        if processes.is_root and not arguments.quiet:
             say(line)
 
     how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
     try:
         with _termination():
             result = train_mnist(
-                settings, say=note, progress=not arguments.quiet, checkpoint=checkpoint, resume=arguments.resume
+                settings,
+                say=note,
+                progress=not arguments.quiet,
+                checkpoint=checkpoint,
+                resume=arguments.resume,
+                communicator=processes,
             )
+    except Exception as error:
+        if processes.size > 1:  # the others would wait for this one
+            processes.abort(complain(f"rank {processes.rank}: {error}"))
+        raise
     except _Terminated:
         return complain(f"terminated; {how_to_go_on}" if how_to_go_on else "terminated", TERMINATED)
     history = result.history
+    if not processes.is_root:
+        return INTERRUPTED if history.interrupted else 0
     for line in _table(history):
         note(line)
     if history.interrupted:

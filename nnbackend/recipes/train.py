@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from nnbackend.layers import Affine, Layer, activation
 from nnbackend.network import Network, convolutional_network
 from nnbackend.optimizers import optimizer
 from nnbackend.schedules import Cosine, rate
-from nnbackend.training import Checkpoint, History, Trainer
+from nnbackend.training import Checkpoint, Communicator, History, Trainer
 
 # The learning rates at which training begins, measured on MNIST. Other optimizers begin with their default.
 INITIAL_LEARNING_RATES = {"adam": 0.004, "adamw": 0.004, "momentum": 0.1, "nesterov": 0.1, "sgd": 0.5}
@@ -32,7 +33,8 @@ class MnistSettings:
     data: see nnbackend.datasets.mnist. model: "mlp" is fully connected, with hidden layers of the widths `hidden`, each
     followed by `activation`; "cnn" is nnbackend.convolutional_network, which ignores `hidden` and `activation`. lr: the
     learning rate of the first step. It falls to 0 along half a cosine. None chooses a rate that suits the optimizer.
-    backend: the name of a backend, or None for the current one.
+    accumulate: the batches of a step, see nnbackend.Trainer. backend: the name of a backend, or None for the current
+    one.
     """
 
     data: str = "auto"
@@ -43,6 +45,7 @@ class MnistSettings:
     lr: float | None = None
     epochs: int = 12
     batch_size: int = 50
+    accumulate: int = 1
     seed: int = 0
     dtype: str = "float32"
     backend: str | None = None
@@ -82,12 +85,14 @@ def train_mnist(
     progress: bool = False,
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
+    communicator: Communicator | None = None,
 ) -> TrainingResult:
     """Train a network on MNIST, or on a data set of its form, and test it.
 
     settings: None uses the defaults. say: a function that is called with lines about the backend, the data and the
     network before the training. progress: show a bar for each epoch. checkpoint: where and when to write checkpoints.
-    resume: go on with the checkpoint that is there; if there is none, begin.
+    resume: go on with the checkpoint that is there; if there is none, begin. communicator: the processes that train
+    together, see nnbackend.communicator; make it before the backend is selected.
     Ctrl-C ends the training after the current step, and sets `history.interrupted`.
 
     Raises ValueError for settings that are out of range, DataError if the data cannot be read or downloaded,
@@ -96,9 +101,11 @@ def train_mnist(
     """
     settings = MnistSettings() if settings is None else settings
     lr = _first_rate(settings)
+    communicator = Communicator() if communicator is None else communicator
     with using(settings.backend or current_backend()) as chosen:
         say(f"backend   {chosen.name}")
-        data = mnist(settings.data, dtype=settings.dtype, flatten=settings.model == "mlp")
+        load = partial(mnist, settings.data, dtype=settings.dtype, flatten=settings.model == "mlp")
+        data = communicator.first_on_root(load)  # one process downloads the files for all
         train, test = (data.x_train, data.t_train), (data.x_test, data.t_test)
         rows = data.t_train.shape[0]
         say(f"data      {data.name} ({data.source}): {rows:,} images to train on, {data.t_test.shape[0]:,} to test")
@@ -110,12 +117,21 @@ def train_mnist(
         size = sum(math.prod(values.shape) for values in network.params.values())
         say(f"network   {words}, {size:,} parameters, {settings.dtype}")
         say(
-            f"training  {settings.optimizer}, learning rate {lr:g} falling to 0, batches of {settings.batch_size}, "
+            f"training  {settings.optimizer}, learning rate {lr:g} falling to 0, {_steps(settings, communicator)}, "
             f"{settings.epochs} epochs, seed {settings.seed}"
         )
-        falling = Cosine(lr, steps=settings.epochs * math.ceil(rows / settings.batch_size))
+        step_rows = settings.batch_size * settings.accumulate
+        falling = Cosine(lr, steps=settings.epochs * math.ceil(rows / step_rows))
         rule = optimizer(settings.optimizer, lr=falling)
-        trainer = Trainer(network, rule, batch_size=settings.batch_size, seed=settings.seed, checkpoint=checkpoint)
+        trainer = Trainer(
+            network,
+            rule,
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            seed=settings.seed,
+            checkpoint=checkpoint,
+            communicator=communicator,
+        )
         if resume and trainer.resume():
             say(f"resumed   after {trainer.epoch} epochs and {trainer.state.step} steps")
         state, began = trainer.state, time.perf_counter()
@@ -131,6 +147,14 @@ def train_mnist(
         "version": __version__,
     }
     return TrainingResult(network, history, test_loss, test_accuracy, seconds, asdict(settings) | chosen_settings)
+
+
+def _steps(settings: MnistSettings, communicator: Communicator) -> str:
+    """Return in words what a step is."""
+    words = f"batches of {settings.batch_size}"
+    if settings.accumulate > 1:
+        words += f", {settings.accumulate} a step"
+    return words if communicator.size == 1 else f"{words}, shared by {communicator.size} processes"
 
 
 def _preparation(x: Any) -> dict[str, Any] | None:

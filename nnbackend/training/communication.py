@@ -43,6 +43,15 @@ class Communicator:
         """Call a function in the process of rank 0 alone. Return its result, or raise its error, in all processes."""
         return function()
 
+    def first_on_root(self, function: Callable[[], Result]) -> Result:
+        """Call a function in the process of rank 0, and then in all others. Return its result in each.
+
+        What the first call leaves in a folder, such as a file that it downloads, is there for the others.
+        """
+        found: list[Result] = []
+        self.on_root(lambda: found.append(function()))
+        return found[0] if found else function()
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether it is true in any process."""
         return flags
@@ -57,6 +66,9 @@ class Communicator:
         flags: decisions that travel with the sums. Returns the metrics, and for each flag whether it is true anywhere.
         """
         return sums.total(out), tuple(flags)
+
+    def abort(self, status: int) -> None:
+        """End all other processes, which then have this exit status; called before this one ends by an error."""
 
     def check_agreement(self, described: Mapping[str, Any]) -> None:
         """Raise CommunicationError, which says what differs, unless all processes describe the same run."""
@@ -148,6 +160,9 @@ class MPICommunicator(Communicator):
         total = np.empty(self.size * width, host.dtype)
         self._comm.Allgather(np.ascontiguousarray(own), total)
         return total[:length]
+
+    def abort(self, status: int) -> None:
+        self._comm.Abort(status)
 
     def check_agreement(self, described: Mapping[str, Any]) -> None:
         from nnbackend.training.checkpoint_content import differences

@@ -22,6 +22,7 @@ from support import MPIEXEC
 import nnbackend as nn
 from nnbackend import serialization
 from nnbackend.backends import resolve, select, to_numpy
+from nnbackend.cli import main
 from nnbackend.training.communication import SIZES, MPICommunicator
 from nnbackend.training.pairwise import PairwiseSum, add_nodes, nodes_of
 
@@ -234,6 +235,26 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_any_number(
     assert done.returncode != 0
     assert (tmp_path / "run").exists()
     assert results(launch(then, tmp_path)) == alone()
+
+
+@needs_mpi
+def test_the_command_prints_once_and_ends_with_the_bits_of_one_process(tmp_path: Path) -> None:
+    settings = ["train", "mnist", "--data=sample", "--hidden=4", "--epochs=1", "--batch-size=250", "--accumulate=4"]
+    command = [str(MPIEXEC), "-n", "2", sys.executable, "-m", "nnbackend", *settings, "--save", str(tmp_path / "two")]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "batches of 250, 4 a step, shared by 2 processes" in done.stdout
+    assert done.stdout.count("test accuracy") == done.stdout.count("saved the network") == 1
+    assert main([*settings, "--quiet", "--save", str(tmp_path / "one")]) == 0
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@needs_mpi
+def test_an_error_of_the_command_ends_all_processes() -> None:
+    command = [str(MPIEXEC), "-n", "2", sys.executable, "-m", "nnbackend", "train", "mnist", "--accumulate=3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "accumulate is 3, which 2 processes cannot share equally" in done.stderr
 
 
 # --- sums on devices ------------------------------------------------------------------------------------------------
