@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
@@ -10,8 +10,9 @@ from typing import Any, Protocol, TypeAlias
 from nnbackend.functions import take_rows
 from nnbackend.functions.array import Array, pieces
 
-# step(rows, metrics, at, update, *data): take its rows of the data, record its metrics at `at`, call update(p, g)
-Step: TypeAlias = Callable[..., None]
+# step(rows, metrics, at, update, *data) takes its rows of the data, records its metrics at `at`, calls update(p, g).
+# A generator yields functions: each is to be called before the generator goes on, and not to be captured.
+Step: TypeAlias = Callable[..., Iterable[Callable[[], None]] | None]
 Launch: TypeAlias = Callable[[int], None]  # does the step of that number in the epoch
 
 
@@ -70,7 +71,8 @@ class Epoch:
 
     def run(self, i: int) -> None:
         """Do step i without a graph."""
-        self.step(Rows(self.order, i, self.stride), self.metrics, i, self._update, *self.data)
+        for outside in self.step(Rows(self.order, i, self.stride), self.metrics, i, self._update, *self.data) or ():
+            outside()
 
     def _update(self, p: Array, g: Array) -> None:
         self.optimizer.step(p, g, self.state)

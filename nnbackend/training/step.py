@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from nnbackend.backends.steps import Rows
 from nnbackend.functions import record
@@ -61,6 +61,9 @@ def metrics_of(network: Network, loss: Array, correct: Array | None, weight: Arr
     return values if weight is None else [*values, network.backend.xp.sum(weight)]
 
 
+Exchange: TypeAlias = Callable[[Sequence[bool]], tuple[bool, ...]]
+
+
 class SeveralPasses:
     """Computes the gradient of a step of several batches, which are dealt out to the processes.
 
@@ -74,28 +77,45 @@ class SeveralPasses:
         self._communicator = communicator
         size, alone = network.buffer.grad.shape[0], communicator.size == 1
         self.sums = PairwiseSum(network.backend, network.dtype, size, accumulate, whole=alone)
+        self.metrics = network.backend.zeros((3,), network.dtype)  # of the last step that was shared
 
-    def __call__(
-        self, rows: Rows, mean_weight: float | None, flags: Sequence[bool], *data: Array
-    ) -> tuple[list[Array], tuple[bool, ...]]:
-        """Write the gradient to the network's buffer.
+    def alone(self, rows: Rows, mean_weight: float | None, *data: Array) -> list[Any]:
+        """Write the gradient to the network's buffer, and return the metrics.
 
-        mean_weight: as `recorded_pass` takes it. flags: decisions of this process. data: x, t and perhaps the weights.
-        Returns the metrics, and the flags that are true in any process.
+        mean_weight: as `recorded_pass` takes it. data: x, t and perhaps the weights.
+        """
+        self.sums.begin(0, math.ceil(rows.size / self._batch_size))
+        self._add(rows, mean_weight, *data)
+        return self.sums.total(self._network.buffer.grad)
+
+    def shared(self, rows: Rows, mean_weight: float | None, *data: Array) -> Exchange:
+        """Pass the batches of this process. Return the function that then adds the gradients of all processes.
+
+        That function writes the gradient to the network's buffer, and the metrics to `self.metrics`. It takes decisions
+        of this process, and returns for each whether any process has made it. It can be called again after the passes
+        were repeated on the same arrays.
         """
         network, communicator, sums = self._network, self._communicator, self.sums
-        if communicator.size == 1 or rows.size < rows.stride:
-            sums.begin(0, math.ceil(rows.size / self._batch_size))
-            self._add(rows, mean_weight, *data)
-            return sums.total(network.buffer.grad), tuple(flags)
         count = self._accumulate // communicator.size
         first = communicator.rank * count
         sums.begin(first, count)
         network.tick(first)  # a batch has the random masks that it has in one process
-        with _statistics_of_all(network, communicator):
+        with waiting_statistics(network) as updates:
             self._add(rows, mean_weight, *data)
         network.tick(self._accumulate - first - count)
-        return communicator.add(sums, network.buffer.grad, flags)
+        parts = sums.parts()
+
+        def exchange(flags: Sequence[bool]) -> tuple[bool, ...]:
+            for layer, update in updates:
+                for values in communicator.gather(update).reshape(-1, update.shape[1]):
+                    follow(layer, network.backend.asarray(values), network.backend.xp)
+            sums.resume(parts)
+            metrics, decisions = communicator.add(sums, network.buffer.grad, flags)
+            for i, value in enumerate(metrics):
+                self.metrics[i] = value
+            return decisions
+
+        return exchange
 
     def _add(self, rows: Rows, mean_weight: float | None, *data: Array) -> None:
         """Pass the batches of this process, and add up their gradients and metrics, weighted by their rows."""
@@ -113,35 +133,37 @@ class SeveralPasses:
 
 
 @contextmanager
-def _statistics_of_all(network: Network, communicator: Communicator) -> Iterator[None]:
-    """Let running statistics follow the batches of all processes, in their order, at the end of the block."""
+def waiting_statistics(network: Network) -> Iterator[list[tuple[Layer, Array]]]:
+    """Keep running statistics as they are within the block.
+
+    Gives a list, which at the end of the block receives the layers that keep statistics, each with the updates of its
+    batches, (batches, size).
+    """
     layers = [layer for layer in network.layers.values() if keeps_statistics(layer)]
+    found: list[tuple[Layer, Array]] = []
     for layer in layers:
         layer.waiting = []
     try:
-        yield
+        yield found
         xp = network.backend.xp
         for layer in layers:
-            updates = layer.waiting or []
-            shapes = [tuple(a.shape) for a in updates[0]]
-            flat = xp.stack([xp.concat([xp.reshape(a, (-1,)) for a in update]) for update in updates])
-            for values in communicator.gather(flat).reshape(-1, flat.shape[1]):
-                layer.follow(_split(network.backend.asarray(values), shapes, xp))
+            updates = [xp.concat([xp.reshape(a, (-1,)) for a in update]) for update in layer.waiting or []]
+            found.append((layer, xp.stack(updates)))
     finally:
         for layer in layers:
             layer.waiting = None
 
 
+def follow(layer: Layer, values: Array, xp: Any) -> None:
+    """Let the statistics of a layer follow one batch. values: its update as a flat array."""
+    update, start = [], 0
+    for parameter in layer.parameters().values():
+        if not parameter.trainable:
+            update.append(xp.reshape(values[start : start + parameter.size], parameter.shape))
+            start += parameter.size
+    layer.follow(update)
+
+
 def keeps_statistics(layer: Layer) -> bool:
     """Say whether a layer has parameters that are not trained but follow the batches."""
     return any(not parameter.trainable for parameter in layer.parameters().values())
-
-
-def _split(values: Array, shapes: Sequence[tuple[int, ...]], xp: Any) -> list[Array]:
-    """Return the parts of a flat array that have these shapes."""
-    parts, start = [], 0
-    for shape in shapes:
-        stop = start + math.prod(shape)
-        parts.append(xp.reshape(values[start:stop], shape))
-        start = stop
-    return parts

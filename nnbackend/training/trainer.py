@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeAlias
@@ -238,8 +238,7 @@ class Trainer:
             if not self._begin_fit(int(epochs), callbacks, found, data):
                 return self.history
             if self._runner is None:
-                alone = self.communicator.size == 1
-                self._runner = self.network.backend.compile(self.network.buffer) if alone else Uncaptured()
+                self._runner = self.network.backend.compile(self.network.buffer)
             self._run_epochs(data, checked, callbacks, progress, interrupt, keeper)
         return self.history
 
@@ -408,7 +407,7 @@ class Trainer:
         state, (x, t, weight) = self.state, data
         order = self.network.backend.asarray(self._draw(x.shape[0], state.epoch), "int64")
         return Epoch(
-            step=self._step,
+            step=self._step if self.communicator.size == 1 else self._shared_step,
             stride=self.batch_size * self.accumulate,
             order=order,
             metrics=state.metrics,
@@ -447,12 +446,36 @@ class Trainer:
         if rows.size <= self.batch_size:
             recorded_pass(network, metrics, at, self._mean_weight, *rows.take(*data))
         else:
-            passes = self._several_passes()
-            values, self._decisions = passes(rows, self._mean_weight, self._decisions, *data)
-            record(metrics, at, *values)
+            record(metrics, at, *self._several_passes().alone(rows, self._mean_weight, *data))
+        self._update(update)
+
+    def _shared_step(
+        self,
+        rows: Rows,
+        metrics: Array,
+        at: Array | int,
+        update: Callable[[Array, Array], None],
+        *data: Array,
+    ) -> Iterator[Callable[[], None]]:
+        """Do the same together with the other processes. Yields the function that exchanges the sums with them."""
+        if rows.size < rows.stride:
+            self._step(rows, metrics, at, update, *data)  # each process does the last, smaller step alone
+            return
+        passes = self._several_passes()
+        exchange = passes.shared(rows, self._mean_weight, *data)
+
+        def outside() -> None:
+            self._decisions = exchange(self._decisions)
+
+        yield outside
+        record(metrics, at, *(passes.metrics[i] for i in range(len(data))))
+        self._update(update)
+
+    def _update(self, update: Callable[[Array, Array], None]) -> None:
+        buffer = self.network.buffer
         if self.clip_norm is not None:
-            clip_by_norm(network.buffer.grad, self.clip_norm)
-        update(network.buffer.data, network.buffer.grad)
+            clip_by_norm(buffer.grad, self.clip_norm)
+        update(buffer.data, buffer.grad)
 
     def _signature(self) -> dict[str, object]:
         """Return what a step reads beside its arguments, as `Part.signature` does."""

@@ -56,17 +56,17 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
     if folder:
         trainer.resume()
 
-    step = trainer._step
+    step = trainer._shared_step
 
-    def stepped(*arguments: Any) -> None:
-        step(*arguments)
+    def stepped(*arguments: Any) -> Any:
+        yield from step(*arguments)
         if act and (trainer.epoch, trainer.state.step) == tuple(at):
             if act == "raise":
                 raise RuntimeError("the disk of this rank is on fire")
             os.kill(os.getpid(), getattr(signal, act))
             time.sleep(0 if act == "SIGTERM" else 5)
 
-    trainer._step = stepped  # type: ignore[method-assign]
+    trainer._shared_step = stepped  # type: ignore[method-assign]
     stopper = nn.EarlyStopping("val_loss", patience=100)
     trainer.fit(x[:93], t[:93], epochs, sample_weight=None if weight is None else weight[:93],
                 validation=(x[93:], t[93:]), callbacks=[stopper])  # fmt: skip

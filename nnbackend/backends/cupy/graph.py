@@ -17,7 +17,7 @@ import sys
 import warnings
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
@@ -101,7 +101,10 @@ class _Workshop:
 
 
 class _Graph:
-    """The graph of a step for certain arrays. The constructor restores all values that the step changes."""
+    """The graphs of a step for certain arrays: one, or several with work between them that is not captured.
+
+    The constructor restores all values that the step changes.
+    """
 
     def __init__(self, cupy: Any, store: ParameterStore, epoch: Epoch, first: int):
         order, state, optimizer = epoch.order, epoch.state, epoch.optimizer
@@ -117,9 +120,9 @@ class _Graph:
         def update(p: Array, g: Array) -> None:
             optimizer.update(p, g, state, self._counters.cell(1), self._lr.cell(0))  # `record` has counted this step
 
-        def whole() -> None:
+        def whole() -> Iterable[Callable[[], None]]:
             at = self._counters.cells
-            epoch.step(Rows(self._order, at, epoch.stride), epoch.metrics, at, update, *epoch.data)
+            return epoch.step(Rows(self._order, at, epoch.stride), epoch.metrics, at, update, *epoch.data) or ()
 
         before = _copies(store, state)
         steps_before = state["t"]
@@ -132,7 +135,7 @@ class _Graph:
         cupy.get_default_memory_pool().free_all_blocks()  # the graph's pool cannot take them
         try:
             self._workshop = _Workshop.lend(cupy)
-            self._graph = self._capture(cupy, whole)
+            self._parts = self._capture(cupy, whole)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise _Refusal(f"the step could not be captured ({cause})") from error
@@ -151,25 +154,32 @@ class _Graph:
     def __del__(self) -> None:
         workshop = vars(self).pop("_workshop", None)
         if workshop is not None and not sys.is_finalizing():
-            vars(self).pop("_graph", None)  # before another graph uses its memory
+            vars(self).pop("_parts", None)  # before another graph uses its memory
             workshop.take_back()
 
-    def _capture(self, cupy: Any, work: Callable[[], None]) -> Any:
+    def _capture(
+        self, cupy: Any, work: Callable[[], Iterable[Callable[[], None]]]
+    ) -> list[tuple[Any, Callable[[], None] | None]]:
+        """Return the graphs of the parts of a step; each with the function that follows it outside a graph, or None."""
         stream = self._workshop.stream
         with self._workshop.active(cupy), cublas.capturing(self._workshop.handle):
             try:
-                work()  # a rehearsal, which compiles and loads kernels and makes cached arrays
+                for outside in work():  # a rehearsal, which compiles and loads kernels and makes cached arrays
+                    outside()
             finally:
                 stream.synchronize()
             with _no_collection():
+                parts: list[tuple[Any, Callable[[], None] | None]] = []
                 stream.begin_capture()
                 try:
-                    work()
+                    for outside in work():
+                        parts.append((stream.end_capture(), outside))
+                        stream.begin_capture()
                 except BaseException:
                     with suppress(Exception):
                         stream.end_capture()
                     raise
-                return stream.end_capture()
+                return [*parts, (stream.end_capture(), None)]
 
     def serves(self, epoch: Epoch) -> bool:
         """Say whether a launch would compute what the step computes for this epoch."""
@@ -191,7 +201,10 @@ class _Graph:
 
     def launch(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
         self._set(i, state, optimizer)
-        self._graph.launch()
+        for graph, outside in self._parts:
+            graph.launch()
+            if outside is not None:
+                outside()
         state["t"] += 1
         self._counters.known = [i + 1, state["t"]]  # the graph advances the counters on the device
 

@@ -128,6 +128,32 @@ def test_a_captured_run_is_the_uncaptured_one(gpu: nn.Backend, case: str, monkey
         assert_same(captured, train(**CASES[case]), 1e-7)
 
 
+class Twins(nn.Communicator):
+    """Two processes of which the other always holds what this one holds."""
+
+    size = 2
+
+    def gather(self, value: Any) -> Any:
+        return np.stack([to_numpy(value)] * 2)
+
+    def add(self, sums: Any, out: Any, flags: Any) -> Any:
+        metrics = sums.total(out)
+        out *= 2.0
+        return [2.0 * value for value in metrics], tuple(flags)
+
+
+def test_a_shared_step_is_captured_but_for_its_exchange(gpu: nn.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = lambda: [nn.Affine(6, 8), nn.BatchNormalization(8), nn.ReLU(), nn.Dropout(0.2), nn.Affine(8, 3)]  # noqa: E731
+    shared = {"stack": stack, "accumulate": 4, "clip_norm": 1.0, "fit": {"sample_weight": WEIGHT}}
+    captured = train(communicator=Twins(), epochs=12, **shared)
+    parts = captured._runner._graph._parts
+    assert [outside is None for _, outside in parts] == [False, True]
+    monkeypatch.setenv(CAPTURE, "0")
+    assert_same(captured, train(communicator=Twins(), epochs=12, **shared))
+    with nn.using("numpy"):
+        assert_same(captured, train(communicator=Twins(), epochs=12, **shared), 1e-7)
+
+
 def test_float32_and_the_choice_of_precision(gpu: nn.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = {}
     for precision in ("float32", "tf32", "bfloat16"):
@@ -340,7 +366,7 @@ def test_every_address_of_a_graph_is_its_own_or_kept(machine: standin.Machine, c
     assert graph is not None
     pools = {id(a._block) for a in (trainer.state.metrics, *data)}
     kept = {id(a._block) for a in reachable(graph)}
-    touched = [ref() for ref in graph._graph.touched.values()]
+    touched = [ref() for ref in graph._parts[0][0].touched.values()]
     assert len(touched) > 5
     assert all(block is not None and id(block) in kept | pools for block in touched)
 
@@ -560,7 +586,7 @@ def nodes(sizes: tuple[int, ...], batch: int, *, dropout: float = 0.0, **setting
     rng = np.random.default_rng(0)
     x, t = rng.random((10 * batch, sizes[0]), "float32"), rng.integers(0, sizes[-1], 10 * batch)
     trainer.fit(x, t, 1)
-    return len(trainer._runner._graph._graph.work)
+    return len(trainer._runner._graph._parts[0][0].work)
 
 
 def test_a_step_has_few_nodes(machine: standin.Machine) -> None:
