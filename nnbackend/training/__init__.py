@@ -1,4 +1,4 @@
-"""Training: the loop, what it records, and how it reports."""
+"""Train networks: the loop, checkpoints, callbacks, and several processes."""
 
 from nnbackend.training.callbacks import EarlyStopping
 from nnbackend.training.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""A progress bar for one epoch."""
+"""Show a progress bar for one epoch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ REPORTS_PER_EPOCH = 10
 
 
 class Progress:
-    """A bar that counts samples. It says when it is time for metrics, so that the device is read ten times an
-    epoch and not every step; switched off, it never asks.
+    """Counts samples in a bar.
+
+    It says when it is time for metrics, so that the host reads the device ten times an epoch and not in every step. A
+    bar that is not shown never asks for metrics.
     """
 
     def __init__(self, shown: bool, epoch: int, last_epoch: int, samples: int, steps: int, start: int):
