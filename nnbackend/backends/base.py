@@ -1,4 +1,4 @@
-"""What a backend is: an array library and a device, on which new arrays are created."""
+"""Define the base class of backends: an array library and a device, on which new arrays are created."""
 
 from __future__ import annotations
 
