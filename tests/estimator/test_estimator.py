@@ -652,3 +652,13 @@ def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "300 units, 64 components" in said
     assert f"drawn: {tmp_path / 'sklearn_estimator.png'}" in said
     assert (tmp_path / "sklearn_estimator.png").stat().st_size > 10_000
+
+
+def test_the_example_on_workers_of_dask(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed: pip install distributed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    path = Path(__file__).parents[2] / "examples" / "sklearn_estimator.py"
+    settings = ["--on", "dask", "--jobs", "2", "--epochs", "1", "--folds", "2", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(path), *settings], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "300 units, 64 components" in done.stdout
