@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from nnbackend.layers import (
 from nnbackend.layers.base import RowShape, Shape
 from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
+
+if TYPE_CHECKING:
+    from nnbackend.interchange import Exported
 
 DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces,
@@ -347,6 +350,12 @@ class Network:
             tensors[CLOCK] = to_numpy(self.buffer.clock)
         prepared = {} if self.preparation is None else {"preparation": self.preparation}
         serialization.write(path, tensors, {"network": self.config(), **prepared})
+
+    def to_onnx(self, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> Exported:
+        """Write the network to an ONNX file, and return what was written; see `nnbackend.interchange.onnx.to_onnx`."""
+        from nnbackend.interchange import to_onnx
+
+        return to_onnx(self, path, input_shape=input_shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which
