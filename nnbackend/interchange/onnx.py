@@ -57,7 +57,7 @@ from nnbackend.network import Network
 
 OPSET = 20  # the first that has GELU
 LARGEST = 2**31 - 2**20  # bytes: a file of protobuf holds 2 GiB
-# in float64 onnxruntime has no kernel for some operators, and constants of float32 in others: more nodes take their place
+# in float64 onnxruntime has no kernel for some operators, and less precision in others: more nodes take their place
 DOUBLE = "float64"
 METADATA = "nnbackend"
 
@@ -411,11 +411,15 @@ def _batch_normalization(graph: Graph, part: Part, value: Value) -> Value:
 def _layer_normalization(graph: Graph, part: Part, value: Value) -> Value:
     value = graph.last(value)
     eps, x = part.layer.eps, value.name  # type: ignore[attr-defined]
-    single = float(np.float32(eps))
-    if graph.dtype == DOUBLE:  # with a factor that makes eps a number of float32, which attributes of nodes are
-        x = graph.node("Mul", x, graph.constant(math.sqrt(single / eps), name="factor"))
     gamma, beta = (graph.constant(part.values[name], name=name) for name in ("gamma", "beta"))
-    return replace(value, name=graph.node("LayerNormalization", x, gamma, beta, axis=-1, epsilon=single))
+    if graph.dtype != DOUBLE:
+        return replace(value, name=graph.node("LayerNormalization", x, gamma, beta, axis=-1, epsilon=float(eps)))
+    last = graph.constant([-1], "int64", name="axes")
+    centred = graph.node("Sub", x, graph.node("ReduceMean", x, last))
+    variance = graph.node("ReduceMean", graph.node("Mul", centred, centred), last)
+    deviation = graph.node("Sqrt", graph.node("Add", variance, graph.constant(eps, name="eps")))
+    scaled = graph.node("Mul", graph.node("Div", centred, deviation), gamma)
+    return replace(value, name=graph.node("Add", scaled, beta))
 
 
 def _softmax(graph: Graph, part: Part, value: Value) -> Value:
