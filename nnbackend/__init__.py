@@ -67,6 +67,7 @@ if _TYPE_CHECKING:
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradients import GradientReport, check_gradients, numerical_gradient
+    from nnbackend.interchange import load_torch
 
 # imported at first use: with these `import nnbackend` takes 1.7 times as long as `import numpy`, without them 1.4
 _AT_FIRST_USE = {
@@ -78,6 +79,7 @@ _AT_FIRST_USE = {
     "datasets": "datasets",
     "diagnose": "diagnosis",
     "evaluate": "evaluation",
+    "load_torch": "interchange",
     "nodes": "nodes",
     "numerical_gradient": "gradients",
 }
@@ -168,6 +170,7 @@ __all__ = [
     "evaluate",
     "functions",
     "load",
+    "load_torch",
     "nodes",
     "numerical_gradient",
     "to_numpy",

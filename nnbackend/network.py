@@ -357,6 +357,18 @@ class Network:
 
         return to_onnx(self, path, input_shape=input_shape)
 
+    def to_c(self, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> None:
+        """Write the network to a header of C99 with one function; see `nnbackend.interchange.c.to_c`."""
+        from nnbackend.interchange import to_c
+
+        to_c(self, path, input_shape=input_shape)
+
+    def to_torch(self, *, input_shape: Sequence[int] | None = None) -> Any:
+        """Return a `torch.nn.Sequential` with the same output; see `nnbackend.interchange.torch.to_torch`."""
+        from nnbackend.interchange import to_torch
+
+        return to_torch(self, input_shape=input_shape)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which
         this backend does not work.
