@@ -29,6 +29,7 @@ from nnbackend.backends import crossover, to_numpy, using
 from nnbackend.datasets import SAMPLE_NOTE, mnist
 from nnbackend.errors import DataError, NNBackendError, unknown_name
 from nnbackend.images import Preparation, draw_images, preparation_of, read_images
+from nnbackend.interchange import command
 from nnbackend.layers import ACTIVATIONS, Affine, Layer, activation
 from nnbackend.network import DTYPES, Network, convolutional_network, load
 from nnbackend.optimizers import OPTIMIZERS, optimizer
@@ -538,6 +539,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"widths of the hidden layers (default: {' '.join(map(str, crossover.HIDDEN))})",
     )
     examine.set_defaults(run=_doctor)
+    command.add_parsers(commands, _say)
     return parser
 
 

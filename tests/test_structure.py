@@ -38,7 +38,7 @@ FLOORS = [
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}
 # methods that only lead to a room above, which is imported when they are called
-DOORS = {("network.py", "interchange"), ("estimator/base.py", "interchange")}
+DOORS = {("network.py", "interchange")}
 # within backends/: what a library's room may know of it, and the kernels know only functions
 KERNELS = {"backends/numpy/kernels.py", "backends/numpy/native.py", "backends/cupy/kernels.py"}
 NUMPY_ALLOWED = {"backends/base.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}

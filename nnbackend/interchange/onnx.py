@@ -111,13 +111,7 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     if size * np.dtype(net.dtype).itemsize > LARGEST:
         raise ValueError(f"the network has {size:,} parameters in {net.dtype}, but an ONNX file holds at most 2 GiB")
     graph = Graph(net.dtype)
-    value = Value("x", shape)
-    stack = parts(net, shape)
-    for i, part in enumerate(stack):
-        graph.prefix = str(part.layer)
-        value = _written(graph, part, value, stack[i + 1 :])
-    y = _output(graph, net.loss_layer, graph.plain(value))
-    graph.finish(y)
+    graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
     names = ["n", *(side if length is None else length for side, length in zip(_SIDES, open_shape, strict=False))]
     rows = net.output_shape(shape)
     outputs = ["n", *(None if None in open_shape and len(rows) > 1 else length for length in rows)]
@@ -179,12 +173,13 @@ class Graph:
     `node` and `constant` return names of tensors, which further nodes take as inputs. dtype: that of the network.
     """
 
-    def __init__(self, dtype: str):
+    def __init__(self, dtype: str, opset: int = OPSET):
         self.dtype = dtype
+        self.has_gelu = opset >= OPSET and dtype != DOUBLE
         self.prefix = ""
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
-        self.opsets = {"": OPSET}
+        self.opsets = {"": opset}
         self.element = _onnx().helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._taken: set[str] = {"x", "y"}
 
@@ -197,12 +192,14 @@ class Graph:
     def constant(self, values: Any, dtype: str | None = None, name: str = "constant") -> str:
         """Add a constant, in the network's dtype unless another is given, and return its name.
 
-        values: numbers, nested lists of numbers, or an array of any backend.
+        values: numbers, nested lists of numbers, an array of any backend, or text.
         """
         from onnx.numpy_helper import from_array
 
         name = self._name(name)
-        host = np.array(to_numpy(values), dtype=dtype or self.dtype, order="C")
+        host = np.array(to_numpy(values), order="C")
+        if host.dtype.kind not in "UO":  # labels may be text
+            host = host.astype(dtype or self.dtype)
         self.initializers.append(from_array(host, name))
         return name
 
@@ -257,6 +254,16 @@ class Graph:
 # --- layers -----------------------------------------------------------------------------------------------------
 
 
+def add_network(graph: Graph, net: Network, x: str, shape: Shape) -> str:
+    """Add the layers of a network to a graph, and return the name of the raw output. shape: that of one row of x."""
+    value = Value(x, shape)
+    stack = parts(net, shape)
+    for i, part in enumerate(stack):
+        graph.prefix = str(part.layer)
+        value = _written(graph, part, value, stack[i + 1 :])
+    return graph.plain(value)
+
+
 def _written(graph: Graph, part: Part, value: Value, rest: Sequence[Part]) -> Value:
     """Add a layer to the graph, and return its output."""
     layer, kind = part.layer, part.kind
@@ -299,7 +306,7 @@ def _elu(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _gelu(graph: Graph, layer: Any, x: str) -> str:
-    if graph.dtype != DOUBLE:
+    if graph.has_gelu:
         return graph.node("Gelu", x, approximate="tanh")
     cube = graph.node("Mul", graph.node("Mul", x, x), graph.node("Mul", x, graph.constant(0.044715)))
     scaled = graph.node("Mul", graph.node("Add", x, cube), graph.constant(math.sqrt(2.0 / math.pi)))
@@ -437,7 +444,7 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
 }
 
 
-def _output(graph: Graph, loss: Loss, y: str) -> str:
+def add_output(graph: Graph, loss: Loss, y: str) -> str:
     """Add what the loss makes of the raw output, and return its name."""
     graph.prefix = str(loss)
     if type(loss).to_onnx is not CorePart.to_onnx:

@@ -9,6 +9,7 @@ One function differs: `torch.nn.GELU()` is exact, `nnbackend.GELU` is `torch.nn.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
@@ -21,7 +22,7 @@ import numpy as np
 
 from nnbackend.backends import Backend, to_numpy
 from nnbackend.errors import ModelFileError
-from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, channels_last_rows, refusal
+from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, channels_last_rows, refusal, write
 from nnbackend.layers import (
     ELU,
     GELU,
@@ -134,6 +135,13 @@ def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
             module.load_state_dict(state, strict=False)  # without the count of batches, which is 0
         modules.append(module)
     return torch.nn.Sequential(*modules).eval()
+
+
+def save_torch(net: Network, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> None:
+    """Write the state dict of `to_torch` to a file. Raises OSError if none can be written, and as `to_torch` does."""
+    content = io.BytesIO()
+    _torch().save(to_torch(net, input_shape=input_shape).state_dict(), content)
+    write(path, content.getvalue())
 
 
 def _torch() -> Any:
