@@ -67,7 +67,7 @@ if _TYPE_CHECKING:
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradients import GradientReport, check_gradients, numerical_gradient
-    from nnbackend.interchange import load_torch
+    from nnbackend.interchange import conformance, load_torch
 
 # imported at first use: with these `import nnbackend` takes 1.7 times as long as `import numpy`, without them 1.4
 _AT_FIRST_USE = {
@@ -76,6 +76,7 @@ _AT_FIRST_USE = {
     "Finding": "diagnosis",
     "GradientReport": "gradients",
     "check_gradients": "gradients",
+    "conformance": "interchange.conformance",
     "datasets": "datasets",
     "diagnose": "diagnosis",
     "evaluate": "evaluation",
@@ -164,6 +165,7 @@ __all__ = [
     "available",
     "backend",
     "check_gradients",
+    "conformance",
     "convolutional_network",
     "datasets",
     "diagnose",

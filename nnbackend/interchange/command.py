@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nnbackend.errors import unknown_name
+from nnbackend.interchange.conformance import conformance, markdown
 from nnbackend.interchange.onnx import to_onnx
+from nnbackend.interchange.parts import write
 from nnbackend.interchange.torch import save_torch
 from nnbackend.network import Network, load
 
@@ -33,6 +35,32 @@ def add_parsers(commands: Any, say: Say) -> None:
         help="the shape of one row, such as 28 28 1; fixes the sides of images, which are left open otherwise",
     )
     export.set_defaults(run=lambda arguments: _export(arguments, say))
+
+    examine = commands.add_parser(
+        "conformance",
+        help="say what of this library works on an array library",
+        description="Try every function, layer and kind of network on array libraries, and compare with NumPy. Exit "
+        "status 0 if everything works, else 1.",
+    )
+    examine.add_argument(
+        "namespaces",
+        nargs="+",
+        metavar="NAMESPACE",
+        help="the import path of an array-API namespace, such as jax.numpy, or the name of a backend",
+    )
+    examine.add_argument("--markdown", type=Path, metavar="FILE", help="write one table of all of them there")
+    examine.set_defaults(run=lambda arguments: _conformance(arguments, say))
+
+
+def _conformance(arguments: argparse.Namespace, say: Say) -> int:
+    results = []
+    for name in arguments.namespaces:
+        results.append(conformance(name))
+        say(str(results[-1]))
+    if arguments.markdown is not None:
+        write(arguments.markdown, markdown(results).encode())
+        say(f"wrote the table to {arguments.markdown}")
+    return 0 if all(result.works for result in results) else 1
 
 
 def _export(arguments: argparse.Namespace, say: Say) -> int:

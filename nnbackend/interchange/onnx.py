@@ -10,7 +10,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -28,6 +27,7 @@ from nnbackend.interchange.parts import (
     refusal,
     row_shape,
     scale_and_shift,
+    with_values,
     write,
 )
 from nnbackend.layers import (
@@ -471,21 +471,11 @@ def _traced(graph: Graph, part: Any, method: str, x: str, shape: RowShape | None
     try:
         lengths = ("n", *(("features",) if shape is None else shape))
         argument = ndonnx.argument(shape=lengths, dtype=getattr(ndonnx, graph.dtype))
-        y = getattr(_with_values(part, ndonnx.asarray), method)(argument)
+        y = getattr(with_values(part, ndonnx.asarray), method)(argument)
         model = ndonnx.build({"x": argument}, {"y": y})
     except Exception as error:  # whatever the method raises when it meets an array without values
         raise refusal(part, "ONNX", f"its {method} cannot be traced ({error}): {advice}") from error
     return graph.include(model, x)
-
-
-def _with_values(part: Any, asarray: Callable[[HostArray], Any]) -> Any:
-    """Return a copy of a layer whose parameters hold other arrays with the same values."""
-    other = copy(part)
-    for name, parameter in getattr(part, "parameters", dict)().items():
-        moved = copy(parameter)
-        vars(moved)["data"] = asarray(to_numpy(parameter.data))
-        vars(other)[name] = moved
-    return other
 
 
 # --- the check --------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,6 +144,16 @@ def channels_last_rows(values: HostArray, channels: int) -> HostArray:
 def output_function(loss: Loss, known: dict[type[Loss], T]) -> T | None:
     """Return the entry of `known` for the class whose `output` a loss has; None for an `output` of its own."""
     return next((entry for kind, entry in known.items() if type(loss).output is kind.output), None)
+
+
+def with_values(part: Any, asarray: Callable[[HostArray], Any]) -> Any:
+    """Return a copy of a layer whose parameters hold the same values in arrays that `asarray` makes."""
+    other = copy(part)
+    for name, parameter in getattr(part, "parameters", dict)().items():
+        moved = copy(parameter)
+        vars(moved)["data"] = asarray(to_numpy(parameter.data))
+        vars(other)[name] = moved
+    return other
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
