@@ -48,7 +48,7 @@ from nnbackend.training import Trainer
 
 FUNCTION, INFERENCE, TRAINING, NETWORK = "function", "layer, inference", "layer, training", "network"
 LARGEST = math.sqrt(float(np.finfo(np.float32).eps))  # a difference, in units of the largest value, that is no rounding
-LONGEST = 240  # characters of a note
+LONGEST = 200  # characters of a note
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,16 @@ def conformance(xp: ModuleType | str) -> Conformance:
 def markdown(results: Sequence[Conformance]) -> str:
     """Return one table of several libraries, and below it what fails, as Markdown."""
     heads = [f"{result.library} {result.version}" for result in results]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    lines = [
+        "# What works on which array library",
+        "",
+        f"Written by `nnbackend conformance {' '.join(result.library for result in results)} --markdown FILE`. The "
+        f"numbers are the largest differences of results in float32 from NumPy's in float64, in units of the largest "
+        f"value; those of networks are of float32 from NumPy's float32.",
+        "",
+        "| | " + " | ".join(heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
     kind, notes = "", list[str]()
     for rows in zip(*(result.rows for result in results), strict=True):
         if rows[0].kind != kind:

@@ -188,7 +188,7 @@ def test_what_is_no_library(name: str, message: str) -> None:
 def test_one_table_of_several_libraries(sixth: Any) -> None:
     results = [nn.conformance("numpy"), nn.conformance(sixth(Frozen))]
     text = conformance_module.markdown(results)
-    head, line, first, second, *_ = text.splitlines()
+    *_, head, line, first, second = text.splitlines()[:8]
     assert head == f"| | numpy {np.__version__} | sixth 6.0 |"
     assert line == "|---|---|---|"
     assert first.startswith("| **function** | **66 of 66** | **")
