@@ -21,6 +21,11 @@ cd "$copy"
 "${PYTHON:-python3}" -m venv .venv
 .venv/bin/python -m pip install --quiet "${TORCH:-torch==2.13.0}" pandas polars
 .venv/bin/python -m pip install --quiet -e ".[all]"
+# a page is drawn on with the mouse where there is a browser; without these packages its test is skipped
+if command -v node && command -v npm && command -v chromium; then
+    npm install --silent --no-audit --no-fund --prefix "$copy/.web" onnxruntime-web@1 puppeteer-core@25 &&
+        export NNBACKEND_NODE_MODULES="$copy/.web/node_modules"
+fi >/dev/null || true
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .

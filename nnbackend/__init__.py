@@ -78,6 +78,7 @@ if _TYPE_CHECKING:
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
+    from nnbackend.interchange import conformance, load_torch
 
 # imported at first use: with these `import nnbackend` takes 1.7 times as long as `import numpy`, without them 1.4
 _AT_FIRST_USE = {
@@ -86,9 +87,11 @@ _AT_FIRST_USE = {
     "Finding": "diagnosis",
     "GradientReport": "gradient_check",
     "check_gradients": "gradient_check",
+    "conformance": "interchange.conformance",
     "datasets": "datasets",
     "diagnose": "diagnosis",
     "evaluate": "evaluation",
+    "load_torch": "interchange",
     "nodes": "nodes",
 }
 
@@ -175,12 +178,14 @@ __all__ = [
     "backend",
     "check_gradients",
     "communicator",
+    "conformance",
     "convolutional_network",
     "datasets",
     "diagnose",
     "evaluate",
     "functions",
     "load",
+    "load_torch",
     "nodes",
     "numerical_gradient",
     "to_numpy",

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from nnbackend.layers import (
 from nnbackend.layers.base import RowShape, Shape
 from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
+
+if TYPE_CHECKING:
+    from nnbackend.interchange import Exported
 
 DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # the most rows that predict and evaluate pass through the layers at once
@@ -351,6 +354,24 @@ class Network:
             tensors[CLOCK] = to_numpy(self.buffer.clock)
         prepared = {} if self.preparation is None else {"preparation": self.preparation}
         serialization.write(path, tensors, {"network": self.config(), **prepared})
+
+    def to_onnx(self, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> Exported:
+        """Write the network to an ONNX file, and return what was written; see `nnbackend.interchange.onnx.to_onnx`."""
+        from nnbackend.interchange import to_onnx
+
+        return to_onnx(self, path, input_shape=input_shape)
+
+    def to_c(self, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> None:
+        """Write the network to a header of C99 with one function; see `nnbackend.interchange.c.to_c`."""
+        from nnbackend.interchange import to_c
+
+        to_c(self, path, input_shape=input_shape)
+
+    def to_torch(self, *, input_shape: Sequence[int] | None = None) -> Any:
+        """Return a `torch.nn.Sequential` with the same output; see `nnbackend.interchange.torch.to_torch`."""
+        from nnbackend.interchange import to_torch
+
+        return to_torch(self, input_shape=input_shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which

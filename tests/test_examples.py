@@ -17,7 +17,7 @@ from support import MPIEXEC
 import nnbackend as nn
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TESTED_ELSEWHERE = {"train_mnist", "sklearn_estimator"}
+TESTED_ELSEWHERE = {"export_digits", "train_mnist", "sklearn_estimator"}
 
 # the arguments that make each short, and the pictures that it draws
 SHORT = {

@@ -70,6 +70,14 @@ class Backend:
         return cls.family
 
     @classmethod
+    def dlpack_device(cls, x: Any) -> object:
+        """Return the device of an array as DLPack numbers it, or None if no other library may have its memory."""
+        try:
+            return x.__dlpack_device__()
+        except (BufferError, RuntimeError, ValueError):  # a device that DLPack does not know
+            return None
+
+    @classmethod
     def mend(cls, error: Exception) -> str:
         """Say what mends the installation if that is what an error during work speaks of; else return ""."""
         return ""
@@ -151,21 +159,38 @@ class Backend:
     def asarray(self, x: Any, dtype: str | None = None, argument: str = "") -> Array:
         """Return `x` on this backend. x: an array that is already here, which is cast if need be, or host data, which
         is moved once: NumPy arrays of any byte order and layout, data frames whose columns are numbers or booleans,
-        lists, numbers. A dtype in which the library does not compute becomes one that holds its values.
+        lists, numbers. An array of another library that lives on this device is shared through DLPack, without a copy.
+        A dtype in which the library does not compute becomes one that holds its values.
         argument: the name of what the user passed, for the errors.
 
-        Raises BackendError for an array of another device or library (`to_numpy` it first), ValueError for host data
+        Raises BackendError for an array that lives elsewhere (`to_numpy` it first), ValueError for host data
         that is not a regular array of numbers, TypeError for what is no data but gives data piece by piece.
         """
         try:
             with self.active():
-                here = x if self.fits(x) else self._put(self._host_array(x, dtype))
+                here = x if self.fits(x) else self._shared(x)
+                here = self._put(self._host_array(x, dtype)) if here is None else here
                 wanted = here.dtype if dtype is None else self.dtype(dtype)
                 return here if here.dtype == wanted else self.xp.astype(here, wanted)
         except (BackendError, TypeError, ValueError) as error:
             if not argument:
                 raise
             raise type(error)(f"{argument}: {error}") from error.__cause__
+
+    def _shared(self, x: Any) -> Array | None:
+        """Return an array of another library as one of this, in the same memory; None for all else."""
+        family = family_of(x)
+        if family in ("numpy", "", self.family) or not hasattr(x, "__dlpack_device__"):
+            return None
+        theirs = (room(family) if family in ROOMS else Backend).dlpack_device(x)
+        if theirs is None or theirs != self.dlpack_device(self.zeros((1,), "float32")):
+            return None
+        try:
+            here = self.xp.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise BackendError(f"got {describe(x)}, which DLPack does not share with {self.name!r}: {error}") from error
+        name = self.wider.get(str(here.dtype).rpartition(".")[2])
+        return here if name is None else self.xp.astype(here, self.dtype(name))
 
     def _put(self, host: np.ndarray[Any, Any]) -> Array:
         name = self.wider.get(host.dtype.name)

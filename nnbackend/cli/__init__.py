@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from nnbackend import __version__
 from nnbackend.cli import doctor, predict, train
-from nnbackend.cli.output import INTERRUPTED, complain
+from nnbackend.cli.output import INTERRUPTED, complain, say
 from nnbackend.cli.parser import Parser, UsageError
 from nnbackend.errors import NNBackendError
+from nnbackend.interchange import command as interchange
 from nnbackend.recipes import MnistSettings as Settings
 from nnbackend.recipes import Prediction, predict_file, train_mnist
 from nnbackend.recipes import TrainingResult as Run
@@ -56,4 +57,5 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (train, predict, doctor):
         command.add(commands)
+    interchange.add_parsers(commands, say)
     return parser

@@ -18,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from nnbackend.backends import to_numpy
 from nnbackend.estimator.base import NNEstimator, knows_other_names
+from nnbackend.estimator.mlp import encoder, from_mlp
 from nnbackend.estimator.scaling import HostArray, host, on_device
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.layers import Loss, SigmoidWithLoss, SoftmaxWithLoss
@@ -171,6 +172,33 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         "class_weight": [StrOptions({"balanced"}), dict, None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
+
+    @classmethod
+    def from_mlp(cls, mlp: Any) -> NNClassifier:
+        """Take over a fitted MLPClassifier. The predictions are the same, to rounding; it may be trained further.
+
+        Parameters
+        ----------
+        mlp : MLPClassifier
+            A fitted one. Its layers, classes and precision are taken over; the settings of its training are not.
+
+        Returns
+        -------
+        estimator : NNClassifier
+            One that does not standardize. Hidden layers without activation ("identity") become one affine layer.
+
+        Raises
+        ------
+        TypeError
+            For what is no MLP of scikit-learn.
+        sklearn.exceptions.NotFittedError
+            For one that is not fitted.
+        ValueError
+            For one that ends in another activation than softmax or logistic.
+        """
+        new = from_mlp(cls, mlp, ("softmax", "logistic"))
+        new._encoder = encoder(mlp)
+        return new
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(

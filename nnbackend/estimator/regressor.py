@@ -16,6 +16,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from nnbackend.estimator.base import NNEstimator, knows_other_names
+from nnbackend.estimator.mlp import from_mlp
 from nnbackend.estimator.scaling import HostArray, Moments, column_moments, host, require_numbers
 from nnbackend.functions.array import Array
 from nnbackend.layers import Huber, Loss, MeanAbsoluteError, MeanSquaredError, QuantileLoss
@@ -164,6 +165,33 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         "loss": [StrOptions(set(LOSSES)), Loss],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
     }
+
+    @classmethod
+    def from_mlp(cls, mlp: Any) -> NNRegressor:
+        """Take over a fitted MLPRegressor. The predictions are the same, to rounding; it may be trained further.
+
+        Parameters
+        ----------
+        mlp : MLPRegressor
+            A fitted one. Its layers and precision are taken over; the settings of its training are not.
+
+        Returns
+        -------
+        estimator : NNRegressor
+            One that does not standardize. Hidden layers without activation ("identity") become one affine layer.
+
+        Raises
+        ------
+        TypeError
+            For what is no MLP of scikit-learn.
+        sklearn.exceptions.NotFittedError
+            For one that is not fitted.
+        ValueError
+            For one that ends in an activation.
+        """
+        new = from_mlp(cls, mlp, ("identity",))
+        new._flat, new._y_moments = new.n_outputs_ == 1, None
+        return new
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(

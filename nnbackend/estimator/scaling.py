@@ -65,8 +65,13 @@ class Moments:
 
     def restored(self, x: Any) -> Any:
         """Invert `standardized`. A constant column becomes its constant, whatever x holds there."""
-        mean, scale = _beside(x, self.mean, np.where(self.constant, 0.0, self.deviation))
+        mean, scale = _beside(x, *self.restoring)
         return x * scale + mean
+
+    @property
+    def restoring(self) -> tuple[HostArray, HostArray]:
+        """Return what `restored` adds, and what it multiplies by before."""
+        return self.mean, np.where(self.constant, 0.0, self.deviation)
 
     def scaled(self, x: Any) -> Any:
         """Standardize the columns of x, dense or CSR, and divide a column by more if it has outliers.
@@ -74,12 +79,17 @@ class Moments:
         The farthest value that was seen becomes `REACH` at most. The map is linear, so distinct values stay distinct.
         """
         x = dense(x)
+        mean, scale = _beside(x, *self.scaling)
+        scaled = (x - mean) / scale
+        return scaled if self.clip is None else array_namespace(x).clip(scaled, -self.clip, self.clip)
+
+    @property
+    def scaling(self) -> tuple[HostArray, HostArray]:
+        """What `scaled` subtracts and then divides by, before it clips."""
         if self.clip is not None:
-            return array_namespace(x).clip(self.standardized(x), -self.clip, self.clip)
+            return self.mean, np.where(self.constant, 1.0, self.deviation)
         farthest = np.maximum(self.high - self.mean, self.mean - self.low)
-        scale = np.where(self.constant, 1.0, np.maximum(self.deviation, farthest / REACH))
-        mean, unit = _beside(x, self.mean, scale)
-        return (x - mean) / unit
+        return self.mean, np.where(self.constant, 1.0, np.maximum(self.deviation, farthest / REACH))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "squares" in state:  # a pickle of an older version

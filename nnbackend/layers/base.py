@@ -90,6 +90,14 @@ class Part:
         settings = {name: _settled(value) for name, value in vars(self).items() if not name.startswith("_")}
         return {"": Same(self), **settings}
 
+    def to_onnx(self, graph: Any, x: str) -> str:
+        """Add to an ONNX graph what `forward` computes in inference mode (a loss: what `output` does); return its name.
+
+        A layer or loss of your own may override it, and need not if it keeps to the array API. graph: an
+        `nnbackend.interchange.onnx.Graph`. x: the name of the input in the graph.
+        """
+        raise NotImplementedError
+
     def __str__(self) -> str:
         return self.name or self.kind
 
