@@ -11,7 +11,7 @@ import numpy as np
 
 from nnbackend.backends import Backend, to_numpy
 
-NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "cupy"]
+NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "dpnp", "cupy"]
 
 
 @dataclass

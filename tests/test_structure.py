@@ -46,6 +46,7 @@ NUMPY_ALLOWED_IN = ("backends/numpy/", "book/", "datasets/", "images.py", "estim
 # network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
 # makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {"network.py", "parameters.py", "training/trainer.py", "evaluation.py", "backends/torch.py"}
+NUMPY_FOR_HOST_VALUES |= {"backends/dpnp.py"}
 
 
 def imports(file: str, top_level_only: bool) -> set[str]:
