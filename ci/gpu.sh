@@ -25,6 +25,7 @@ doctor() {
 tests() {
     # the plugin registers CuPy's kernels before the tests are collected, which look for what is registered
     "$python" -m pytest -p nnbackend.backends.cupy.kernels -n "${WORKERS:-4}" -k cupy -ra 2>&1 | tee "$folder/tests.txt" || status=1
+    "$python" -m nnbackend conformance cupy --markdown "$folder/conformance.md" || status=1
     "$python" ci/bench/gpu.py "$folder" --precisions || status=1 # the record gets its heading and this result
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -161,9 +162,9 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     target = Path(path)
     with serialization.named(target):
         if target.is_dir():
-            raise IsADirectoryError(21, "it is a folder, a file name is needed", str(target))
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, a file name is needed", str(target))
         if not target.parent.is_dir():
-            raise FileNotFoundError(2, f"there is no folder {target.parent}", str(target))
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {target.parent}", str(target))
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nnbackend.") as folder:
             temporary = Path(folder) / "new"
             temporary.write_bytes(content)
