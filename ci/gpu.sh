@@ -25,6 +25,7 @@ doctor() {
 tests() {
     # the plugin registers CuPy's kernels before pytest collects the tests, which look them up
     "$python" -m pytest -p nnbackend.backends.cupy.kernels -n "${WORKERS:-4}" -k cupy -ra 2>&1 | tee "$folder/tests.txt" || status=1
+    "$python" -m nnbackend conformance cupy --markdown "$folder/conformance.md" || status=1
     "$python" ci/bench/gpu.py "$folder" --precisions || status=1 # write the heading of the record, and this result
 }
 

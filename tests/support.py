@@ -17,7 +17,9 @@ import numpy as np
 from nnbackend.backends import Backend, to_numpy
 from nnbackend.datasets import write_idx
 
-NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "cupy"]
+# dpnp is tested where somebody has installed it: it brings the runtime of a compiler
+DPNP = ["dpnp"] if importlib.util.find_spec("dpnp") else []
+NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", *DPNP, "cupy"]
 SIDE = 8  # of the pictures of write_bars
 
 # the program that starts several processes, from Python's own folder or from PATH; None if MPI is not installed

@@ -107,7 +107,7 @@ def test_what_is_examined() -> None:
     names = [(check.kind, check.name) for check in checks]
     assert names == [
         *(("version", name) for name in ("python", "nnbackend", "numpy", "array-api-compat")),
-        *(("backend", name) for name in ("numpy", "cupy", "torch", "array_api_strict")),
+        *(("backend", name) for name in ("numpy", "cupy", "torch", "dpnp", "array_api_strict")),
         *(("extra", name) for name in ("matplotlib", "pillow", "scikit-learn", "loops in C")),
         ("selected", "numpy"),
     ]

@@ -52,6 +52,7 @@ NUMPY_FOR_HOST_VALUES = {
     "training/trainer.py",
     "training/communication.py",
     "evaluation.py",
+    "backends/dpnp.py",
     "backends/torch.py",
 }
 

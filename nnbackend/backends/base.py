@@ -24,6 +24,7 @@ ROOMS: dict[str, type[Backend] | str] = {
     "numpy": "nnbackend.backends.numpy",
     "cupy": "nnbackend.backends.cupy",
     "torch": "nnbackend.backends.torch",
+    "dpnp": "nnbackend.backends.dpnp",
     "array_api_strict": "nnbackend.backends.strict",
 }
 IMMUTABLE = ("jax", "jaxlib", "tensorflow", "dask", "ndonnx")

@@ -256,12 +256,12 @@ def _take(layer: Any, prefix: str, group: Mapping[str, HostArray], channels: int
         if name not in group:
             if attribute not in LEFT_OUT:
                 raise ValueError(f"{layer}: source has no {key(name)!r}")
-            parameter.data[...] = LEFT_OUT[attribute]
-            continue
-        expected = _to_torch(kind, attribute, np.zeros(parameter.shape), channels).shape
-        if group[name].shape != expected:
-            raise ValueError(f"{layer}: {key(name)!r} has shape {group[name].shape}, expected {expected}")
-        values = np.ascontiguousarray(_from_torch(kind, attribute, group[name], channels))
+            values = np.full(parameter.shape, LEFT_OUT[attribute])
+        else:
+            expected = _to_torch(kind, attribute, np.zeros(parameter.shape), channels).shape
+            if group[name].shape != expected:
+                raise ValueError(f"{layer}: {key(name)!r} has shape {group[name].shape}, expected {expected}")
+            values = np.ascontiguousarray(_from_torch(kind, attribute, group[name], channels))
         with net.backend.active():
             parameter.data[...] = net.backend.asarray(values, net.dtype)
 

@@ -75,7 +75,10 @@ def test_use_selects_until_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cuppy", r"unknown backend 'cuppy'\. Did you mean 'cupy'\? Known: array_api_strict, auto, cupy, numpy, torch"),
+        (
+            "cuppy",
+            r"unknown backend 'cuppy'\. Did you mean 'cupy'\? Known: array_api_strict, auto, cupy, dpnp, numpy, ",
+        ),
         ("gpu", r"unknown backend 'gpu'\. Did you mean 'cupy'\?"),
         ("CUDA:1", "Did you mean 'cupy'"),
         ("nvidia", "Did you mean 'cupy'"),
@@ -86,6 +89,7 @@ def test_use_selects_until_told_otherwise() -> None:
         ("numpy:1", "numpy has one device, 'cpu'; got '1'"),
         ("array_api_strict:nowhere", "no device 'nowhere'"),
         ("torch:nowhere", "torch has no working device 'nowhere'"),
+        ("dpnp:nowhere", "dpnp has no working device 'nowhere'|dpnp is not installed"),
         ("torch:meta", "torch:meta: writing to an array and reading it back failed"),
     ],
 )
