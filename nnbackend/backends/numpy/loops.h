@@ -1,4 +1,4 @@
-/* The loops, once for float and once for double: native.c includes this file with REAL, NAME, EXP, LOG and SQRT set.
+/* The loops, once for float and once for double: native.c includes this file with REAL, NAME and SQRT set.
    Nothing is `restrict`: loops over elements may meet arrays that overlap. The updates round where NumPy's kernels do
    with Python's numbers, so that both give the same bits. */
 
@@ -98,6 +98,32 @@ VECTORS void NAME(leaky_relu_backward)(Py_ssize_t n, void *const *arrays, const 
         dx[i] = y[i] > 0 ? dy[i] : alpha * dy[i];
 }
 
+/* x <- e^x, for x of at most 0 */
+static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
+{
+    for (Py_ssize_t lane = 0; lane < lanes; lane++) /* apart from the next loop, or the compiler doubles all of it */
+        x[lane] = x[lane] < NAME(LEAST) ? NAME(LEAST) : x[lane];
+    for (Py_ssize_t lane = 0; lane < lanes; lane++)
+        x[lane] = NAME(exp)(x[lane]);
+}
+
+/* 1 / (1 + e^-x), for negative x as e^x / (1 + e^x) */
+VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    enum { LANES = 64 };
+    for (Py_ssize_t first = 0; first < n; first += LANES) {
+        const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
+        const REAL *x = (const REAL *)arrays[0] + first;
+        REAL *y = (REAL *)arrays[1] + first, e[LANES];
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            e[lane] = x[lane] < 0 ? x[lane] : -x[lane];
+        NAME(exp_lanes)(e, lanes);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            y[lane] = (x[lane] < 0 ? e[lane] : 1) / (1 + e[lane]);
+    }
+}
+
 /* Philox4x32-10, as in functions/philox.py: every counter is worth four words, each word an element */
 VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
 {
@@ -166,12 +192,60 @@ static double NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t classes, cons
         for (Py_ssize_t c = 1; c < classes; c++)
             largest = x[c] > largest ? x[c] : largest;
         for (Py_ssize_t c = 0; c < classes; c++)
-            sum += y[c] = EXP(x[c] - largest);
+            y[c] = x[c] - largest;
+        NAME(exp_lanes)(y, classes);
+        for (Py_ssize_t c = 0; c < classes; c++)
+            sum += y[c];
         for (Py_ssize_t c = 0; c < classes; c++)
             y[c] /= sum;
-        loss += LOG(sum) - (x[t[i]] - largest);
+        loss += NAME(log)(sum) - (x[t[i]] - largest);
     }
     return loss / (double)n;
+}
+
+/* losses[i] <- the losses of the rows of y + dx[i] w[i], which is the outer product of a column and a row; y: (classes,
+   n); dx, losses: (k, n); w: (k, classes). A group of rows goes through all variants while it is in the first cache. */
+VECTORS void NAME(softmax_cross_entropy_variants)(
+    const Py_ssize_t *shape, const void *logits, const void *columns, const void *rows, const int64_t *t, void *out)
+{
+    const Py_ssize_t k = shape[0], classes = shape[1], n = shape[2];
+    const REAL *all_y = logits, *all_dx = columns, *w;
+    enum { LANES = 64 };
+    for (Py_ssize_t first = 0; first < n; first += LANES) {
+        const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
+        const REAL *y, *dx = all_dx + first;
+        REAL *losses = (REAL *)out + first, largest[LANES], sum[LANES];
+        w = rows;
+        for (Py_ssize_t i = 0; i < k; i++, w += classes, dx += n, losses += n) {
+            y = all_y + first;
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                largest[lane] = y[lane] + dx[lane] * w[0];
+            for (Py_ssize_t c = 1; c < classes; c++) {
+                y += n;
+                for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                    const REAL x = y[lane] + dx[lane] * w[c];
+                    largest[lane] = x > largest[lane] ? x : largest[lane];
+                }
+            }
+            y = all_y + first;
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                sum[lane] = 0;
+            for (Py_ssize_t c = 0; c < classes; c++, y += n) {
+                REAL e[LANES];
+                for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                    e[lane] = y[lane] + dx[lane] * w[c] - largest[lane];
+                NAME(exp_lanes)(e, lanes);
+                for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                    sum[lane] += e[lane];
+            }
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                sum[lane] = NAME(log)(sum[lane]) + largest[lane];
+            for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                const int64_t label = t[first + lane];
+                losses[lane] = sum[lane] - (all_y[label * n + first + lane] + dx[lane] * w[label]);
+            }
+        }
+    }
 }
 
 /* dx = (y - one_hot(t)) / n */

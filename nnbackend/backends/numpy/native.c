@@ -7,6 +7,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
@@ -25,27 +26,85 @@
 #define PREFETCH(address) (void)(address)
 #endif
 
+/* e^x and log x without a branch or a table, so that a loop over them runs in vectors, with errors below 1 ulp. The
+   polynomials are the best of their degree (Remez) for the intervals that the reductions leave. */
+
+/* For x from LEAST to 0, and NaN: e^x = 2^n e^r, n the integer next to x / log 2. What is below half the least normal
+   number becomes 0. */
+enum { LEAST_double = -709, LEAST_float = -88 };
+
+static inline double exp_double(double x)
+{
+    const double to_integer = 0x1.8p52; /* a sum with it has the integer in its lowest bits */
+    const double sum = x * 0x1.71547652b82fep+0 + to_integer, n = sum - to_integer;
+    const double r = x - n * 0x1.62e42feep-1 - n * 0x1.a39ef35793c76p-33, r2 = r * r;
+    const double high = 0x1.a019b91469fcbp-16 + r * 0x1.71ddf6baad214p-19 +
+                        r2 * (0x1.28917cb827b9ap-22 + r * 0x1.af6318e064c69p-26);
+    const double low = 0x1.5555555553d67p-5 + r * 0x1.111111110f804p-7 +
+                       r2 * (0x1.6c16c1788a026p-10 + r * 0x1.a01a01b00adfap-13);
+    const double p = 0x1.0000000000001p-1 + r * 0x1.5555555555558p-3 + r2 * (low + r2 * r2 * high);
+    uint64_t bits;
+    double power; /* 2^n, made of its bits; 0 for the n of LEAST */
+    memcpy(&bits, &sum, sizeof bits);
+    bits = (bits + 1023) << 52;
+    memcpy(&power, &bits, sizeof power);
+    return (1 + (r + r2 * p)) * power;
+}
+
+static inline float exp_float(float x)
+{
+    const float to_integer = 0x1.8p23f, sum = x * 0x1.715476p+0f + to_integer, n = sum - to_integer;
+    const float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f, r2 = r * r;
+    const float p = 0.500000003f + r * 0.16666577f + r2 * (0.0416663754f + r * 0.00836317531f + r2 * 0.00139410999f);
+    uint32_t bits;
+    float power;
+    memcpy(&bits, &sum, sizeof bits);
+    bits = (bits + 127) << 23;
+    memcpy(&power, &bits, sizeof power);
+    return (1 + (r + r2 * p)) * power;
+}
+
+/* For x from 1 to the largest number, and NaN: x = 2^n m with m from sqrt(1/2) to sqrt(2); with f = m - 1 and
+   s = f / (2 + f), log m = 2 artanh s = f - s (f - R(s^2)). */
+static inline double log_double(double x)
+{
+    uint64_t bits, rest;
+    double n, m;
+    memcpy(&bits, &x, sizeof bits);
+    bits += 0x3ff0000000000000 - 0x3fe6a09e667f3bcd;
+    rest = (bits & 0x000fffffffffffff) + 0x3fe6a09e667f3bcd;
+    memcpy(&m, &rest, sizeof m);
+    bits = bits >> 52 | 0x4330000000000000; /* 2^52 and the exponent, whose bias is taken off below */
+    memcpy(&n, &bits, sizeof n);
+    n -= 0x1p52 + 1023;
+    const double f = m - 1, s = f / (2 + f), z = s * s, z2 = z * z;
+    const double low = 0x1.5555555555558p-1 + z * 0x1.999999999522fp-2;
+    const double high = 0x1.2492492e02ad1p-2 + z * 0x1.c71c62d1c955ep-3 +
+                        z2 * (0x1.7462b9b74fa4fp-3 + z * 0x1.39fdc7f3ccf40p-3 + z2 * 0x1.2b5f090c4f91bp-3);
+    const double logarithm = n * 0x1.62e42feep-1 - ((s * (f - z * (low + z2 * high)) - n * 0x1.a39ef35793c76p-33) - f);
+    return x <= DBL_MAX ? logarithm : x; /* NaN */
+}
+
+static inline float log_float(float x)
+{
+    return (float)log_double(x);
+}
+
 #define REAL float
 #define NAME(name) name##_float
-#define EXP expf
-#define LOG logf
 #define SQRT sqrtf
 #include "loops.h"
 #undef REAL
 #undef NAME
-#undef EXP
-#undef LOG
 #undef SQRT
 #define REAL double
 #define NAME(name) name##_double
-#define EXP exp
-#define LOG log
 #define SQRT sqrt
 #include "loops.h"
 
 /* --- arguments ------------------------------------------------------------------------------------------------ */
 
-enum { MOST_ARRAYS = 4, MOST_NUMBERS = 6 };
+enum { MOST_ARRAYS = 5, MOST_NUMBERS = 6 };
 
 typedef struct {
     int count;
@@ -203,6 +262,8 @@ ELEMENTWISE(relu_backward, "rrr", 4, 0)
 ELEMENTWISE(leaky_relu, "rr", 2, 1)
 ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1)
 
+ELEMENTWISE(sigmoid, "rr", 2, 0)
+
 /* An element's place counts here: in C order. */
 static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
@@ -310,6 +371,28 @@ static PyObject *softmax_cross_entropy_backward(PyObject *module, PyObject *cons
     return labelled(args, given, softmax_cross_entropy_backward_float, softmax_cross_entropy_backward_double);
 }
 
+/* y: (classes, n); dx, losses: (k, n); w: (k, classes); t: (n,) */
+static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rrrir", 16, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *y = &a.views[0], *dx = &a.views[1], *w = &a.views[2], *t = &a.views[3], *losses = &a.views[4];
+    suited = y->ndim == 2 && y->len > 0 && dx->ndim == 2 && dx->shape[1] == y->shape[1] && w->ndim == 2 &&
+             w->shape[0] == dx->shape[0] && w->shape[1] == y->shape[0] && t->ndim == 1 &&
+             t->shape[0] == y->shape[1] && same_shape(losses, dx) && within(t, y->shape[0]);
+    if (suited) {
+        const Py_ssize_t shape[] = {dx->shape[0], y->shape[0], y->shape[1]};
+        Py_BEGIN_ALLOW_THREADS
+        (is_float(&a) ? softmax_cross_entropy_variants_float : softmax_cross_entropy_variants_double)(
+            shape, y->buf, dx->buf, w->buf, t->buf, losses->buf);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
+}
+
 /* Row after row, the next one on its way from memory while this one is copied. Each comes from another place, where no
    processor looks for it by itself. */
 static void copy_rows(char *out, const char *x, const int64_t *rows, Py_ssize_t count, Py_ssize_t bytes)
@@ -384,12 +467,14 @@ static PyMethodDef methods[] = {
     METHOD(relu_backward, "(dy, y, dx)"),
     METHOD(leaky_relu, "(x, y, alpha)"),
     METHOD(leaky_relu_backward, "(dy, y, dx, alpha)"),
+    METHOD(sigmoid, "(x, y)"),
     METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
     METHOD(add_bias, "(y, b)"),
     METHOD(sum_rows, "(dy, db)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
+    METHOD(softmax_cross_entropy_variants, "(y, dx, w, t, losses)"),
     METHOD(gather, "(x, rows, out)"),
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
     {NULL, NULL, 0, NULL},
