@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from nnbackend.backends import Backend, describe, resolve, to_numpy
 from nnbackend.checks import at_least
-from nnbackend.functions.array import Array, array_namespace, pieces
+from nnbackend.functions.array import Array, array_namespace, device, pieces, take_columns
 from nnbackend.functions.losses import fraction
-from nnbackend.layers.base import Columns
+from nnbackend.layers.base import Columns, Products
 from nnbackend.parameters import Parameter
 from nnbackend.random import host_generator
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from nnbackend.network import Network
 
 CHUNK = 2**20  # elements of the largest array of one piece: temporaries of 8 MB in float64
+SHARED = 2**17  # rows of variants from which processors share the work: about 3 ms of it, and a thread takes 0.1 ms
+MOST_THREADS = 8  # each has its own temporaries, and Python itself runs in one at a time
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 DIRECTIONS_TRIED = 3
 INPUTS_MOVED = 1000  # elements of a layer's input that one direction changes; each may cross a kink
@@ -98,36 +101,74 @@ def _number(value: Any, x: Array) -> Any:
 def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
     """Return the numerical gradient of a network; see `Network.numerical_gradient`.
 
-    Many perturbations of a parameter go through the following layers as one batch.
+    Many perturbations of a parameter go through the following layers as one batch. On NumPy every processor works on
+    batches of its own.
     """
     h = _step(h)
     exact = net.to(net.backend, "float64")
     x, t = exact.data(*net.data(x, t))
-    xp, loss, layers = exact.backend.xp, exact.loss_layer, list(exact.layers.values())
-    outputs = [x]
-    for layer in layers:
-        outputs.append(layer.forward(outputs[-1]))
+    xp, loss, outputs = exact.backend.xp, exact.loss_layer, [_column_major(x)]
+    for layer in exact.layers.values():
+        outputs.append(_column_major(layer.forward(outputs[-1])))
 
-    def losses(i: int, parameter: Parameter, elements: range, h: float) -> Array:
+    def losses(net: Network, i: int, parameter: str, elements: range, h: float) -> Array:
         """Return the loss of every row after adding h to one element, for each of `elements`: (n, k)."""
-        y = layers[i].forward_changed(outputs[i], outputs[i + 1], parameter, elements, h)
+        layers = list(net.layers.values())
+        y = layers[i].forward_changed(outputs[i], outputs[i + 1], layers[i].parameters()[parameter], elements, h)
         for layer, unchanged in zip(layers[i + 1 :], outputs[i + 2 :], strict=True):
-            y = layer.forward_columns(y, unchanged) if isinstance(y, Columns) else layer.forward(y)
-        rows = loss.rows(y.rows() if isinstance(y, Columns) else y, xp.repeat(t, len(elements), axis=0))
-        return xp.reshape(rows, (-1, len(elements)))
+            if isinstance(y, Columns):
+                y = layer.forward_columns(y, unchanged)
+            else:
+                y = layer.forward(y.rows() if isinstance(y, Products) else y)
+        if isinstance(y, Columns):
+            y = y.products()
+        if isinstance(y, Products):
+            return loss.variants(y, t)
+        return xp.reshape(loss.rows(y, xp.repeat(t, len(elements), axis=0)), (-1, len(elements)))
 
-    def gradient(i: int, parameter: Parameter) -> Array:
-        sums = []
+    def difference(net: Network, i: int, parameter: str, elements: range) -> Array:
+        # subtract row by row, because two means would be rounded to the size of the mean before
+        return xp.sum(losses(net, i, parameter, elements, h) - losses(net, i, parameter, elements, -h), axis=0)
+
+    trained = [
+        (i, name, p)
+        for i, layer in enumerate(exact.layers.values())
+        for name, p in layer.parameters().items()
+        if p.trainable
+    ]
+    tasks: list[tuple[int, str, range]] = []
+    for i, name, p in trained:
         at_once = max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :]))
-        for piece in pieces(parameter.size, at_once):
-            elements = range(piece.start, piece.stop)
-            # subtract row by row, because two means would be rounded to the size of the mean before
-            sums.append(xp.sum(losses(i, parameter, elements, h) - losses(i, parameter, elements, -h), axis=0))
-        return fraction(xp.reshape(xp.concat(sums), parameter.shape), loss.total(t)) / (2 * h)
+        tasks += [(i, name, range(piece.start, piece.stop)) for piece in pieces(p.size, at_once)]
+    sums = _shared(exact, tasks, difference, x.shape[0])
 
-    trained = [(i, p) for i, layer in enumerate(layers) for p in layer.parameters().values() if p.trainable]
-    named = zip(net.params, trained, strict=True)
-    return {name: xp.astype(gradient(*place), net.backend.dtype(net.dtype), copy=False) for name, place in named}
+    gradients = {}
+    for view, (i, name, p) in zip(net.params, trained, strict=True):
+        parts = [part for task, part in zip(tasks, sums, strict=True) if task[:2] == (i, name)]
+        gradient = fraction(xp.reshape(xp.concat(parts), p.shape), loss.total(t)) / (2 * h)
+        gradients[view] = xp.astype(gradient, net.backend.dtype(net.dtype), copy=False)
+    return gradients
+
+
+def _shared(net: Network, tasks: list[tuple[int, str, range]], work: Callable[..., Array], rows: int) -> list[Array]:
+    """Return work(net, *task) for every task. On NumPy the processors share them, each with a copy of the network."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(processors, MOST_THREADS, len(tasks)) if net.backend.host else 1
+    if threads == 1 or rows * sum(len(elements) for *_, elements in tasks) < SHARED:
+        return [work(net, *task) for task in tasks]
+    from concurrent.futures import ThreadPoolExecutor
+
+    nets = [net, *(net.to(net.backend) for _ in range(threads - 1))]
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(lambda k: [work(nets[k], *task) for task in tasks[k::threads]], range(threads))
+        shares = list(parts)
+    return [shares[k % threads][k // threads] for k in range(len(tasks))]
+
+
+def _column_major(x: Array) -> Array:
+    """Return a copy of x, (n, c), with its columns in one piece each; other arrays as they are."""
+    xp = array_namespace(x)
+    return take_columns(x, xp.arange(x.shape[1], device=device(x))) if x.ndim == 2 else x
 
 
 # --- backpropagation under test ----------------------------------------------------------------------------------

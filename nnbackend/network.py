@@ -189,8 +189,8 @@ class Network:
         The loss is computed in inference mode. Dropout and batch normalisation have another gradient while training;
         `check_gradients` compares that one. The differences are computed in float64, on a copy, because float32
         would leave only two or three correct digits. The error is then about h^2 plus 1e-12 of the loss of a row.
-        The result has the network's dtype. Temporary arrays take up to about 64 MB, or more if a forward pass for
-        this batch needs more.
+        The result has the network's dtype. On NumPy the processors share the work. Temporary arrays take up to about
+        64 MB for each of them (at most 8), or more if a forward pass for this batch needs more.
 
         Raises ValueError for data that does not fit, and for an h that is not positive.
         """

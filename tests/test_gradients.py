@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import nnbackend as nn
 from nnbackend import gradients
 from nnbackend.backends import to_numpy
 from nnbackend.layers import ACTIVATIONS, LAYERS, LOSSES
-from nnbackend.layers.base import Columns
+from nnbackend.layers.base import Columns, Products
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((5, 4)), RNG.integers(0, 3, 5)
@@ -199,13 +200,18 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch, on: Namespac
 
 def test_the_arrays_that_travel_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    original = nn.SoftmaxWithLoss.rows
+    original, of_products = nn.SoftmaxWithLoss.rows, nn.SoftmaxWithLoss.variants
 
     def rows(self: nn.SoftmaxWithLoss, y: Any, t: Any) -> Any:
         sizes.append(y.size)
         return original(self, y, t)
 
+    def variants(self: nn.SoftmaxWithLoss, y: Products, t: Any) -> Any:
+        sizes.append(y.rows().size)
+        return of_products(self, y, t)
+
     monkeypatch.setattr(nn.SoftmaxWithLoss, "rows", rows)
+    monkeypatch.setattr(nn.SoftmaxWithLoss, "variants", variants)
     monkeypatch.setattr(gradients, "CHUNK", 200)
     make().numerical_gradient(X, T)
     assert 100 < max(sizes) <= 200
@@ -252,6 +258,48 @@ def test_columns_in_full(on: Namespace) -> None:
     columns = Columns(x, on.array([2, 0]), on.array([[-1.0, -2.0], [-3.0, -4.0]]))
     expected = [[1, 2, -1], [-2, 2, 3], [4, 5, -3], [-4, 5, 6]]
     assert to_numpy(columns.rows()).tolist() == expected
+
+
+def test_products_in_full(on: Namespace) -> None:
+    x = on.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    products = Products(x, on.array([[1.0, 2.0], [-1.0, 0.0]]), on.array([[1.0, 0.0, 10.0], [0.0, 7.0, 0.0]]))
+    expected = [[2, 2, 13], [1, 16, 3], [3, 5, -4], [4, 5, 6]]
+    assert to_numpy(products.rows()).tolist() == expected
+    changed = Columns(x, on.array([2, 0]), on.array([[-1.0, -2.0], [-3.0, -4.0]]))
+    assert to_numpy(changed.products().rows()).tolist() == to_numpy(changed.rows()).tolist()
+
+
+@dataclass(eq=False)
+class Halved(nn.SoftmaxWithLoss):
+    def rows(self, y: Any, t: Any) -> Any:
+        return super().rows(y, t) / 2
+
+
+def test_a_loss_of_ones_own_is_asked(on: Namespace) -> None:
+    net, halved = make(), make(loss=Halved())
+    expected = {name: g / 2 for name, g in net.numerical_gradient(X, T).items()}
+    assert differ(halved.numerical_gradient(X, T), expected) < 1e-10
+
+
+def test_processors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [nn.Affine(4, 6), nn.BatchNormalization(6), nn.Tanh(), nn.Affine(6, 5), nn.LayerNormalization(5)]
+    net = nn.Network([*layers, nn.Affine(5, 3)], dtype="float64")
+    alone = net.numerical_gradient(X, T)
+    threads: set[int] = set()
+    variants = nn.SoftmaxWithLoss.variants
+
+    def noted(self: nn.SoftmaxWithLoss, y: Products, t: Any) -> Any:
+        threads.add(threading.get_ident())
+        return variants(self, y, t)
+
+    monkeypatch.setattr(nn.SoftmaxWithLoss, "variants", noted)
+    monkeypatch.setattr(gradients, "SHARED", 0)
+    monkeypatch.setattr(gradients, "CHUNK", 60)
+    monkeypatch.setattr(gradients.os, "sched_getaffinity", lambda _: range(3), raising=False)
+    before = to_numpy(net.buffer.data).tobytes()
+    assert differ(net.numerical_gradient(X, T), alone) < 1e-10  # LayerNormalization has no short way: it writes values
+    assert threading.get_ident() not in threads
+    assert to_numpy(net.buffer.data).tobytes() == before
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

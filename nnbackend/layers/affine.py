@@ -7,9 +7,9 @@ from typing import Any
 
 from nnbackend.checks import positive_integer
 from nnbackend.functions import affine, affine_backward
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.array import Array, array_namespace, device, take_columns
 from nnbackend.initializers import Initializer, initializer
-from nnbackend.layers.base import Columns, Layer, Shape, check_input
+from nnbackend.layers.base import Columns, Layer, Products, Shape, check_input
 from nnbackend.parameters import Parameter
 
 
@@ -63,17 +63,14 @@ class Affine(Layer):
         xp = array_namespace(x)
         at = xp.arange(elements.start, elements.stop, device=device(x))
         columns = at % self.output_size
-        dy = h if parameter is self.b else h * xp.take(x, at // self.output_size, axis=1)
-        return Columns(y, columns, xp.take(y, columns, axis=1) + dy)
+        dy = h if parameter is self.b else h * take_columns(x, at // self.output_size)
+        return Columns(y, columns, take_columns(y, columns) + dy)
 
-    def forward_columns(self, x: Columns, y: Array) -> Array:
-        """Return the rows of all variants: adding dx to column j of x adds the outer product of dx and W[j, :] to y."""
+    def forward_columns(self, x: Columns, y: Array) -> Products:
+        """Return the variants of y as Products: adding dx to column j of x adds dx times W[j, :] to y."""
         xp = array_namespace(y)
-        dx = x.values - xp.take(x.x, x.columns, axis=1)
-        W = xp.take(self.W.data.T, x.columns, axis=1)
-        variants = W[:, None, :] * dx[None, :, :]  # (output_size, n, k)
-        variants += y.T[:, :, None]
-        return xp.reshape(variants, (self.output_size, -1)).T
+        dx = x.values - take_columns(x.x, x.columns)
+        return Products(y, dx, xp.take(self.W.data, x.columns, axis=0))
 
     def config(self) -> dict[str, Any]:
         return {

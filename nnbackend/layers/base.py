@@ -10,7 +10,7 @@ from typing import Any
 from nnbackend.backends import Backend, backend, describe
 from nnbackend.errors import BackendError
 from nnbackend.functions import record, total_weight
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.array import Array, array_namespace, device, take_columns
 from nnbackend.initializers import Initializer
 from nnbackend.parameters import Parameter, ParameterBuffer
 from nnbackend.random import host_generator
@@ -104,6 +104,12 @@ class Columns:
     columns: Array
     values: Array
 
+    def products(self) -> Products:
+        """Return the same variants as Products: a change times a row with a single one."""
+        xp, c = array_namespace(self.x), self.x.shape[1]
+        W = xp.take(xp.eye(c, dtype=self.x.dtype, device=device(self.x)), self.columns, axis=0)
+        return Products(self.x, self.values - take_columns(self.x, self.columns), W)
+
     def rows(self) -> Array:
         """Return all rows of all variants, (n k, c): first the k variants of row 0, then those of row 1, and so on.
 
@@ -113,6 +119,25 @@ class Columns:
         numbers = xp.arange(c, dtype=self.columns.dtype, device=device(self.columns))
         changed = numbers[:, None, None] == self.columns[None, None, :]
         return xp.reshape(xp.where(changed, self.values[None, ...], self.x.T[:, :, None]), (c, -1)).T
+
+
+@dataclass(frozen=True)
+class Products:
+    """Holds k variants of a batch, each of which differs from it by the product of a column and a row.
+
+    x: (n, c), the batch. columns: (n, k). W: (k, c). Variant i is x + columns[:, i] W[i, :].
+    """
+
+    x: Array
+    columns: Array
+    W: Array
+
+    def rows(self) -> Array:
+        """Return all rows of all variants in the order of `Columns.rows`, also column-major."""
+        xp = array_namespace(self.x)
+        variants = self.W.T[:, None, :] * self.columns[None, :, :]  # (c, n, k)
+        variants += self.x.T[:, :, None]
+        return xp.reshape(variants, (self.x.shape[1], -1)).T
 
 
 class Layer(Part):
@@ -197,8 +222,8 @@ class Layer(Part):
             flat[k] = before
         return xp.reshape(xp.stack(variants, axis=1), (-1, *y.shape[1:]))
 
-    def forward_columns(self, x: Columns, y: Array) -> Columns | Array:
-        """Return `forward` of the variants x, as Columns or rows. y: `forward` of the batch without changes."""
+    def forward_columns(self, x: Columns, y: Array) -> Columns | Products | Array:
+        """Return `forward` of the variants x, as Columns, Products or rows. y: `forward` of the unchanged batch."""
         if self.elementwise:
             return Columns(y, x.columns, self.forward(x.values))
         return self.forward(x.rows())
@@ -230,6 +255,12 @@ class Loss(Part):
     def rows(self, y: Array, t: Array) -> Array:
         """The loss of every row, (n,), without its sample weight; `forward` is sum(w_i rows_i) / divisor."""
         raise NotImplementedError
+
+    def variants(self, y: Products, t: Array) -> Array:
+        """The loss of every row of every variant of y, (n, k), for numerical gradients."""
+        n, k = y.columns.shape
+        xp = array_namespace(y.x)
+        return xp.reshape(self.rows(y.rows(), xp.repeat(t, k, axis=0)), (n, k))
 
     def total(self, t: Array, weight: Array | None = None) -> Array | int:
         """The sum of the weights, 0-d on the device; without any, the number of rows: what `forward` divides by."""

@@ -32,11 +32,12 @@ from nnbackend.functions import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_recorded,
     softmax_cross_entropy_rows,
+    softmax_cross_entropy_variants,
     squared_error_rows,
     total_weight,
 )
 from nnbackend.functions.array import Array, array_namespace, device
-from nnbackend.layers.base import Loss, Shape
+from nnbackend.layers.base import Loss, Products, Shape
 
 
 @dataclass(eq=False)
@@ -77,6 +78,12 @@ class SoftmaxWithLoss(Loss):
 
     def rows(self, y: Array, t: Array) -> Array:
         return softmax_cross_entropy_rows(y, t, None, self._on_device.like(y, y.dtype), self.label_smoothing)
+
+    def variants(self, y: Products, t: Array) -> Array:
+        if type(self).rows is not SoftmaxWithLoss.rows:  # a subclass means another loss
+            return super().variants(y, t)
+        class_weight = self._on_device.like(y.x, y.x.dtype)
+        return softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, self.label_smoothing)
 
     def total(self, t: Array, weight: Array | None = None) -> Array | int:
         return total_weight(t, weight, self._on_device.like(t))

@@ -12,7 +12,7 @@ from nnbackend.functions import (
     layer_normalization,
     layer_normalization_backward,
 )
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, array_namespace, take_columns
 from nnbackend.initializers import Constant
 from nnbackend.layers.base import Columns, Layer, Shape, check_input
 from nnbackend.parameters import Parameter
@@ -82,8 +82,8 @@ class BatchNormalization(Normalization):
         """Return the variants of y as Columns: in inference mode each column is scaled and shifted on its own."""
         xp = array_namespace(y)
         scale = xp.take(self.gamma.data / xp.sqrt(self.running_var.data + self.eps), x.columns)
-        dx = x.values - xp.take(x.x, x.columns, axis=1)
-        return Columns(y, x.columns, xp.take(y, x.columns, axis=1) + scale * dx)
+        dx = x.values - take_columns(x.x, x.columns)
+        return Columns(y, x.columns, take_columns(y, x.columns) + scale * dx)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         if self._training:

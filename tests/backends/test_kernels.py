@@ -81,6 +81,12 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
                 [None, None, 0.1],
             ]
             return [[first, t, *more] for t in (labels, one_hot) for more in settings]
+        case "softmax_cross_entropy_variants":
+            y, dx, W = draw(n, 5), draw(n, 3), draw(3, 5)
+            dx[: n // 2, 1] = 0.0  # rows that do not change
+            dx[:, 2] = 0.0
+            more = [[], [None, 0.1], [np.abs(draw(5))]]
+            return [[y, dx, W, t, *rest] for t in (labels, one_hot) for rest in more] + [[y, dx[:, :0], W[:0], labels]]
         case "count_correct":
             return [[draw(n, 5), t, *more] for t in (labels, one_hot) for more in ([], [np.abs(draw(n))])]
         case "convolution" | "convolution_backward" | "max_pooling_backward" | "average_pooling_backward":

@@ -203,48 +203,79 @@ static double NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t classes, cons
     return loss / (double)n;
 }
 
-/* losses[i] <- the losses of the rows of y + dx[i] w[i], which is the outer product of a column and a row; y: (classes,
-   n); dx, losses: (k, n); w: (k, classes). A group of rows goes through all variants while it is in the first cache. */
-VECTORS void NAME(softmax_cross_entropy_variants)(
-    const Py_ssize_t *shape, const void *logits, const void *columns, const void *rows, const int64_t *t, void *out)
+/* losses <- those of rows with the logits y + dx w, an outer product. y: (classes, n), with `apart` elements from one
+   class to the next; dx, t, losses: (n,); w: (classes,) */
+VECTORS void NAME(outer_losses)(
+    Py_ssize_t n, Py_ssize_t classes, Py_ssize_t apart, const REAL *y, const REAL *dx, const REAL *w, const int64_t *t,
+    REAL *losses)
+{
+    enum { LANES = 64 }; /* rows that stay in the first cache */
+    for (Py_ssize_t first = 0; first < n; first += LANES, y += LANES, dx += LANES, t += LANES, losses += LANES) {
+        const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
+        REAL largest[LANES], sum[LANES] = {0}, e[LANES];
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            largest[lane] = y[lane] + dx[lane] * w[0];
+        for (Py_ssize_t c = 1; c < classes; c++)
+            for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                const REAL x = y[c * apart + lane] + dx[lane] * w[c];
+                largest[lane] = x > largest[lane] ? x : largest[lane];
+            }
+        for (Py_ssize_t c = 0; c < classes; c++) {
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                e[lane] = y[c * apart + lane] + dx[lane] * w[c] - largest[lane];
+            NAME(exp_lanes)(e, lanes);
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                sum[lane] += e[lane];
+        }
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            e[lane] = y[t[lane] * apart + lane] + dx[lane] * w[t[lane]];
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            losses[lane] = NAME(log)(sum[lane]) + (largest[lane] - e[lane]);
+    }
+}
+
+/* losses[i] <- those of the rows y + dx[i] w[i]. y: (classes, n); dx, losses: (k, n); w: (k, classes); t: (n,). A row
+   whose dx is 0 has the loss of y. Many are where images are mostly black; the others are then gathered, which serves
+   all the following variants that change the same rows. work: n (classes + 3) numbers, rows: 3 n of them. */
+static void NAME(softmax_cross_entropy_variants)(
+    const Py_ssize_t *shape, void *const *arrays, REAL *work, int64_t *rows)
 {
     const Py_ssize_t k = shape[0], classes = shape[1], n = shape[2];
-    const REAL *all_y = logits, *all_dx = columns, *w;
-    enum { LANES = 64 };
-    for (Py_ssize_t first = 0; first < n; first += LANES) {
-        const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
-        const REAL *y, *dx = all_dx + first;
-        REAL *losses = (REAL *)out + first, largest[LANES], sum[LANES];
-        w = rows;
-        for (Py_ssize_t i = 0; i < k; i++, w += classes, dx += n, losses += n) {
-            y = all_y + first;
-            for (Py_ssize_t lane = 0; lane < lanes; lane++)
-                largest[lane] = y[lane] + dx[lane] * w[0];
-            for (Py_ssize_t c = 1; c < classes; c++) {
-                y += n;
-                for (Py_ssize_t lane = 0; lane < lanes; lane++) {
-                    const REAL x = y[lane] + dx[lane] * w[c];
-                    largest[lane] = x > largest[lane] ? x : largest[lane];
-                }
-            }
-            y = all_y + first;
-            for (Py_ssize_t lane = 0; lane < lanes; lane++)
-                sum[lane] = 0;
-            for (Py_ssize_t c = 0; c < classes; c++, y += n) {
-                REAL e[LANES];
-                for (Py_ssize_t lane = 0; lane < lanes; lane++)
-                    e[lane] = y[lane] + dx[lane] * w[c] - largest[lane];
-                NAME(exp_lanes)(e, lanes);
-                for (Py_ssize_t lane = 0; lane < lanes; lane++)
-                    sum[lane] += e[lane];
-            }
-            for (Py_ssize_t lane = 0; lane < lanes; lane++)
-                sum[lane] = NAME(log)(sum[lane]) + largest[lane];
-            for (Py_ssize_t lane = 0; lane < lanes; lane++) {
-                const int64_t label = t[first + lane];
-                losses[lane] = sum[lane] - (all_y[label * n + first + lane] + dx[lane] * w[label]);
-            }
+    const REAL *y = arrays[0], *dx = arrays[1], *w = arrays[2];
+    const int64_t *t = arrays[3];
+    REAL *losses = arrays[4], *unchanged = work, *changes = work + n, *found = work + 2 * n, *gathered = work + 3 * n;
+    int64_t *gathered_rows = rows + n, *gathered_t = rows + 2 * n;
+    Py_ssize_t last = -1;
+    memset(changes, 0, (size_t)n * sizeof(REAL));
+    NAME(outer_losses)(n, classes, n, y, changes, w, t, unchanged);
+    for (Py_ssize_t i = 0; i < k; i++, w += classes, dx += n, losses += n) {
+        int zeros = 0;
+        for (Py_ssize_t row = 0; row < n; row++)
+            zeros |= dx[row] == 0;
+        if (!zeros) {
+            NAME(outer_losses)(n, classes, n, y, dx, w, t, losses);
+            continue;
         }
+        Py_ssize_t count = 0;
+        for (Py_ssize_t row = 0; row < n; row++) {
+            rows[count] = row;
+            count += dx[row] != 0;
+        }
+        if (count != last || memcmp(rows, gathered_rows, (size_t)count * sizeof *rows)) {
+            last = count;
+            memcpy(gathered_rows, rows, (size_t)count * sizeof *rows);
+            for (Py_ssize_t at = 0; at < count; at++)
+                gathered_t[at] = t[rows[at]];
+            for (Py_ssize_t c = 0; c < classes; c++)
+                for (Py_ssize_t at = 0; at < count; at++)
+                    gathered[c * n + at] = y[c * n + rows[at]];
+        }
+        for (Py_ssize_t at = 0; at < count; at++)
+            changes[at] = dx[rows[at]];
+        NAME(outer_losses)(count, classes, n, gathered, changes, w, gathered_t, found);
+        memcpy(losses, unchanged, (size_t)n * sizeof(REAL));
+        for (Py_ssize_t at = 0; at < count; at++)
+            losses[rows[at]] = found[at];
     }
 }
 

@@ -37,7 +37,7 @@ static inline double exp_double(double x)
 {
     const double to_integer = 0x1.8p52; /* a sum with it has the integer in its lowest bits */
     const double sum = x * 0x1.71547652b82fep+0 + to_integer, n = sum - to_integer;
-    const double r = x - n * 0x1.62e42feep-1 - n * 0x1.a39ef35793c76p-33, r2 = r * r;
+    const double most = x - n * 0x1.62e42feep-1, rest = n * 0x1.a39ef35793c76p-33, r = most - rest, r2 = r * r;
     const double high = 0x1.a019b91469fcbp-16 + r * 0x1.71ddf6baad214p-19 +
                         r2 * (0x1.28917cb827b9ap-22 + r * 0x1.af6318e064c69p-26);
     const double low = 0x1.5555555553d67p-5 + r * 0x1.111111110f804p-7 +
@@ -48,20 +48,20 @@ static inline double exp_double(double x)
     memcpy(&bits, &sum, sizeof bits);
     bits = (bits + 1023) << 52;
     memcpy(&power, &bits, sizeof power);
-    return (1 + (r + r2 * p)) * power;
+    return (1 + (most + (r2 * p - rest))) * power;
 }
 
 static inline float exp_float(float x)
 {
     const float to_integer = 0x1.8p23f, sum = x * 0x1.715476p+0f + to_integer, n = sum - to_integer;
-    const float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f, r2 = r * r;
+    const float most = x - n * 0x1.62e4p-1f, rest = n * 0x1.7f7d1cp-20f, r = most - rest, r2 = r * r;
     const float p = 0.500000003f + r * 0.16666577f + r2 * (0.0416663754f + r * 0.00836317531f + r2 * 0.00139410999f);
     uint32_t bits;
     float power;
     memcpy(&bits, &sum, sizeof bits);
     bits = (bits + 127) << 23;
     memcpy(&power, &bits, sizeof power);
-    return (1 + (r + r2 * p)) * power;
+    return (1 + (most + (r2 * p - rest))) * power;
 }
 
 /* For x from 1 to the largest number, and NaN: x = 2^n m with m from sqrt(1/2) to sqrt(2); with f = m - 1 and
@@ -383,14 +383,21 @@ static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *cons
     suited = y->ndim == 2 && y->len > 0 && dx->ndim == 2 && dx->shape[1] == y->shape[1] && w->ndim == 2 &&
              w->shape[0] == dx->shape[0] && w->shape[1] == y->shape[0] && t->ndim == 1 &&
              t->shape[0] == y->shape[1] && same_shape(losses, dx) && within(t, y->shape[0]);
-    if (suited) {
+    const size_t n = suited ? (size_t)t->shape[0] : 0, classes = suited ? (size_t)y->shape[0] : 0;
+    void *work = suited ? PyMem_RawMalloc(n * ((classes + 3) * (size_t)y->itemsize + 3 * sizeof(int64_t))) : NULL;
+    if (work) {
         const Py_ssize_t shape[] = {dx->shape[0], y->shape[0], y->shape[1]};
+        void *const memory[] = {y->buf, dx->buf, w->buf, t->buf, losses->buf};
+        int64_t *rows = work; /* first, since they may need more alignment than the numbers */
         Py_BEGIN_ALLOW_THREADS
-        (is_float(&a) ? softmax_cross_entropy_variants_float : softmax_cross_entropy_variants_double)(
-            shape, y->buf, dx->buf, w->buf, t->buf, losses->buf);
+        if (is_float(&a))
+            softmax_cross_entropy_variants_float(shape, memory, (float *)(rows + 3 * n), rows);
+        else
+            softmax_cross_entropy_variants_double(shape, memory, (double *)(rows + 3 * n), rows);
         Py_END_ALLOW_THREADS
+        PyMem_RawFree(work);
     }
-    return finish(&a, suited);
+    return finish(&a, work != NULL);
 }
 
 /* Row after row, the next one on its way from memory while this one is copied. Each comes from another place, where no

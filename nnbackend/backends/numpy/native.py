@@ -26,8 +26,10 @@ from nnbackend.functions import (
     max_pooling_backward,
     relu,
     relu_backward,
+    sigmoid,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_variants,
 )
 from nnbackend.functions.convolution import Size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
@@ -188,6 +190,29 @@ def _(x: HostArray, alpha: float = 0.01) -> Any:
 def _(dy: HostArray, y: HostArray, alpha: float = 0.01) -> Any:
     dx = np.empty_like(dy)
     return dx if _native.leaky_relu_backward(dy, y, dx, alpha) is None else NotImplemented
+
+
+@loop(sigmoid)
+def _(x: HostArray) -> Any:
+    y = np.empty_like(x)
+    return y if _native.sigmoid(x, y) is None else NotImplemented
+
+
+@loop(softmax_cross_entropy_variants)
+def _(
+    y: HostArray,
+    dx: HostArray,
+    W: HostArray,
+    t: HostArray,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+) -> Any:
+    if class_weight is not None or label_smoothing:
+        return NotImplemented
+    columns, changes = np.ascontiguousarray(y.T), np.ascontiguousarray(dx.T)
+    losses = np.empty_like(changes)
+    done = _native.softmax_cross_entropy_variants(columns, changes, np.ascontiguousarray(W), t, losses)
+    return losses.T if done is None else NotImplemented
 
 
 @loop(softmax_cross_entropy)
