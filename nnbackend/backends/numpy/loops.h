@@ -306,17 +306,37 @@ VECTORS int NAME(is_finite)(Py_ssize_t n, const REAL *x)
     return sum == 0;
 }
 
-/* dx, zeros so far, gains dy where a window has the first element that equals its maximum. deltas, images: the shapes of
-   dy and y, and of x and dx, (c, h, w, n) */
-VECTORS void NAME(max_pooling_backward)(
-    const Py_ssize_t *deltas, const Py_ssize_t *images, void *const *arrays, const double *numbers)
+/* y <- the largest elements of windows of x. arrays: x, y */
+VECTORS void NAME(max_pooling)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
 {
-    const REAL *all_dy = arrays[0], *all_x = arrays[1], *all_y = arrays[2];
-    REAL *all_dx = arrays[3];
-    const Py_ssize_t height = (Py_ssize_t)numbers[0], width = (Py_ssize_t)numbers[1];
-    const Py_ssize_t down = (Py_ssize_t)numbers[2], right = (Py_ssize_t)numbers[3], n = deltas[3];
+    const Pooling *job = given;
+    const Py_ssize_t *results = job->results, *images = job->images, n = results[3];
+    (void)number;
+    for (Py_ssize_t window = first * results[1] * results[2]; window < stop * results[1] * results[2]; window++) {
+        const Py_ssize_t line = window / results[2], top = line % results[1] * job->down;
+        const Py_ssize_t corner = (line / results[1] * images[1] + top) * images[2] + window % results[2] * job->right;
+        const REAL *all_x = (const REAL *)job->arrays[0] + corner * n;
+        REAL *y = (REAL *)job->arrays[1] + window * n;
+        memcpy(y, all_x, (size_t)n * sizeof(REAL));
+        for (Py_ssize_t place = 1; place < job->height * job->width; place++) {
+            const REAL *x = all_x + (place / job->width * images[2] + place % job->width) * n;
+            for (Py_ssize_t image = 0; image < n; image++)
+                y[image] = y[image] >= x[image] || y[image] != y[image] ? y[image] : x[image]; /* NaN stays */
+        }
+    }
+}
+
+/* dx, zeros so far, gains dy where a window has the first element that equals its maximum. arrays: dy, x, y, dx */
+VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_image, Py_ssize_t stop, int number)
+{
+    const Pooling *job = given;
+    const Py_ssize_t *deltas = job->results, *images = job->images, n = deltas[3];
+    const REAL *all_dy = job->arrays[0], *all_x = job->arrays[1], *all_y = job->arrays[2];
+    REAL *all_dx = job->arrays[3];
+    const Py_ssize_t height = job->height, width = job->width, down = job->down, right = job->right;
     enum { LANES = 64 };
-    for (Py_ssize_t window = 0; window < deltas[0] * deltas[1] * deltas[2]; window++) {
+    (void)number;
+    for (Py_ssize_t window = first_image * deltas[1] * deltas[2]; window < stop * deltas[1] * deltas[2]; window++) {
         const Py_ssize_t line = window / deltas[2], top = line % deltas[1] * down, left = window % deltas[2] * right;
         const Py_ssize_t corner = ((line / deltas[1] * images[1] + top) * images[2] + left) * n;
         for (Py_ssize_t first = 0; first < n; first += LANES) {
@@ -338,4 +358,143 @@ VECTORS void NAME(max_pooling_backward)(
                 }
         }
     }
+}
+
+typedef REAL NAME(vector) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
+
+/* Lines of y. For two vectors of images at a place of y the patches are gathered in the first cache, and multiplied with
+   four filters at a time, whose sums stay in registers. */
+VECTORS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Convolution *job = given;
+    const Py_ssize_t c = job->c, h = job->h, w = job->w, n = job->n, o = job->o, size = job->height * job->width * c;
+    const REAL *W = job->W, *b = job->b;
+    enum { LANES = VECTOR / sizeof(REAL), BOTH = 2 * LANES };
+    REAL *patches = (REAL *)job->work + number * size * BOTH;
+    for (Py_ssize_t place = first * job->columns; place < stop * job->columns; place++) {
+        const Py_ssize_t top = place / job->columns * job->down - job->top;
+        const Py_ssize_t left = place % job->columns * job->right - job->left;
+        for (Py_ssize_t block = 0; block < n; block += BOTH) {
+            const Py_ssize_t image = block + BOTH <= n ? block : n - BOTH; /* the last may overlap the one before */
+            REAL *patch = patches;
+            for (Py_ssize_t i = top; i < top + job->height; i++)
+                for (Py_ssize_t j = left; j < left + job->width; j++) {
+                    const int inside = i >= 0 && i < h && j >= 0 && j < w;
+                    const REAL *x = (const REAL *)job->x + (inside ? (i * w + j) * n + image : 0);
+                    for (Py_ssize_t channel = 0; channel < c; channel++, x += h * w * n, patch += BOTH)
+                        if (inside)
+                            memcpy(patch, x, BOTH * sizeof(REAL));
+                        else
+                            memset(patch, 0, BOTH * sizeof(REAL));
+                }
+            const NAME(vector) *p = (const NAME(vector) *)patches;
+            REAL *y = (REAL *)job->y + place * n + image;
+            const Py_ssize_t apart = job->lines * job->columns * n;
+            Py_ssize_t filter = 0;
+            for (; filter + 4 <= o; filter += 4) {
+                const NAME(vector) zero = {0};
+                NAME(vector) y0 = zero + b[filter], y1 = y0, y2 = zero + b[filter + 1], y3 = y2;
+                NAME(vector) y4 = zero + b[filter + 2], y5 = y4, y6 = zero + b[filter + 3], y7 = y6;
+                const REAL *f = W + filter;
+                for (Py_ssize_t k = 0; k < size; k++, f += o) {
+                    const NAME(vector) x0 = p[2 * k], x1 = p[2 * k + 1];
+                    y0 += f[0] * x0;
+                    y1 += f[0] * x1;
+                    y2 += f[1] * x0;
+                    y3 += f[1] * x1;
+                    y4 += f[2] * x0;
+                    y5 += f[2] * x1;
+                    y6 += f[3] * x0;
+                    y7 += f[3] * x1;
+                }
+                const NAME(vector) results[] = {y0, y1, y2, y3, y4, y5, y6, y7};
+                for (int at = 0; at < 8; at++)
+                    *(NAME(vector) *)(y + (filter + at / 2) * apart + at % 2 * LANES) = results[at];
+            }
+            for (; filter < o; filter++) {
+                const NAME(vector) zero = {0};
+                NAME(vector) y0 = zero + b[filter], y1 = y0;
+                for (Py_ssize_t k = 0; k < size; k++) {
+                    y0 += W[k * o + filter] * p[2 * k];
+                    y1 += W[k * o + filter] * p[2 * k + 1];
+                }
+                *(NAME(vector) *)(y + filter * apart) = y0;
+                *(NAME(vector) *)(y + filter * apart + LANES) = y1;
+            }
+        }
+    }
+}
+
+static inline REAL NAME(total)(NAME(vector) v)
+{
+    REAL sum = 0;
+    for (size_t lane = 0; lane < VECTOR / sizeof(REAL); lane++)
+        sum += v[lane];
+    return sum;
+}
+
+/* dW and db of some groups of four filters, for strides of 1 to the right: every element is the product of a line of x,
+   which has its padding, and a line of dy, summed over lines. A piece of four lines of dy stays in the first cache while
+   those of x pass, and all pieces stay in the second. */
+VECTORS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Convolution *job = given;
+    const Py_ssize_t n = job->n, o = job->o, length = job->columns * n, size = job->height * job->width * job->c;
+    const REAL *x = job->x, *all_dy = job->y;
+    REAL *dW = (REAL *)job->W, *db = (REAL *)job->b;
+    enum { LANES = VECTOR / sizeof(REAL), PIECE = 1024 };
+    (void)number;
+    for (Py_ssize_t line = 0; line < job->lines; line++)
+        for (Py_ssize_t from = 0; from < length; from += PIECE) {
+            const Py_ssize_t piece = length - from < PIECE ? length - from : PIECE, whole = piece / LANES * LANES;
+            for (Py_ssize_t filter = 4 * first; filter < 4 * stop && filter < o; filter += 4) {
+                const REAL *dy[4]; /* the last filter again where there are fewer */
+                for (int f = 0; f < 4; f++) {
+                    const Py_ssize_t one = filter + f < o ? filter + f : o - 1;
+                    dy[f] = all_dy + (one * job->lines + line) * length + from;
+                    NAME(vector) sums = {0};
+                    for (Py_ssize_t at = 0; at < whole; at += LANES)
+                        sums += *(const NAME(vector) *)(dy[f] + at);
+                    REAL sum = NAME(total)(sums);
+                    for (Py_ssize_t lane = whole; lane < piece; lane++)
+                        sum += dy[f][lane];
+                    if (filter + f < o)
+                        db[filter + f] += sum;
+                }
+                for (Py_ssize_t k = 0; k < size; k += 2) {
+                    const REAL *rows[2];
+                    for (int e = 0; e < 2; e++) {
+                        const Py_ssize_t element = k + e < size ? k + e : k, tap = element / job->c;
+                        const Py_ssize_t i = tap / job->width, j = tap % job->width;
+                        rows[e] = x + ((element % job->c * job->h + line * job->down + i) * job->w + j) * n + from;
+                    }
+                    NAME(vector) s00 = {0}, s01 = {0}, s02 = {0}, s03 = {0}, s10 = {0}, s11 = {0}, s12 = {0}, s13 = {0};
+                    for (Py_ssize_t at = 0; at < whole; at += LANES) {
+                        const NAME(vector) x0 = *(const NAME(vector) *)(rows[0] + at);
+                        const NAME(vector) x1 = *(const NAME(vector) *)(rows[1] + at);
+                        const NAME(vector) d0 = *(const NAME(vector) *)(dy[0] + at);
+                        const NAME(vector) d1 = *(const NAME(vector) *)(dy[1] + at);
+                        const NAME(vector) d2 = *(const NAME(vector) *)(dy[2] + at);
+                        const NAME(vector) d3 = *(const NAME(vector) *)(dy[3] + at);
+                        s00 += x0 * d0;
+                        s01 += x0 * d1;
+                        s02 += x0 * d2;
+                        s03 += x0 * d3;
+                        s10 += x1 * d0;
+                        s11 += x1 * d1;
+                        s12 += x1 * d2;
+                        s13 += x1 * d3;
+                    }
+                    REAL sums[] = {
+                        NAME(total)(s00), NAME(total)(s01), NAME(total)(s02), NAME(total)(s03),
+                        NAME(total)(s10), NAME(total)(s11), NAME(total)(s12), NAME(total)(s13)};
+                    for (int at = 0; at < 8; at++) {
+                        for (Py_ssize_t lane = whole; lane < piece; lane++)
+                            sums[at] += rows[at / 4][lane] * dy[at % 4][lane];
+                        if (k + at / 4 < size && filter + at % 4 < o)
+                            dW[(k + at / 4) * o + filter + at % 4] += sums[at];
+                    }
+                }
+            }
+        }
 }

@@ -20,11 +20,79 @@
 #define VECTORS static
 #endif
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 #ifdef __GNUC__
 #define PREFETCH(address) __builtin_prefetch(address)
 #else
 #define PREFETCH(address) (void)(address)
 #endif
+
+/* --- work for several processors ------------------------------------------------------------------------------- */
+
+enum { MOST_THREADS = 8 };
+static int threads = 1;
+
+typedef void Work(const void *job, Py_ssize_t first, Py_ssize_t stop, int number);
+
+typedef struct {
+    Work *work;
+    const void *job;
+    Py_ssize_t first, stop;
+    int number;
+} Share;
+
+#ifndef _WIN32
+static void *run_share(void *given)
+{
+    const Share *share = given;
+    share->work(share->job, share->first, share->stop, share->number);
+    return NULL;
+}
+#endif
+
+/* Do the work for 0 to count, in as many threads as have `least` of it to do. A thread lives for one loop: to start one
+   takes some 20 us, and none is left to be lost in a fork. */
+static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
+{
+#ifndef _WIN32
+    pthread_t started[MOST_THREADS];
+    Share shares[MOST_THREADS];
+    int running = 0;
+    Py_ssize_t parts = count / (least > 0 ? least : 1), first = 0;
+    parts = parts > threads ? threads : parts;
+    for (; running < parts - 1; running++) {
+        const Py_ssize_t stop = first + (count - first) / (parts - running);
+        shares[running] = (Share){work, job, first, stop, running};
+        if (pthread_create(&started[running], NULL, run_share, &shares[running]))
+            break;
+        first = stop;
+    }
+    work(job, first, count, running);
+    while (running > 0)
+        pthread_join(started[--running], NULL);
+#else
+    (void)least;
+    work(job, 0, count, 0);
+#endif
+}
+
+enum { BIG = 1 << 20 }; /* bytes of an array from which threads share a loop that makes one pass */
+
+typedef struct {
+    const Py_ssize_t *results, *images; /* shapes, (c, h, w, n) */
+    void *arrays[4];
+    Py_ssize_t height, width, down, right;
+} Pooling;
+
+/* x: (c, h, w, n), zero outside; W: (height, width, c, o); b: (o,); y: (o, lines, columns, n) */
+typedef struct {
+    const void *x, *W, *b;
+    void *y, *work;
+    Py_ssize_t c, h, w, n, o, lines, columns, height, width, down, right, top, left;
+} Convolution;
 
 /* e^x and log x without a branch or a table, so that a loop over them runs in vectors, with errors below 1 ulp. The
    polynomials are the best of their degree (Remez) for the intervals that the reductions leave. */
@@ -89,6 +157,8 @@ static inline float log_float(float x)
 {
     return (float)log_double(x);
 }
+
+enum { VECTOR = 32 }; /* bytes */
 
 #define REAL float
 #define NAME(name) name##_float
@@ -221,6 +291,24 @@ static int is_float(const Arguments *a)
 
 typedef void Elementwise(Py_ssize_t, void *const *, const double *);
 
+typedef struct {
+    Elementwise *loop;
+    void *const *memory;
+    const double *numbers;
+    int count;
+    Py_ssize_t itemsize;
+} Elements;
+
+static void some_elements(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Elements *job = given;
+    void *memory[MOST_ARRAYS];
+    (void)number;
+    for (int i = 0; i < job->count; i++)
+        memory[i] = (char *)job->memory[i] + first * job->itemsize;
+    job->loop(stop - first, memory, job->numbers);
+}
+
 static PyObject *elementwise(
     PyObject *const *args, Py_ssize_t given, const char *kinds, int writes, int numbers, Elementwise *single,
     Elementwise *twice)
@@ -236,10 +324,9 @@ static PyObject *elementwise(
         memory[i] = a.views[i].buf;
     }
     if (suited) {
-        const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
-        Elementwise *loop = is_float(&a) ? single : twice;
+        const Elements job = {is_float(&a) ? single : twice, memory, a.numbers, a.count, a.views[0].itemsize};
         Py_BEGIN_ALLOW_THREADS
-        loop(size, memory, a.numbers);
+        share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, BIG / 2 / a.views[0].itemsize);
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -434,30 +521,128 @@ static PyObject *gather(PyObject *module, PyObject *const *args, Py_ssize_t give
 
 /* --- images, (c, h, w, n) -------------------------------------------------------------------------------------- */
 
-/* dy, y: (c, h', w', n); x and dx, which holds zeros: (c, h, w, n); height, width, down, right: windows and strides */
+/* Loops over windows, whose numbers are height, width and the strides down and right. results, images: arrays of the
+   shape of y, and of x. */
+static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images, Work *single, Work *twice)
+{
+    int suited = results->ndim == 4 && images->ndim == 4 && results->shape[0] == images->shape[0] &&
+                 results->shape[3] == images->shape[3];
+    for (int axis = 0; axis < 2; axis++) {
+        const double window = a->numbers[axis], stride = a->numbers[2 + axis];
+        suited = suited && window >= 1 && stride >= 1 && window <= INT_MAX && stride <= INT_MAX &&
+                 (double)(results->shape[1 + axis] - 1) * stride + window <= (double)images->shape[1 + axis];
+    }
+    if (suited) {
+        Pooling job = {
+            results->shape, images->shape, {NULL}, (Py_ssize_t)a->numbers[0], (Py_ssize_t)a->numbers[1],
+            (Py_ssize_t)a->numbers[2], (Py_ssize_t)a->numbers[3]};
+        for (int i = 0; i < a->count; i++)
+            job.arrays[i] = a->views[i].buf;
+        Py_BEGIN_ALLOW_THREADS
+        share_out(is_float(a) ? single : twice, &job, images->shape[0],
+            1 + BIG * images->shape[0] / (images->len + 1));
+        Py_END_ALLOW_THREADS
+    }
+    return suited;
+}
+
+/* x: (c, h, w, n), y: (c, h', w', n) */
+static PyObject *max_pooling(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    const int suited = parse(&a, args, given, "rr", 2, 4, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    return finish(&a, pool(&a, &a.views[1], &a.views[0], max_pooling_float, max_pooling_double));
+}
+
+/* dy, y: (c, h', w', n); x and dx, which holds zeros: (c, h, w, n) */
 static PyObject *max_pooling_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    const int suited = parse(&a, args, given, "rrrr", 8, 4, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    return finish(
+        &a, same_shape(&a.views[0], &a.views[2]) && same_shape(&a.views[1], &a.views[3]) &&
+                pool(&a, &a.views[0], &a.views[1], max_pooling_backward_float, max_pooling_backward_double));
+}
+
+/* x: (c, h, w, n), W: (height, width, c, o), b: (o,), y: (o, lines, columns, n); strides and padding */
+static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Arguments a;
     (void)module;
     int suited = parse(&a, args, given, "rrrr", 8, 4, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    const Py_buffer *dy = &a.views[0], *x = &a.views[1];
-    suited = dy->ndim == 4 && x->ndim == 4 && same_shape(dy, &a.views[2]) && same_shape(x, &a.views[3]) &&
-             dy->shape[0] == x->shape[0] && dy->shape[3] == x->shape[3];
-    for (int axis = 0; axis < 2; axis++) {
-        const double window = a.numbers[axis], stride = a.numbers[2 + axis];
-        suited = suited && window >= 1 && stride >= 1 && window <= INT_MAX && stride <= INT_MAX &&
-                 (double)(dy->shape[1 + axis] - 1) * stride + window <= (double)x->shape[1 + axis];
+    const Py_buffer *x = &a.views[0], *W = &a.views[1], *b = &a.views[2], *y = &a.views[3];
+    const Py_ssize_t itemsize = x->itemsize;
+    suited = x->ndim == 4 && W->ndim == 4 && b->ndim == 1 && y->ndim == 4 && x->len > 0 && W->len > 0 && y->len > 0 &&
+             W->shape[2] == x->shape[0] && W->shape[3] == b->shape[0] && y->shape[0] == b->shape[0] &&
+             y->shape[3] == x->shape[3] && x->shape[3] * itemsize >= 2 * VECTOR;
+    for (int axis = 0; suited && axis < 2; axis++) {
+        const double stride = a.numbers[axis], padding = a.numbers[2 + axis];
+        suited = stride >= 1 && padding >= 0 && stride <= INT_MAX && padding <= INT_MAX &&
+                 (double)(y->shape[1 + axis] - 1) * stride + (double)W->shape[axis] <=
+                     (double)x->shape[1 + axis] + 2 * padding;
     }
-    if (suited) {
-        void *const memory[] = {dy->buf, x->buf, a.views[2].buf, a.views[3].buf};
+    void *work = suited ? PyMem_RawMalloc((size_t)(MOST_THREADS * 2 * VECTOR * (W->len / itemsize / b->shape[0]))) : NULL;
+    if (work) {
+        const Convolution job = {
+            x->buf, W->buf, b->buf, y->buf, work, x->shape[0], x->shape[1], x->shape[2], x->shape[3], y->shape[0],
+            y->shape[1], y->shape[2], W->shape[0], W->shape[1], (Py_ssize_t)a.numbers[0], (Py_ssize_t)a.numbers[1],
+            (Py_ssize_t)a.numbers[2], (Py_ssize_t)a.numbers[3]};
+        const Py_ssize_t products = W->len / itemsize * job.columns * job.n; /* for a line */
         Py_BEGIN_ALLOW_THREADS
-        (is_float(&a) ? max_pooling_backward_float : max_pooling_backward_double)(
-            dy->shape, x->shape, memory, a.numbers);
+        share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
+            1 + (1 << 21) / products);
+        Py_END_ALLOW_THREADS
+        PyMem_RawFree(work);
+    }
+    return finish(&a, work != NULL);
+}
+
+/* x: (c, h, w, n) with its padding, dy: (o, lines, columns, n), dW: (height, width, c, o), db: (o,); the stride down */
+static PyObject *convolution_filters(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rrrr", 4 | 8, 1, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *dy = &a.views[1], *dW = &a.views[2], *db = &a.views[3];
+    const double down = a.numbers[0];
+    suited = x->ndim == 4 && dy->ndim == 4 && dW->ndim == 4 && db->ndim == 1 && dW->shape[2] == x->shape[0] &&
+             dW->shape[3] == db->shape[0] && dy->shape[0] == db->shape[0] && dy->shape[3] == x->shape[3] && down >= 1 &&
+             down <= INT_MAX && dy->len > 0 && (double)(dy->shape[1] - 1) * down + (double)dW->shape[0] <= (double)x->shape[1] &&
+             dy->shape[2] - 1 + dW->shape[1] <= x->shape[2];
+    if (suited) {
+        const Convolution job = {
+            x->buf, dW->buf, db->buf, dy->buf, NULL, x->shape[0], x->shape[1], x->shape[2], x->shape[3], dy->shape[0],
+            dy->shape[1], dy->shape[2], dW->shape[0], dW->shape[1], (Py_ssize_t)down, 1, 0, 0};
+        const Py_ssize_t products = 4 * dW->len / x->itemsize / job.o * job.lines * job.columns * job.n;
+        Py_BEGIN_ALLOW_THREADS
+        memset(dW->buf, 0, (size_t)dW->len);
+        memset(db->buf, 0, (size_t)db->len);
+        share_out(is_float(&a) ? convolution_filters_float : convolution_filters_double, &job, (job.o + 3) / 4,
+            1 + (1 << 21) / (products + 1));
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
+}
+
+/* How many threads may share a loop. */
+static PyObject *use_threads(PyObject *module, PyObject *count)
+{
+    const long most = PyLong_AsLong(count);
+    (void)module;
+    if (most == -1 && PyErr_Occurred())
+        return NULL;
+    threads = most < 1 ? 1 : most > MOST_THREADS ? MOST_THREADS : (int)most;
+    Py_RETURN_NONE;
 }
 
 /* --- the module ------------------------------------------------------------------------------------------------ */
@@ -483,7 +668,11 @@ static PyMethodDef methods[] = {
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
     METHOD(softmax_cross_entropy_variants, "(y, dx, w, t, losses)"),
     METHOD(gather, "(x, rows, out)"),
+    METHOD(convolution, "(x, W, b, y, down, right, top, left)"),
+    METHOD(convolution_filters, "(x, dy, dW, db, down)"),
+    METHOD(max_pooling, "(x, y, height, width, down, right)"),
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
+    {"use_threads", use_threads, METH_O, "use_threads(count)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -18,11 +18,14 @@ from nnbackend.backends.numpy.kernels import batch_last
 from nnbackend.functions import (
     affine,
     affine_backward,
+    convolution,
+    convolution_backward,
     dropout_mask,
     gather,
     is_finite,
     leaky_relu,
     leaky_relu_backward,
+    max_pooling,
     max_pooling_backward,
     relu,
     relu_backward,
@@ -31,7 +34,7 @@ from nnbackend.functions import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_variants,
 )
-from nnbackend.functions.convolution import Size, pair, unpadded
+from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
 from nnbackend.functions.optimizers import (
     adagrad_step,
@@ -244,6 +247,56 @@ def _(
         return NotImplemented
     dx = np.empty_like(y)
     return NotImplemented if _native.softmax_cross_entropy_backward(y, t, dx) is NotImplemented else dx
+
+
+@loop(convolution)
+def _(x: HostArray, W: HostArray, b: HostArray, stride: Size = 1, padding: Size = 0) -> Any:
+    if not _vectors_of_images(x):
+        return NotImplemented
+    y = np.empty((W.shape[3], *output_size(x.shape[1:3], W.shape[:2], stride, padding), len(x)), x.dtype)
+    images, filters = batch_last(x).transpose(3, 1, 2, 0), np.ascontiguousarray(W)
+    done = _native.convolution(images, filters, b, y, *pair(stride), *pair(padding))
+    return y.transpose(3, 1, 2, 0) if done is None else NotImplemented
+
+
+@loop(convolution_backward)
+def _(
+    dy: HostArray,
+    x: HostArray,
+    W: HostArray,
+    dW: HostArray,
+    db: HostArray,
+    stride: Size = 1,
+    padding: Size = 0,
+    need_dx: bool = True,
+) -> Any:
+    (kh, kw, c, _), (down, right), (top, left) = W.shape, pair(stride), pair(padding)
+    if not _vectors_of_images(x) or right != 1 or (need_dx and (down != 1 or top >= kh or left >= kw)):
+        return NotImplemented
+    images, dy_images = batch_last(x, padding).transpose(3, 1, 2, 0), batch_last(dy).transpose(3, 1, 2, 0)
+    if _native.convolution_filters(images, dy_images, dW, db, down) is NotImplemented:
+        return NotImplemented
+    if not need_dx:
+        return None
+    # dx is the convolution of dy with the filters turned about
+    turned = np.ascontiguousarray(W[::-1, ::-1].transpose(0, 1, 3, 2))
+    dx = np.empty((c, *x.shape[1:3], len(x)), x.dtype)
+    _native.convolution(dy_images, turned, np.zeros(c, x.dtype), dx, 1, 1, kh - 1 - top, kw - 1 - left)
+    return dx.transpose(3, 1, 2, 0)
+
+
+def _vectors_of_images(x: HostArray) -> bool:
+    """Say whether there are enough images for the loops of a convolution, which work on two vectors of them."""
+    return len(x) * x.itemsize >= 64
+
+
+@loop(max_pooling)
+def _(x: HostArray, size: Size, stride: Size, padding: Size = 0) -> Any:
+    count = output_size(x.shape[1:3], size, stride, padding)
+    y = np.empty((x.shape[3], *count, len(x)), x.dtype)
+    images = batch_last(x, padding, -np.inf).transpose(3, 1, 2, 0)
+    done = _native.max_pooling(images, y, *pair(size), *pair(stride))
+    return y.transpose(3, 1, 2, 0) if done is None else NotImplemented
 
 
 @loop(max_pooling_backward)
