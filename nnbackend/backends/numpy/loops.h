@@ -362,64 +362,65 @@ VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_imag
 
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
 
-/* Lines of y. For two vectors of images at a place of y the patches are gathered in the first cache, and multiplied with
-   four filters at a time, whose sums stay in registers. */
-VECTORS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+/* Lines of x into job->work, (h, w, blocks, c, lanes): two vectors of images make a block, the last of which may overlap
+   the one before. What a filter meets at a place then lies together. */
+VECTORS void NAME(convolution_blocks)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
 {
     const Convolution *job = given;
-    const Py_ssize_t c = job->c, h = job->h, w = job->w, n = job->n, o = job->o, size = job->height * job->width * c;
-    const REAL *W = job->W, *b = job->b;
+    enum { BOTH = 2 * VECTOR / sizeof(REAL) };
+    const Py_ssize_t n = job->n, plane = job->h * job->w;
+    REAL *block = (REAL *)job->work + first * job->w * ((n + BOTH - 1) / BOTH) * job->c * BOTH;
+    (void)number;
+    for (Py_ssize_t place = first * job->w; place < stop * job->w; place++)
+        for (Py_ssize_t image = 0; image < n; image += BOTH) {
+            const REAL *x = (const REAL *)job->x + place * n + (image + BOTH <= n ? image : n - BOTH);
+            for (Py_ssize_t channel = 0; channel < job->c; channel++, block += BOTH)
+                memcpy(block, x + channel * plane * n, BOTH * sizeof(REAL));
+        }
+}
+
+/* Lines of y. At a place four filters at a time meet a block, and their sums stay in registers. */
+SUMS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Convolution *job = given;
     enum { LANES = VECTOR / sizeof(REAL), BOTH = 2 * LANES };
-    REAL *patches = (REAL *)job->work + number * size * BOTH;
+    const Py_ssize_t c = job->c, h = job->h, w = job->w, n = job->n, o = job->o, blocks = (n + BOTH - 1) / BOTH;
+    const Py_ssize_t apart = job->lines * job->columns * n;
+    const REAL *W = job->W, *b = job->b;
+    (void)number;
     for (Py_ssize_t place = first * job->columns; place < stop * job->columns; place++) {
         const Py_ssize_t top = place / job->columns * job->down - job->top;
         const Py_ssize_t left = place % job->columns * job->right - job->left;
-        for (Py_ssize_t block = 0; block < n; block += BOTH) {
-            const Py_ssize_t image = block + BOTH <= n ? block : n - BOTH; /* the last may overlap the one before */
-            REAL *patch = patches;
-            for (Py_ssize_t i = top; i < top + job->height; i++)
-                for (Py_ssize_t j = left; j < left + job->width; j++) {
-                    const int inside = i >= 0 && i < h && j >= 0 && j < w;
-                    const REAL *x = (const REAL *)job->x + (inside ? (i * w + j) * n + image : 0);
-                    for (Py_ssize_t channel = 0; channel < c; channel++, x += h * w * n, patch += BOTH)
-                        if (inside)
-                            memcpy(patch, x, BOTH * sizeof(REAL));
-                        else
-                            memset(patch, 0, BOTH * sizeof(REAL));
-                }
-            const NAME(vector) *p = (const NAME(vector) *)patches;
-            REAL *y = (REAL *)job->y + place * n + image;
-            const Py_ssize_t apart = job->lines * job->columns * n;
-            Py_ssize_t filter = 0;
-            for (; filter + 4 <= o; filter += 4) {
+        const Py_ssize_t i0 = top < 0 ? -top : 0, i1 = top + job->height > h ? h - top : job->height;
+        const Py_ssize_t j0 = left < 0 ? -left : 0, j1 = left + job->width > w ? w - left : job->width;
+        for (Py_ssize_t block = 0; block < blocks; block++) {
+            REAL *y = (REAL *)job->y + place * n + (block * BOTH + BOTH <= n ? block * BOTH : n - BOTH);
+            for (Py_ssize_t filter = 0; filter < o; filter += 4) {
+                const Py_ssize_t f1 = filter + 1 < o ? 1 : 0, f2 = filter + 2 < o ? 2 : 0, f3 = filter + 3 < o ? 3 : 0;
                 const NAME(vector) zero = {0};
-                NAME(vector) y0 = zero + b[filter], y1 = y0, y2 = zero + b[filter + 1], y3 = y2;
-                NAME(vector) y4 = zero + b[filter + 2], y5 = y4, y6 = zero + b[filter + 3], y7 = y6;
-                const REAL *f = W + filter;
-                for (Py_ssize_t k = 0; k < size; k++, f += o) {
-                    const NAME(vector) x0 = p[2 * k], x1 = p[2 * k + 1];
-                    y0 += f[0] * x0;
-                    y1 += f[0] * x1;
-                    y2 += f[1] * x0;
-                    y3 += f[1] * x1;
-                    y4 += f[2] * x0;
-                    y5 += f[2] * x1;
-                    y6 += f[3] * x0;
-                    y7 += f[3] * x1;
-                }
+                NAME(vector) y0 = zero + b[filter], y1 = y0, y2 = zero + b[filter + f1], y3 = y2;
+                NAME(vector) y4 = zero + b[filter + f2], y5 = y4, y6 = zero + b[filter + f3], y7 = y6;
+                for (Py_ssize_t i = i0; i < i1; i++)
+                    for (Py_ssize_t j = j0; j < j1; j++) {
+                        const Py_ssize_t from = (((top + i) * w + left + j) * blocks + block) * c * BOTH;
+                        const NAME(vector) *x = (const NAME(vector) *)((const REAL *)job->work + from);
+                        const REAL *f = W + (i * job->width + j) * c * o + filter;
+                        for (Py_ssize_t channel = 0; channel < c; channel++, x += 2, f += o) {
+                            const NAME(vector) x0 = x[0], x1 = x[1];
+                            y0 += f[0] * x0;
+                            y1 += f[0] * x1;
+                            y2 += f[f1] * x0;
+                            y3 += f[f1] * x1;
+                            y4 += f[f2] * x0;
+                            y5 += f[f2] * x1;
+                            y6 += f[f3] * x0;
+                            y7 += f[f3] * x1;
+                        }
+                    }
                 const NAME(vector) results[] = {y0, y1, y2, y3, y4, y5, y6, y7};
-                for (int at = 0; at < 8; at++)
+                const Py_ssize_t count = o - filter < 4 ? o - filter : 4;
+                for (int at = 0; at < 2 * count; at++)
                     *(NAME(vector) *)(y + (filter + at / 2) * apart + at % 2 * LANES) = results[at];
-            }
-            for (; filter < o; filter++) {
-                const NAME(vector) zero = {0};
-                NAME(vector) y0 = zero + b[filter], y1 = y0;
-                for (Py_ssize_t k = 0; k < size; k++) {
-                    y0 += W[k * o + filter] * p[2 * k];
-                    y1 += W[k * o + filter] * p[2 * k + 1];
-                }
-                *(NAME(vector) *)(y + filter * apart) = y0;
-                *(NAME(vector) *)(y + filter * apart + LANES) = y1;
             }
         }
     }
@@ -436,7 +437,7 @@ static inline REAL NAME(total)(NAME(vector) v)
 /* dW and db of some groups of four filters, for strides of 1 to the right: every element is the product of a line of x,
    which has its padding, and a line of dy, summed over lines. A piece of four lines of dy stays in the first cache while
    those of x pass, and all pieces stay in the second. */
-VECTORS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
 {
     const Convolution *job = given;
     const Py_ssize_t n = job->n, o = job->o, length = job->columns * n, size = job->height * job->width * job->c;

@@ -20,6 +20,15 @@
 #define VECTORS static
 #endif
 
+/* The same for products that are summed, where a multiply-add may round once. */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 12
+#define SUMS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("fp-contract=fast"))) static
+#elif defined(__GNUC__) && !defined(__clang__)
+#define SUMS __attribute__((optimize("fp-contract=fast"))) static
+#else
+#define SUMS VECTORS
+#endif
+
 #ifndef _WIN32
 #include <pthread.h>
 #endif
@@ -589,7 +598,8 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
                  (double)(y->shape[1 + axis] - 1) * stride + (double)W->shape[axis] <=
                      (double)x->shape[1 + axis] + 2 * padding;
     }
-    void *work = suited ? PyMem_RawMalloc((size_t)(MOST_THREADS * 2 * VECTOR * (W->len / itemsize / b->shape[0]))) : NULL;
+    const Py_ssize_t lanes = 2 * VECTOR / itemsize, blocks = suited ? (x->shape[3] + lanes - 1) / lanes : 0;
+    void *work = suited ? PyMem_RawMalloc((size_t)(x->len / x->shape[3] * blocks * lanes)) : NULL;
     if (work) {
         const Convolution job = {
             x->buf, W->buf, b->buf, y->buf, work, x->shape[0], x->shape[1], x->shape[2], x->shape[3], y->shape[0],
@@ -597,6 +607,8 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
             (Py_ssize_t)a.numbers[2], (Py_ssize_t)a.numbers[3]};
         const Py_ssize_t products = W->len / itemsize * job.columns * job.n; /* for a line */
         Py_BEGIN_ALLOW_THREADS
+        share_out(is_float(&a) ? convolution_blocks_float : convolution_blocks_double, &job, job.h,
+            1 + BIG * job.h / x->len);
         share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
             1 + (1 << 21) / products);
         Py_END_ALLOW_THREADS
