@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 CHUNK = 2**20  # elements of the largest array of one piece: temporaries of 8 MB in float64
 SHARED = 2**17  # rows of variants from which processors share the work: about 3 ms of it, and a thread takes 0.1 ms
-MOST_THREADS = 8  # each has its own temporaries, and Python itself runs in one at a time
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 DIRECTIONS_TRIED = 3
 INPUTS_MOVED = 1000  # elements of a layer's input that one direction changes; each may cross a kink
@@ -152,8 +150,7 @@ def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str,
 
 def _shared(net: Network, tasks: list[tuple[int, str, range]], work: Callable[..., Array], rows: int) -> list[Array]:
     """Return work(net, *task) for every task. On NumPy the processors share them, each with a copy of the network."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(processors, MOST_THREADS, len(tasks)) if net.backend.host else 1
+    threads = min(net.backend.threads, len(tasks))
     if threads == 1 or rows * sum(len(elements) for *_, elements in tasks) < SHARED:
         return [work(net, *task) for task in tasks]
     from concurrent.futures import ThreadPoolExecutor

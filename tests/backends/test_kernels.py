@@ -89,7 +89,9 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[y, dx, W, t, *rest] for t in (labels, one_hot) for rest in more] + [[y, dx[:, :0], W[:0], labels]]
         case "count_correct":
             return [[draw(n, 5), t, *more] for t in (labels, one_hot) for more in ([], [np.abs(draw(n))])]
-        case "convolution" | "convolution_backward" | "max_pooling" | "max_pooling_backward" | "average_pooling_backward":
+        case (
+            "convolution" | "convolution_backward" | "max_pooling" | "max_pooling_backward" | "average_pooling_backward"
+        ):
             return [image_arguments(name, n, *sizes, draw) for sizes in IMAGES]
         case "leaky_relu_backward" | "elu" | "elu_backward":
             arrays = [draw(n, 5) for _ in range(1 + name.endswith("backward"))]

@@ -15,6 +15,7 @@ import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
+from nnbackend.backends.numpy.threads import threads
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -64,6 +65,8 @@ def _are_stale() -> bool:
 
 if _are_stale():
     raise ImportError("they were compiled from other sources than those that are here: install the package again")
+
+_native.use_threads(threads())
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backends.test_kernels import KERNELS, arguments, behind
+from support import assert_close
 
 import nnbackend as nn
 from nnbackend import functions
@@ -42,6 +43,8 @@ ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
 }
 LABELLED = {"softmax_cross_entropy": {2}, "softmax_cross_entropy_backward": {2}}
 ROWWISE = {"add_bias": {0}, "sum_rows": {1}}
+POOLINGS = {"max_pooling": {1}, "max_pooling_backward": {3}}
+CONVOLUTIONS = {"convolution": {3}, "convolution_filters": {2, 3}}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -53,6 +56,12 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     if name == "max_pooling_backward":
         dy, x = rng.standard_normal((3, 2, 2, 5)).astype(dtype), rng.standard_normal((3, 5, 6, 5)).astype(dtype)
         return [dy, x, x[:, :2, :2].copy(), np.zeros_like(x)]
+    if name == "max_pooling":
+        return [rng.standard_normal((3, 5, 6, 5)).astype(dtype), np.zeros((3, 2, 2, 5), dtype)]
+    if name in CONVOLUTIONS:
+        x, W, y = (rng.standard_normal(s).astype(dtype) for s in ((3, 7, 6, 21), (3, 2, 3, 6), (6, 3, 5, 21)))
+        b = rng.standard_normal(6).astype(dtype)
+        return [x, W, b, np.zeros_like(y)] if name == "convolution" else [x, y, np.zeros_like(W), np.zeros_like(b)]
     if name == "softmax_cross_entropy_variants":
         y, dx, w = (rng.standard_normal(shape).astype(dtype) for shape in ((5, 6), (3, 6), (3, 5)))
         return [y, dx, w, rng.integers(0, 5, 6), np.zeros_like(dx)]
@@ -66,8 +75,10 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
 
 
 def numbers_for(name: str) -> list[float]:
-    if name == "max_pooling_backward":
+    if name in POOLINGS:
         return [2, 3, 2, 3]
+    if name in CONVOLUTIONS:
+        return [2, 1, 0, 0] if name == "convolution" else [2]
     return [0.5] * ELEMENTWISE[name][1] if name in ELEMENTWISE else []
 
 
@@ -77,16 +88,17 @@ NAMES = [
     *LABELLED,
     "gather",
     "is_finite",
-    "max_pooling_backward",
     "softmax_cross_entropy_variants",
+    *POOLINGS,
+    *CONVOLUTIONS,
 ]
 
 
 def written(name: str) -> set[int]:
     if name in ELEMENTWISE:
         return ELEMENTWISE[name][2]
-    others = {"is_finite": set[int](), "max_pooling_backward": {3}, "softmax_cross_entropy_variants": {4}}
-    return {**ROWWISE, **others}.get(name, {2})
+    others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}}
+    return {**ROWWISE, **POOLINGS, **CONVOLUTIONS, **others}.get(name, {2})
 
 
 def refused(name: str, arrays: list[Any]) -> bool:
@@ -126,7 +138,12 @@ def test_the_stub_lists_what_the_module_has() -> None:
     declared = {
         node.name for node in ast.parse((ROOM / "_native.pyi").read_text()).body if isinstance(node, ast.FunctionDef)
     }
-    assert declared == set(NAMES) == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES"}
+    declared.remove("use_threads")
+    assert (
+        declared
+        == set(NAMES)
+        == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES", "use_threads"}
+    )
 
 
 # --- what they take ----------------------------------------------------------------------------------------------
@@ -144,8 +161,8 @@ def test_a_loop_takes_plain_arrays(name: str, dtype: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(registrations, "_native", Spy())
     LOOPS[name](*arguments(name, 100, dtype, np.random.default_rng(0))[0])
-    assert len(answers) == 1
-    assert answers[0] is not NotImplemented
+    assert answers
+    assert NotImplemented not in answers
 
 
 @DTYPES
@@ -225,11 +242,72 @@ def test_the_order_of_the_axes_is_free_where_all_have_the_same(name: str) -> Non
 @pytest.mark.parametrize(
     "numbers", [[2, 3, 4, 3], [2, 3, 2, 4], [4, 3, 2, 3], [2, 5, 2, 3], [0, 3, 2, 3], [2, 3, 0, 3]]
 )
-def test_windows_that_reach_out_of_the_image_are_refused(numbers: list[int]) -> None:
-    images = arrays_for("max_pooling_backward")
-    assert native.max_pooling_backward(*images, *numbers) is NotImplemented
-    assert native.max_pooling_backward(*images, *[float("nan")] * 4) is NotImplemented
-    assert not images[3].any()
+@pytest.mark.parametrize("name", POOLINGS)
+def test_windows_that_reach_out_of_the_image_are_refused(name: str, numbers: list[int]) -> None:
+    images = arrays_for(name)
+    results = images[-1].copy()
+    assert getattr(native, name)(*images, *numbers) is NotImplemented
+    assert getattr(native, name)(*images, *[float("nan")] * 4) is NotImplemented
+    np.testing.assert_array_equal(images[-1], results)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[3, 1, 0, 0], [2, 2, 0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [2, 1, -1, 0], [2, 1, 0, -1], [float("nan")] * 4],
+)
+def test_filters_that_reach_out_of_the_image_are_refused(numbers: list[float]) -> None:
+    x, W, b, y = arrays_for("convolution")
+    assert native.convolution(x, W, b, y, *numbers) is NotImplemented
+    assert native.convolution_filters(x, y, W, b, 3) is NotImplemented
+    assert native.convolution_filters(x, y, W, b, float("nan")) is NotImplemented
+    assert not y.any()
+
+
+@DTYPES
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, "adam", "sigmoid", "relu_backward"])
+def test_threads_change_no_bit(name: str, dtype: str) -> None:
+    rng, results = np.random.default_rng(0), []
+    shapes = {
+        "convolution": ((5, 20, 21, 40), (3, 3, 5, 7), (7,), (7, 20, 21, 40)),
+        "convolution_filters": ((8, 22, 23, 40), (13, 20, 21, 40), (3, 3, 8, 13), (13,)),
+        "max_pooling": ((6, 40, 42, 40), (6, 20, 21, 40)),
+        "max_pooling_backward": ((6, 20, 21, 40), (6, 40, 42, 40), (6, 20, 21, 40), (6, 40, 42, 40)),
+    }.get(name, ((500_009,),) * 4)
+    shapes = shapes[: ELEMENTWISE[name][0]] if name in ELEMENTWISE else shapes
+    numbers = {"convolution": [1, 1, 1, 1], "convolution_filters": [1]}.get(name, [2] * 4)
+    numbers = numbers_for(name) if name in ELEMENTWISE else numbers
+    arrays = [np.abs(rng.standard_normal(shape)).astype(dtype) for shape in shapes]
+    for threads in (1, 3, 100):
+        native.use_threads(threads)
+        try:
+            given = [array.copy() for array in arrays]
+            assert getattr(native, name)(*given, *numbers) is None
+        finally:
+            native.use_threads(1)
+        results.append([given[i].tobytes() for i in sorted(written(name))])
+    assert results[0] == results[1] == results[2]
+
+
+@DTYPES
+@pytest.mark.parametrize("n", [8, 16, 17, 33])
+@pytest.mark.parametrize(("c", "o"), [(1, 1), (1, 6), (3, 5), (4, 4)])
+def test_a_convolution_is_a_sum_of_products(n: int, c: int, o: int, dtype: str) -> None:
+    rng = np.random.default_rng(n)
+    x, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((c, 6, 5, n), (3, 2, c, o), (o,)))
+    y = np.full((o, 4, 6, n), np.nan, dtype)
+    enough = n * x.itemsize >= 64
+    assert native.convolution(x, W, b, y, 2, 1, 2, 1) is (None if enough else NotImplemented)
+    padded = np.zeros((c, 10, 7, n))
+    padded[:, 2:8, 1:6] = x
+    patches = np.stack([padded[:, i : i + 8 : 2, j : j + 6] for i in range(3) for j in range(2)])  # (6, c, 4, 6, n)
+    exact = np.einsum("kchwn,kco->ohwn", patches, W.reshape(6, c, o)) + b[:, None, None, None]
+    if enough:
+        assert_close(y, exact, dtype, 6 * c)
+    dy = exact.astype(dtype)
+    dW, db = np.full(W.shape, np.nan, dtype), np.full(o, np.nan, dtype)
+    assert native.convolution_filters(padded.astype(dtype), dy, dW, db, 2) is None
+    assert_close(dW, np.einsum("kchwn,ohwn->kco", patches, dy.astype(float)).reshape(W.shape), dtype, 24 * n)
+    assert_close(db, dy.astype(float).sum(axis=(1, 2, 3)), dtype, 24 * n)
 
 
 def test_arrays_that_overlap_are_worked_on_in_order() -> None:
