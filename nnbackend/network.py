@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from nnbackend import serialization
 from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
@@ -342,6 +341,8 @@ class Network:
         If a layer draws random numbers, the file also holds the count of training passes, so that further training goes
         on with other draws. Raises OSError, which names the path, if no such file can be written.
         """
+        from nnbackend import serialization
+
         tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
         if self._draws:
             tensors[CLOCK] = to_numpy(self.buffer.clock)
@@ -439,6 +440,8 @@ def load(
     names. Raises ModelFileError for a file that is missing, damaged, of a newer format, or whose values do not fit
     its architecture.
     """
+    from nnbackend import serialization
+
     file = os.fspath(path)
     known = [*LAYERS.values(), *layers]
     tensors, description = serialization.read(path, lambda description: _largest_file(description, known))
@@ -478,6 +481,8 @@ def load(
 
 def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) -> int:
     """Return the largest size in bytes that a file of the described network can have; without one, the smallest."""
+    from nnbackend import serialization
+
     try:
         stack = [_part(settings, known) for settings in description["network"]["layers"]]
         return serialization.size_limit(sum(p.size for layer in stack for p in layer.parameters().values()))

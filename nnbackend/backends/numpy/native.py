@@ -8,7 +8,7 @@ NNBACKEND_NATIVE=0 leaves them out.
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,12 +50,16 @@ from nnbackend.functions.optimizers import (
 
 def _are_stale() -> bool:
     """Say whether the loops were compiled from other sources than the C files beside this file."""
-    sources = [Path(__file__).with_name(name) for name in ("native.c", "loops.h")]
+    # without pathlib, whose import takes longer than all of this
+    sources = [f"{os.path.dirname(__file__)}{os.sep}{name}" for name in ("native.c", "loops.h")]  # noqa: PTH120
     try:
-        built = Path(_native.__file__).stat().st_mtime
-        if all(source.stat().st_mtime <= built for source in sources):
+        built = os.stat(_native.__file__).st_mtime  # noqa: PTH116
+        if all(os.stat(source).st_mtime <= built for source in sources):  # noqa: PTH116
             return False
-        text = "".join(source.read_text("utf-8") for source in sources)
+        text = ""
+        for source in sources:
+            with open(source, encoding="utf-8") as file:  # noqa: PTH123
+                text += file.read()
     except OSError:  # the sources are not there
         return False
     import hashlib
