@@ -181,24 +181,35 @@ VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db
             db[c] += dy[c];
 }
 
-/* the mean loss of n rows of logits x with the labels t; y becomes their softmax */
-static double NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t classes, const void *rows, const int64_t *t, void *out)
+/* the mean loss of n rows of logits x with the labels t; y becomes their softmax. The exponentials of several short rows
+   fill the vectors together. */
+VECTORS double NAME(softmax_cross_entropy)(
+    Py_ssize_t n, Py_ssize_t classes, const void *logits, const int64_t *t, void *out)
 {
-    const REAL *x = rows;
-    REAL *y = out;
     double loss = 0;
-    for (Py_ssize_t i = 0; i < n; i++, x += classes, y += classes) {
-        REAL largest = x[0], sum = 0;
-        for (Py_ssize_t c = 1; c < classes; c++)
-            largest = x[c] > largest ? x[c] : largest;
-        for (Py_ssize_t c = 0; c < classes; c++)
-            y[c] = x[c] - largest;
-        NAME(exp_lanes)(y, classes);
-        for (Py_ssize_t c = 0; c < classes; c++)
-            sum += y[c];
-        for (Py_ssize_t c = 0; c < classes; c++)
-            y[c] /= sum;
-        loss += NAME(log)(sum) - (x[t[i]] - largest);
+    const Py_ssize_t together = 1 + 1024 / classes;
+    for (Py_ssize_t first = 0; first < n; first += together) {
+        const Py_ssize_t rows = n - first < together ? n - first : together;
+        const REAL *x = (const REAL *)logits + first * classes;
+        REAL *const block = (REAL *)out + first * classes, *y = block;
+        for (Py_ssize_t i = 0; i < rows; i++, x += classes, y += classes) {
+            REAL largest = x[0];
+            for (Py_ssize_t c = 1; c < classes; c++)
+                largest = x[c] > largest ? x[c] : largest;
+            for (Py_ssize_t c = 0; c < classes; c++)
+                y[c] = x[c] - largest;
+            loss -= y[t[first + i]];
+        }
+        NAME(exp_lanes)(block, rows * classes);
+        y = block;
+        for (Py_ssize_t i = 0; i < rows; i++, y += classes) {
+            REAL sum = 0;
+            for (Py_ssize_t c = 0; c < classes; c++)
+                sum += y[c];
+            for (Py_ssize_t c = 0; c < classes; c++)
+                y[c] /= sum;
+            loss += NAME(log)(sum);
+        }
     }
     return loss / (double)n;
 }
