@@ -1,10 +1,11 @@
-"""Kill a training run with SIGKILL, again and again, and see that it ends as if nobody had.
+"""Kill a training run with SIGKILL, again and again, and check that it ends like an undisturbed run.
 
     python ci/faults.py --kills 100
 
-The run has all that a checkpoint must hold: momentum, dropout, batch normalisation, a schedule, early stopping with the
-best weights kept. It writes one at every step, so that most kills fall into the writing. Each kill comes at a random
-moment; the next process resumes. Exit status 1 where weights or history differ in one bit from the undisturbed run's.
+The run uses everything that a checkpoint must hold: momentum, dropout, batch normalisation, a schedule, and early
+stopping with the best weights. It writes a checkpoint at each step, so that many kills interrupt the writing. Each kill
+comes at a random moment, and the next process resumes. The exit status is 1 if weights or history differ in one bit
+from those of the undisturbed run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import nnbackend as nn
 
 
 def train(folder: Path, epochs: int) -> None:
-    """The run: begin, or go on with what is in the folder, and leave `result` there."""
+    """Begin the run, or resume it from the folder, and write its outcome to `result` there."""
     generator = np.random.default_rng(0)
     x = generator.standard_normal((200, 8)).astype("float32")
     t = (x @ generator.standard_normal((8, 3))).argmax(axis=1)
@@ -37,7 +38,7 @@ def train(folder: Path, epochs: int) -> None:
     trainer.resume()
     stopping = nn.EarlyStopping("val_loss", patience=100)
     history = trainer.fit(x[:120], t[:120], epochs, validation=(x[120:], t[120:]), callbacks=[stopping])
-    arrays = [network.buffer.data, network.buffer.state, trainer.state["v"]]
+    arrays = [network.buffer.data, network.buffer.state, trainer.state.optimizer["v"]]
     curves = [history.loss, history.accuracy, history.val_loss, history.val_accuracy]
     (folder / "part").write_bytes(b"".join(np.asarray(a).tobytes() for a in (*arrays, *curves)))
     (folder / "part").replace(folder / "result")

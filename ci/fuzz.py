@@ -1,12 +1,12 @@
-"""Damage files in every way and read them: each is refused with an error of the library's own, or read.
+"""Damage files in many ways and read them. Each must be read, or be refused with an error of the library's own.
 
-    python ci/fuzz.py                  some 68,000 files, about half a minute
-    python ci/fuzz.py --random 20000   more of those that are damaged at random
+    python ci/fuzz.py                  about 68,000 files, about half a minute
+    python ci/fuzz.py --random 20000   more files that are damaged at random
 
-Every reader gets a small file cut off at every length, with every bit of it flipped, and with random damage (bytes
-overwritten, inserted, removed, lengths made absurd). What has a checksum (networks, checkpoints) may only be read where
-what comes out is what was written. Exit status 1 for any other outcome, for a read that takes seconds, and where memory
-grows by more than the files could justify.
+Each reader gets a small file cut off at each length, with each of its bits flipped, and with random damage (bytes
+overwritten, inserted or removed, and absurd lengths). If a file has a checksum (networks, checkpoints), it may only be
+read as it was written. The exit status is 1 for any other outcome, for a read that takes seconds, and if memory grows
+by more than the files can justify.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ import nnbackend as nn
 from nnbackend.datasets.idx import read_idx, write_idx
 from nnbackend.images import read_images
 
-SECONDS, MEGABYTES = 5.0, 256.0  # more than this, for one read, and for all of them, is an error
+SECONDS, MEGABYTES = 5.0, 256.0  # the limits for one read, and for all reads of a kind
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads files of one kind. read: gives something to compare; exact: a checksum stands for the content."""
+    """Reads files of one kind. read: returns a value to compare. exact: whether a checksum protects the content."""
 
     name: str
     content: bytes = field(repr=False)
@@ -47,7 +47,7 @@ class Reader:
     exact: bool
 
     def outcome(self, path: Path, expected: Any) -> str:
-        """ "read", "refused", or what went wrong."""
+        """Return "read", "refused", or a description of the failure."""
         try:
             result = self.read(path)
         except self.errors:
@@ -58,7 +58,7 @@ class Reader:
 
 
 def readers(folder: Path) -> list[Reader]:
-    """One for every kind of file, with a small sound file."""
+    """Return a reader for each kind of file, with a small undamaged file."""
     layers = [nn.Affine(3, 4), nn.BatchNormalization(4), nn.ReLU(), nn.Affine(4, 2)]
     x, t = np.arange(12, dtype="float32").reshape(4, 3) / 10, np.array([0, 1, 1, 0])
 
@@ -73,7 +73,7 @@ def readers(folder: Path) -> list[Reader]:
     def resumed(path: Path) -> Any:
         going_on = trainer()
         going_on.resume(path)
-        return values(going_on.network), going_on.state["t"], going_on.epoch, going_on.history.loss
+        return values(going_on.network), going_on.state.optimizer["t"], going_on.epoch, going_on.history.loss
 
     trained = trainer(folder / "checkpoint")
     trained.fit(x, t, 2)
@@ -88,7 +88,7 @@ def readers(folder: Path) -> list[Reader]:
 
     def finite(path: Path) -> Any:
         image = read_images(path, 12)
-        if not (image.shape == (1, 144) and image.min() >= 0 and image.max() <= 1):  # false for NaN, too
+        if not (image.shape == (1, 144) and image.min() >= 0 and image.max() <= 1):  # also if it holds NaN
             raise ArithmeticError("what was read is no picture")
         return image
 
@@ -106,19 +106,19 @@ def readers(folder: Path) -> list[Reader]:
 
 
 def cut(content: bytes) -> Iterator[bytes]:
-    """Every beginning."""
+    """Yield the content cut off at each length."""
     return (content[:length] for length in range(len(content)))
 
 
 def flipped(content: bytes, bits: range = range(8)) -> Iterator[bytes]:
-    """Every byte with one bit flipped."""
+    """Yield the content with one bit flipped, for each bit of each byte."""
     for at in range(len(content)):
         for bit in bits:
             yield content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """Random damage in one to six places."""
+    """Return the content with random damage in one to six places."""
     broken = bytearray(content)
     for _ in range(chance.randint(1, 6)):
         at, size = chance.randrange(len(broken) + 1), chance.choice([1, 2, 4, 8, 64])
@@ -129,7 +129,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
                 broken[at:at] = chance.randbytes(size)
             case 2:
                 del broken[at : at + size]
-            case 3:  # a length that lies
+            case 3:  # a wrong length
                 broken[at : at + size] = chance.choice([b"\xff", b"\x00", b"\x7f", b"9"]) * size
             case 4:
                 other = chance.randrange(len(broken) + 1)

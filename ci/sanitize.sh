@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The loops in C under AddressSanitizer and UBSan: the package is built with both into a temporary folder, and the tests
-# of the loops run on that copy. Any report fails the script. Without such a compiler it says so and passes.
-# PYTHON names an interpreter that has what the tests need (default: python3).
+# Run the tests of the loops in C under AddressSanitizer and UBSan. The package is built with both into a temporary
+# folder. Any report fails the script. If the compiler has no sanitizers, the script says so and passes.
+# PYTHON names an interpreter in which the tests can run (default: python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -19,8 +19,8 @@ fi
 
 CFLAGS=$flags LDFLAGS=$flags "$python" -m pip install --quiet --no-deps --target "$folder/built" .
 
-# The runtime must be loaded before Python. Python and NumPy keep memory until they exit, which is no leak of ours. A report
-# ends the process with an error; -s shows it, since pytest would take what it has captured with it.
+# The runtime must be loaded before Python. Leaks are not checked, because Python and NumPy keep memory until they exit. A
+# report ends the process with an error. With -s it is shown, which pytest would otherwise capture and lose.
 export LD_PRELOAD=$runtime PYTHONPATH=$folder/built PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 "$python" - "$folder" <<'PYTHON'

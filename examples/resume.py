@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 import nnbackend as nn
 from nnbackend.plotting import COLORS, INK, tidy
-from nnbackend.training.checkpoint import stamp
+from nnbackend.training.checkpoint_file import file_version
 
 BATCH = 100
 EVERY = 20  # steps from one checkpoint to the next
@@ -53,10 +53,10 @@ def start_and_kill(folder: Path, epochs: int, rows: int, checkpoints: int) -> No
     arguments = [f"--program={folder}", f"--epochs={epochs}", f"--rows={rows}", f"--backend={nn.backend().name}"]
     process = subprocess.Popen([sys.executable, __file__, *arguments])
     file = folder / "checkpoint.safetensors"
-    written, last = 0, stamp(file)
+    written, last = 0, file_version(file)
     while written < checkpoints and process.poll() is None:
         time.sleep(0.001)
-        now = stamp(file)
+        now = file_version(file)
         written, last = written + (now != last), now
     process.kill()
     process.wait()
@@ -97,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for checkpoints in KILLED_AFTER:
             start_and_kill(folder, options.epochs, options.rows, checkpoints)
             left = build(folder, options.epochs, options.rows)
-            places.append(left.epoch + left.position / -(-options.rows // BATCH))
-            print(f"killed; the checkpoint is from epoch {left.epoch + 1}, after {left.position} of its steps")
+            places.append(left.epoch + left.state.step / -(-options.rows // BATCH))
+            print(f"killed; the checkpoint is from epoch {left.epoch + 1}, after {left.state.step} of its steps")
         resumed = run(folder, options.epochs, options.rows)
     weights = [nn.to_numpy(trainer.network.buffer.data) for trainer in (alone, resumed)]
     same = np.array_equal(*weights) and alone.history.loss == resumed.history.loss

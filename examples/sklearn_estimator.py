@@ -5,14 +5,19 @@ defaults: the search chooses how many components and how many hidden units by cr
 has not seen say how good the choice is. Some 98 or 99 % of them are right.
 
     python examples/sklearn_estimator.py    some ten seconds on a CPU; draws sklearn_estimator.png
+
+The fits of the search are independent. `--on dask` or `--on ray` lets the workers of a cluster do them; `--address`
+names its scheduler, and without it the workers are started on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import joblib
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
@@ -34,6 +39,26 @@ def search(x: np.ndarray, y: np.ndarray, epochs: int | None, folds: int, jobs: i
     for chosen, accuracy in zip(found.cv_results_["params"], found.cv_results_["mean_test_score"], strict=True):
         print("{:3} units, {:2} components: {:.1%}".format(*chosen.values(), accuracy))
     return found
+
+
+@contextmanager
+def workers(kind: str, address: str | None) -> Iterator[None]:
+    """Let the fits within the block run in processes of this machine, or on the workers of Dask or Ray."""
+    if kind == "dask":
+        from dask.distributed import Client
+
+        with Client(address, dashboard_address=None), joblib.parallel_config("dask"):
+            yield
+    elif kind == "ray":
+        import ray
+        from ray.util.joblib import register_ray
+
+        register_ray()
+        ray.init(address)
+        with joblib.parallel_config("ray"):
+            yield
+    else:
+        yield
 
 
 def draw(found: GridSearchCV, x: np.ndarray, y: np.ndarray, path: Path) -> None:
@@ -68,12 +93,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the data (what NNClassifier chooses)")
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (5)")
     parser.add_argument("--jobs", type=int, default=1, help="fits at a time (1)")
+    parser.add_argument("--on", choices=["processes", "dask", "ray"], default="processes", help="who does the fits")
+    parser.add_argument("--address", help="scheduler of the cluster, such as tcp://10.0.0.1:8786")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     x, y = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.25, stratify=y, random_state=0)
-    found = search(x_train, y_train, options.epochs, options.folds, options.jobs)
+    with workers(options.on, options.address):
+        found = search(x_train, y_train, options.epochs, options.folds, options.jobs)
     print("best: {} units, {} components".format(*found.best_params_.values()))
     print(f"{found.score(x_test, y_test):.1%} of {len(y_test)} digits that it has not seen are right")
     path = options.out / "sklearn_estimator.png"

@@ -7,7 +7,16 @@ from typing import Any as _Any
 
 from nnbackend import functions
 from nnbackend.backend import Backend, available, backend, to_numpy, use, using
-from nnbackend.errors import BackendError, CheckpointError, DataError, ModelFileError, NNBackendError, NumericalError
+from nnbackend.errors import (
+    BackendError,
+    CheckpointError,
+    CommunicationError,
+    DataError,
+    ModelFileError,
+    NNBackendError,
+    NumericalError,
+)
+from nnbackend.gradients import numerical_gradient
 from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, Xavier
 from nnbackend.layers import (
     ELU,
@@ -42,21 +51,24 @@ if _TYPE_CHECKING:
     from nnbackend import datasets, nodes
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
-    from nnbackend.gradients import GradientReport, check_gradients, numerical_gradient
+    from nnbackend.gradient_check import GradientReport, check_gradients
+    from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
-    from nnbackend.training import Checkpoint, EarlyStopping, History, Trainer
+    from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
 _ROOMS = {
     "datasets": (),
     "diagnosis": ("Diagnosis", "Finding", "diagnose"),
     "evaluation": ("Evaluation", "evaluate"),
-    "gradients": ("GradientReport", "check_gradients", "numerical_gradient"),
+    "gradient_check": ("GradientReport", "check_gradients"),
+    "interchange": ("load_torch",),
+    "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
-    "training": ("Checkpoint", "EarlyStopping", "History", "Trainer"),
+    "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -90,6 +102,8 @@ __all__ = [
     "BatchNormalization",
     "Checkpoint",
     "CheckpointError",
+    "CommunicationError",
+    "Communicator",
     "Constant",
     "Convolution",
     "Cosine",
@@ -142,12 +156,15 @@ __all__ = [
     "available",
     "backend",
     "check_gradients",
+    "communicator",
+    "conformance",
     "convolutional_network",
     "datasets",
     "diagnose",
     "evaluate",
     "functions",
     "load",
+    "load_torch",
     "nodes",
     "numerical_gradient",
     "to_numpy",

@@ -1,4 +1,4 @@
-"""The folder in which nnbackend keeps downloaded data sets and measurements."""
+"""Find the folder in which nnbackend keeps downloaded data sets and measurements."""
 
 from __future__ import annotations
 

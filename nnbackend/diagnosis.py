@@ -27,7 +27,7 @@ _GROWN_ADVICE = "smaller initial weights (He, Xavier), inputs scaled to about 1,
 
 @dataclass(frozen=True)
 class Finding:
-    """One cause that hinders learning: the layer (or "output"), what is wrong there, and what to try."""
+    """Holds one cause that hinders learning: the layer (or "output"), what is wrong there, and what to try."""
 
     layer: str
     what: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The result of `diagnose`. `str()` gives it in words.
+    """Holds the result of `diagnose`. `str()` gives it in words.
 
     loss: the mean loss. constant_loss: the mean loss of a constant answer, the mean of the network's outputs.
     """
@@ -114,13 +114,14 @@ def _gradients(net: Network, outputs: dict[str, Array]) -> tuple[dict[str, float
     dy = net.loss_layer.backward()
     for name, layer in reversed(net.layers.items()):
         arriving[name] = _size(dy)
-        if layer.elementwise:  # then a gradient of ones comes back as the slope of every element
+        if layer.elementwise:  # a gradient of ones comes back as the slope of every element
             slopes[name] = layer.backward(net.backend.xp.ones_like(outputs[name]))
         dy = layer.backward(dy)
     return arriving, slopes
 
 
 def _same_answers(answers: Array, t: Array, advice: str) -> list[Finding]:
+    """Report answers that are nearly the same for every input."""
     if t.shape != answers.shape:
         if t.ndim != 1 or answers.ndim != 2:
             return []  # targets and answers differ in form, so their spreads cannot be compared
@@ -136,10 +137,10 @@ def _same_answers(answers: Array, t: Array, advice: str) -> list[Finding]:
 
 
 def _bounded_answers(net: Network, outputs: dict[str, Array], t: Array, constant: float) -> list[Finding]:
-    """Are the outputs kept between bounds, whatever arrives, with which the loss must stay large?
+    """Report outputs that stay between bounds for any input, if the loss must then stay large.
 
-    What follows the last layer with parameters cannot learn: it is given large values of either sign, and the best
-    answers within the range of what comes out are scored.
+    The layers after the last layer with parameters cannot learn. The function gives them large values of either sign,
+    and computes the smallest loss that outputs within the range of the results can have.
     """
     names = list(net.layers)
     trained = [i for i, name in enumerate(names) if net.layers[name].parameters()]
@@ -168,7 +169,7 @@ def _bounded_answers(net: Network, outputs: dict[str, Array], t: Array, constant
 
 
 def _least_loss(net: Network, like: Array, t: Array, low: float, high: float) -> float:
-    """The smallest loss that outputs of the form of `like` have between two bounds."""
+    """Return the smallest loss that outputs in the shape of `like` can have between two bounds."""
     xp, end = net.backend.xp, net.loss_layer
     if not end.classifies:
         return float(end.forward(xp.minimum(xp.maximum(t, xp.zeros_like(t) + low), xp.zeros_like(t) + high), t))
@@ -179,6 +180,7 @@ def _least_loss(net: Network, like: Array, t: Array, low: float, high: float) ->
 
 
 def _stuck_units(outputs: dict[str, Array], slopes: dict[str, Array]) -> list[Finding]:
+    """Report layers with many dead units or with mostly saturated outputs."""
     found = []
     for name, y in outputs.items():
         if name not in slopes:
@@ -212,6 +214,7 @@ def _faded_or_grown(net: Network, arriving: dict[str, float]) -> list[Finding]:
 
 
 def _large_values(outputs: dict[str, Array], usual: float) -> list[Finding]:
+    """Report the first layer whose outputs are much larger than usual."""
     for name, y in outputs.items():
         if _size(y) >= GROWN * usual:
             what = f"values explode: {_size(y):.2g} on average, where about {usual:.2g} is usual"
@@ -231,5 +234,6 @@ def _spread(a: Array) -> float:
 
 
 def _sum(mask: Array) -> int:
+    """Return the number of elements that are true."""
     xp = array_namespace(mask)
     return int(xp.sum(xp.astype(mask, xp.int64)))

@@ -1,4 +1,4 @@
-"""Check of this machine: which backends and extras work, why others do not, and how to mend them."""
+"""Check which backends and extras work on this machine, why others do not, and how to mend them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _EXTRAS = {"matplotlib": "plot", "pillow": "plot", "scikit-learn": "sklearn"}
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """Holds the result of one check.
 
     kind: "version" for a required package, "backend" for each array library, "step" for a training step on a backend
     that records steps (CuPy), "extra" for an optional package, "selected" for the backend that NNBACKEND selects.
@@ -121,7 +121,7 @@ def measure(
         t = generator.integers(0, 10, len(x))
         trainers = [_trainer(on, hidden, batch) for on in contestants]
         data = [(on.asarray(x), on.asarray(t)) for on in contestants]
-        for epochs in (-(-WORTH // steps), *[1] * rounds):  # the first fit is long enough to be captured
+        for epochs in (-(-WORTH // steps), *[1] * rounds):  # the first fit is long enough for a capture
             for trainer, (xs, ts) in zip(trainers, data, strict=True):
                 trainer.fit(xs, ts, epochs)
         us.append([statistics.median(trainer.history.seconds[-rounds:]) / steps * 1e6 for trainer in trainers])
@@ -176,7 +176,7 @@ def _backend(family: str) -> Check:
 
 
 def _step(name: str) -> Check:
-    """Train a tiny network with a Trainer, so that its kernels are compiled and its step is captured and launched."""
+    """Train a tiny network. Its kernels are compiled, and its step is captured and launched."""
     x, t = np.zeros((16, 4)), np.arange(16) % 3
     try:
         with using(name) as on, warnings.catch_warnings(record=True) as said:
@@ -213,7 +213,7 @@ def _loops() -> Check:
 
 
 def _source_tree() -> str:
-    """Why the loops are missing if Python imports nnbackend from a clone, where nothing is built; else ""."""
+    """Return why the loops are missing if Python imports nnbackend from a clone, where nothing is built; else ""."""
     package = Path(__file__).parent
     if not (package.parent / "pyproject.toml").is_file():
         return ""

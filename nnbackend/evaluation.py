@@ -17,12 +17,11 @@ CLASSES_SHOWN = 20  # a larger confusion matrix does not fit on a screen
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The result of `evaluate`, on the host. `print(evaluation)` shows it as a table.
+    """Holds the result of `evaluate`, on the host. `print(evaluation)` shows it as a table.
 
     loss: the mean loss, as Network.loss gives it. accuracy: the fraction of correct rows, or None for regression.
     losses: (n,), the loss of every row. predicted, truth: (n,), the predicted and the true class of every row.
     confusion: (classes, classes), the number of rows of class i (row) that were taken for class j (column).
-    most_wrong: the row numbers of the mistakes, largest loss first; of all rows if there are no classes.
     predicted, truth, confusion and the scores by class are None if a row does not belong to exactly one class
     (regression, several labels a row).
     """
@@ -36,17 +35,18 @@ class Evaluation:
 
     @property
     def most_wrong(self) -> HostArray:
+        """Return the row numbers of the mistakes, largest loss first; of all rows if there are no classes."""
         order = np.argsort(-self.losses, kind="stable")
         return order if self.predicted is None else order[(self.predicted != self.truth)[order]]
 
     @property
     def precision(self) -> HostArray | None:
-        """Return, for each class, the fraction of the rows taken for it that belong to it: (classes,); 0 for none."""
+        """Return, for each class, the fraction of the rows taken for it that belong to it: (classes,); 0 if none."""
         return None if self.confusion is None else _scores(self.confusion)[0]
 
     @property
     def recall(self) -> HostArray | None:
-        """Return, for each class, the fraction of its rows that were taken for it: (classes,); 0 for none."""
+        """Return, for each class, the fraction of its rows that were taken for it: (classes,); 0 if it has none."""
         return None if self.confusion is None else _scores(self.confusion)[1]
 
     @property
@@ -92,7 +92,8 @@ def evaluate(network: Network, x: Any, t: Any) -> Evaluation:
 
 def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
     end, xp = network.loss_layer, network.backend.xp
-    losses, classes, correct, width = [], [], 0, 0
+    correct: Array | int = 0
+    losses, classes, width = [], [], 0
     for piece in pieces(x.shape[0], ROWS_AT_ONCE):
         y, targets = network.forward(x[piece, ...]), t[piece, ...]
         losses.append(end.rows(y, targets))
@@ -100,7 +101,7 @@ def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
         if labels is not None:
             classes.append(xp.stack(labels))
             width = y.shape[1]
-            if width == 1:  # one column may tell two classes apart, or be the only class there is
+            if width == 1:  # one column stands for two classes (sigmoid) or for one (softmax)
                 yes: Any = end.classes(xp.ones_like(y[:1, ...]), targets[:1, ...])
                 width = 1 + int(yes[0][0])
         elif end.classifies:

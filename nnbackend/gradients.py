@@ -1,36 +1,47 @@
-"""Numerical gradients, and a check of backpropagation against them."""
+"""Numerical gradients: of a function, and of a stack of layers.
+
+`Network.numerical_gradient` sends many changes of a parameter through the following layers as one batch. Each change
+disturbs few columns of a layer's output, and `forward_changed` and `forward_columns` are the two functions that may
+know a shorter way than a whole forward pass. `shortcut` registers one for a class of layers:
+
+    @shortcut(forward_columns, Scale)
+    def _(layer, x, y):
+        return Columns(y, x.columns, x.values * layer.scale.data)
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import singledispatch
 from itertools import product
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from nnbackend.backends import Backend, describe, resolve, to_numpy
-from nnbackend.checks import at_least
-from nnbackend.functions.array import Array, array_namespace, device, pieces, take_columns
-from nnbackend.functions.losses import fraction
-from nnbackend.layers.base import Columns, Products
+from nnbackend.backends import describe
+from nnbackend.functions.array import Array, Namespace, array_namespace, device, pieces, take_columns
+from nnbackend.functions.losses import fraction, softmax_cross_entropy_variants
+from nnbackend.layers import Affine, BatchNormalization, Layer, Loss, SoftmaxWithLoss
 from nnbackend.parameters import Parameter
-from nnbackend.random import host_generator
 
-if TYPE_CHECKING:
-    from numpy.random import Generator
+__all__ = [
+    "Columns",
+    "Products",
+    "forward_changed",
+    "forward_columns",
+    "loss_of_products",
+    "numerical_gradient",
+    "shortcut",
+    "stack_gradient",
+]
 
-    from nnbackend.network import Network
+F = TypeVar("F", bound=Callable[..., Any])
 
 CHUNK = 2**20  # elements of the largest array of one piece: temporaries of 8 MB in float64
-SHARED = 2**17  # rows of variants from which processors share the work: about 3 ms of it, and a thread takes 0.1 ms
-STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
-DIRECTIONS_TRIED = 3
-INPUTS_MOVED = 1000  # elements of a layer's input that one direction changes; each may cross a kink
-NEGLIGIBLE = 1e-4  # as a fraction of the loss: below it a step of 1e-5 shows little but rounding
+SHARED = 2**16  # rows times parameters from which threads share the work: some ms of it, and a thread takes 0.1 ms
 
-# --- by central differences --------------------------------------------------------------------------------------
+# --- of a function -----------------------------------------------------------------------------------------------
 
 
 def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float = 1e-4) -> Array:
@@ -61,7 +72,7 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float = 1e-4) -> 
     return gradient
 
 
-def _writable(x: Any) -> Any:
+def _writable(x: Any) -> Namespace:
     """Return the namespace of x. Raise TypeError or ValueError if x is not a writable array of floating numbers."""
     try:
         xp = array_namespace(x)
@@ -96,304 +107,216 @@ def _number(value: Any, x: Array) -> Any:
         raise TypeError(f"f must return a number or a 0-d array, got {value!r}") from None
 
 
-def network_gradient(net: Network, x: Any, t: Any, h: float = 1e-4) -> dict[str, Array]:
-    """Return the numerical gradient of a network; see `Network.numerical_gradient`.
+# --- of a stack of layers ----------------------------------------------------------------------------------------
 
-    Many perturbations of a parameter go through the following layers as one batch. On NumPy every processor works on
-    batches of its own.
+
+@dataclass(frozen=True)
+class Columns:
+    """Holds k variants of a batch, each of which differs from it in one column, as after a change of one weight.
+
+    x: (n, c), the batch. columns: (k,) integers. values: (n, k); values[:, i] is column columns[i] of variant i.
     """
-    h = _step(h)
-    exact = net.to(net.backend, "float64")
-    x, t = exact.data(*net.data(x, t))
-    xp, loss, outputs = exact.backend.xp, exact.loss_layer, [_column_major(x)]
-    for layer in exact.layers.values():
+
+    x: Array
+    columns: Array
+    values: Array
+
+    @property
+    def change(self) -> Array:
+        """Return how much the values differ from the batch: (n, k)."""
+        return self.values - take_columns(self.x, self.columns)
+
+    def products(self) -> Products:
+        """Return the same variants as Products: a change times a row with a single one."""
+        xp, c = array_namespace(self.x), self.x.shape[1]
+        W = xp.take(xp.eye(c, dtype=self.x.dtype, device=device(self.x)), self.columns, axis=0)
+        return Products(self.x, self.change, W)
+
+    def rows(self) -> Array:
+        """Return all rows of all variants, (n k, c): first the k variants of row 0, then those of row 1, and so on.
+
+        The result is column-major, so that a softmax over it works along the long axis.
+        """
+        xp, c = array_namespace(self.x), self.x.shape[1]
+        numbers = xp.arange(c, dtype=self.columns.dtype, device=device(self.columns))
+        changed = numbers[:, None, None] == self.columns[None, None, :]
+        return xp.reshape(xp.where(changed, self.values[None, ...], self.x.T[:, :, None]), (c, -1)).T
+
+
+@dataclass(frozen=True)
+class Products:
+    """Holds k variants of a batch, each of which differs from it by the product of a column and a row.
+
+    x: (n, c), the batch. columns: (n, k). W: (k, c). Variant i is x + columns[:, i] W[i, :].
+    """
+
+    x: Array
+    columns: Array
+    W: Array
+
+    def rows(self) -> Array:
+        """Return all rows of all variants in the order of `Columns.rows`, also column-major."""
+        variants = self.W.T[:, None, :] * self.columns[None, :, :]  # (c, n, k)
+        variants += self.x.T[:, :, None]
+        return array_namespace(self.x).reshape(variants, (self.x.shape[1], -1)).T
+
+
+def stack_gradient(
+    layers: Sequence[Layer],
+    loss: Loss,
+    x: Array,
+    t: Array,
+    h: float = 1e-4,
+    copies: Callable[[], Sequence[Sequence[Layer]]] = tuple,
+) -> list[Array]:
+    """Return the numerical gradient of the loss, in inference mode, for every trainable parameter of the layers.
+
+    layers: as in a network, with parameters that can be written to. x, t: a batch, on the layers' device and in their
+    dtype. copies: returns further copies of the layers, and is called if there is much to do: each copy then gets a
+    thread of its own. The parameters are restored exactly. Raises ValueError for an h that is not positive.
+    """
+    xp, h = array_namespace(x), _step(h)
+    outputs = [_column_major(x)]
+    for layer in layers:
         outputs.append(_column_major(layer.forward(outputs[-1])))
 
-    def losses(net: Network, i: int, parameter: str, elements: range, h: float) -> Array:
+    def losses(layers: Sequence[Layer], i: int, name: str, elements: range, h: float) -> Array:
         """Return the loss of every row after adding h to one element, for each of `elements`: (n, k)."""
-        layers = list(net.layers.values())
-        y = layers[i].forward_changed(outputs[i], outputs[i + 1], layers[i].parameters()[parameter], elements, h)
+        y: Columns | Products | Array = forward_changed(
+            layers[i], outputs[i], outputs[i + 1], layers[i].parameters()[name], elements, h
+        )
         for layer, unchanged in zip(layers[i + 1 :], outputs[i + 2 :], strict=True):
             if isinstance(y, Columns):
-                y = layer.forward_columns(y, unchanged)
+                y = forward_columns(layer, y, unchanged)
             else:
                 y = layer.forward(y.rows() if isinstance(y, Products) else y)
-        if isinstance(y, Columns):
-            y = y.products()
-        if isinstance(y, Products):
-            return loss.variants(y, t)
+        if isinstance(y, Columns | Products):
+            return loss_of_products(loss, y.products() if isinstance(y, Columns) else y, t)
         return xp.reshape(loss.rows(y, xp.repeat(t, len(elements), axis=0)), (-1, len(elements)))
 
-    def difference(net: Network, i: int, parameter: str, elements: range) -> Array:
-        # subtract row by row, because two means would be rounded to the size of the mean before
-        return xp.sum(losses(net, i, parameter, elements, h) - losses(net, i, parameter, elements, -h), axis=0)
+    def difference(layers: Sequence[Layer], i: int, name: str, elements: range) -> Array:
+        # subtract row by row, because the difference of two means would have the rounding of the means
+        return xp.sum(losses(layers, i, name, elements, h) - losses(layers, i, name, elements, -h), axis=0)
 
-    trained = [
-        (i, name, p)
-        for i, layer in enumerate(exact.layers.values())
-        for name, p in layer.parameters().items()
-        if p.trainable
+    gradients = []
+    trained = [(i, *item) for i, layer in enumerate(layers) for item in layer.parameters().items() if item[1].trainable]
+    tasks = [
+        (i, name, range(piece.start, piece.stop))
+        for i, name, p in trained
+        for piece in pieces(p.size, max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :])))
     ]
-    tasks: list[tuple[int, str, range]] = []
+    much = x.shape[0] * sum(p.size for *_, p in trained) >= SHARED and len(tasks) > 1
+    sums = _shared([layers, *(copies() if much else ())], tasks, difference)
     for i, name, p in trained:
-        at_once = max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :]))
-        tasks += [(i, name, range(piece.start, piece.stop)) for piece in pieces(p.size, at_once)]
-    sums = _shared(exact, tasks, difference, x.shape[0])
-
-    gradients = {}
-    for view, (i, name, p) in zip(net.params, trained, strict=True):
         parts = [part for task, part in zip(tasks, sums, strict=True) if task[:2] == (i, name)]
-        gradient = fraction(xp.reshape(xp.concat(parts), p.shape), loss.total(t)) / (2 * h)
-        gradients[view] = xp.astype(gradient, net.backend.dtype(net.dtype), copy=False)
+        gradients.append(fraction(xp.reshape(xp.concat(parts), p.shape), loss.total(t)) / (2 * h))
     return gradients
 
 
-def _shared(net: Network, tasks: list[tuple[int, str, range]], work: Callable[..., Array], rows: int) -> list[Array]:
-    """Return work(net, *task) for every task. On NumPy the processors share them, each with a copy of the network."""
-    threads = min(net.backend.threads, len(tasks))
-    if threads == 1 or rows * sum(len(elements) for *_, elements in tasks) < SHARED:
-        return [work(net, *task) for task in tasks]
+def _shared(
+    stacks: Sequence[Sequence[Layer]], tasks: list[tuple[int, str, range]], work: Callable[..., Array]
+) -> list[Array]:
+    """Return work(stack, *task) for every task, done in a thread for each of the stacks of layers."""
+    if len(stacks) == 1:
+        return [work(stacks[0], *task) for task in tasks]
     from concurrent.futures import ThreadPoolExecutor
 
-    nets = [net, *(net.to(net.backend) for _ in range(threads - 1))]
-    with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda k: [work(nets[k], *task) for task in tasks[k::threads]], range(threads))
+    with ThreadPoolExecutor(len(stacks)) as pool:
+        parts = pool.map(lambda k: [work(stacks[k], *task) for task in tasks[k :: len(stacks)]], range(len(stacks)))
         shares = list(parts)
-    return [shares[k % threads][k // threads] for k in range(len(tasks))]
+    return [shares[k % len(stacks)][k // len(stacks)] for k in range(len(tasks))]
 
 
 def _column_major(x: Array) -> Array:
     """Return a copy of x, (n, c), with its columns in one piece each; other arrays as they are."""
+    return take_columns(x, array_namespace(x).arange(x.shape[1], device=device(x))) if x.ndim == 2 else x
+
+
+@singledispatch
+def loss_of_products(loss: Loss, y: Products, t: Array) -> Array:
+    """Return the loss of every row of every variant of y: (n, k)."""
+    n, k = y.columns.shape
+    xp = array_namespace(y.x)
+    return xp.reshape(loss.rows(y.rows(), xp.repeat(t, k, axis=0)), (n, k))
+
+
+@loss_of_products.register(SoftmaxWithLoss)
+def _(loss: SoftmaxWithLoss, y: Products, t: Array) -> Array:
+    if type(loss).rows is not SoftmaxWithLoss.rows:  # a subclass with a loss of its own
+        return loss_of_products.dispatch(object)(loss, y, t)
+    class_weight: Any = loss.class_weight
+    if class_weight is not None:
+        class_weight = array_namespace(y.x).asarray(class_weight, dtype=y.x.dtype, device=device(y.x))
+    return softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, loss.label_smoothing)
+
+
+@singledispatch
+def forward_changed(
+    layer: Layer, x: Array, y: Array, parameter: Parameter, elements: range, h: float
+) -> Columns | Array:
+    """Return k variants of y = layer.forward(x) in inference mode: h is added to one element of `parameter` in each.
+
+    elements: the flat indices of the k elements. The result is a Columns, or an array of the rows of all variants in
+    the order of `Columns.rows`.
+    """
     xp = array_namespace(x)
-    return take_columns(x, xp.arange(x.shape[1], device=device(x))) if x.ndim == 2 else x
+    flat = xp.reshape(parameter.data, (-1,), copy=False)
+    variants = []
+    for k in elements:
+        before = xp.asarray(flat[k], copy=True)
+        flat[k] = before + h
+        variants.append(layer.forward(x))
+        flat[k] = before
+    return xp.reshape(xp.stack(variants, axis=1), (-1, *y.shape[1:]))
 
 
-# --- backpropagation under test ----------------------------------------------------------------------------------
+@singledispatch
+def forward_columns(layer: Layer, x: Columns, y: Array) -> Columns | Products | Array:
+    """Return `forward` of the variants x in inference mode, as Columns, as Products, or as rows.
+
+    The rows are in the order of `Columns.rows`. y: `forward` of the batch without changes.
+    """
+    if layer.elementwise:
+        return Columns(y, x.columns, layer.forward(x.values))
+    return layer.forward(x.rows())
 
 
-@dataclass(frozen=True)
-class GradientRow:
-    """The result for one gradient: of a parameter, or of a layer's input (name "x").
+def shortcut(function: Any, kind: type[Layer]) -> Callable[[F], F]:
+    """Register a shorter way for the layers of a class, and of its subclasses that do not override `forward`.
 
-    projected, sampled: the largest relative error along a random direction, and in one element. against: the largest
-    difference between two backends, relative to the largest element. A number is None if it was not asked for.
+    function: `forward_changed` or `forward_columns`. The decorated function has the same arguments and result.
     """
 
-    name: str
-    layer: str
-    shape: tuple[int, ...]
-    projected: float | None
-    sampled: float | None
-    against: float | None
-    passed: bool
+    def register(short: F) -> F:
+        def chosen(layer: Layer, *arguments: Any) -> Any:
+            way = short if type(layer).forward is kind.forward else function.dispatch(object)
+            return way(layer, *arguments)
+
+        function.register(kind, chosen)
+        return short
+
+    return register
 
 
-@dataclass(frozen=True)
-class GradientReport:
-    """The result of `check_gradients`: rows in the order of the layers, the loss last. `str()` gives a table."""
-
-    rows: list[GradientRow]
-    tolerance: float
-    against: str | None = None
-    against_tolerance: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Say whether every row passed."""
-        return all(row.passed for row in self.rows)
-
-    @property
-    def worst(self) -> GradientRow:
-        """Return the row with the largest error relative to its tolerance."""
-        return max(self.rows, key=self._strain)
-
-    @property
-    def at_fault(self) -> str | None:
-        """Return the name of the layer whose backward is wrong, or None if all rows passed.
-
-        It is the layer nearest to the loss that has a failed row, because its error spoils the gradients of all
-        layers below it.
-        """
-        return next((row.layer for row in reversed(self.rows) if not row.passed), None)
-
-    def _strain(self, row: GradientRow) -> float:
-        shares = [error / self.tolerance for error in (row.projected, row.sampled) if error is not None]
-        return max([*shares, 0.0 if row.against is None else row.against / self.against_tolerance])
-
-    def __str__(self) -> str:
-        titles = ["gradient", "layer", "shape", "projected", "sampled", f"against {self.against}", ""]
-        table = [titles]
-        for row in self.rows:
-            errors = ["-" if e is None else f"{e:.1e}" for e in (row.projected, row.sampled, row.against)]
-            table.append([row.name, row.layer, str(row.shape), *errors, "ok" if row.passed else "FAILED"])
-        if self.against is None:
-            table = [[*line[:5], line[6]] for line in table]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
-        verdict = "all agree" if self.ok else f"look first at the backward of {self.at_fault}"
-        other = "" if self.against is None else f", {self.against_tolerance:.1g} against {self.against}"
-        return "\n".join([*lines, f"{verdict} (relative tolerance: {self.tolerance:.1g}{other})"])
+@shortcut(forward_changed, Affine)
+def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
+    """Return the changed columns of y: h in W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
+    xp = array_namespace(x)
+    at = xp.arange(elements.start, elements.stop, device=device(x))
+    columns = at % layer.output_size
+    dy = h if parameter is layer.b else h * take_columns(x, at // layer.output_size)
+    return Columns(y, columns, take_columns(y, columns) + dy)
 
 
-def check_gradients(
-    net: Network,
-    x: Any,
-    t: Any,
-    *,
-    directions: int = 2,
-    samples: int = 4,
-    against: Backend | str | None = None,
-    tolerance: float = 1e-5,
-    seed: int = 0,
-) -> GradientReport:
-    """Compare backpropagation with central differences, layer by layer, for one batch x, t.
-
-    directions, samples: the number of random directions and of random elements that are tried for every parameter and
-    for every layer's input that backpropagation passes. `seed` decides them. Each takes two forward passes. A
-    direction changes about 1000 elements of an input.
-    against: another backend, or its name. The parameters' gradients are then computed there as well, for the same
-    values in the network's dtype. They pass if they differ by at most the square root of the dtype's epsilon.
-    tolerance: the largest relative error that passes. The error is relative to the largest of the derivative, the
-    size that is usual for a random direction, and 1e-4 of the loss.
-
-    The function returns a GradientReport. It differentiates the training loss in float64, on a copy, so that the
-    network does not change. Random masks are the same in every pass, and batch statistics are part of the function.
-
-    ReLU and max pooling have kinks, where a difference says nothing about the gradient. Biases of zero, blank images
-    and zeros behind a ReLU lie exactly on kinks. The parameters, x and the input of a layer under test are therefore
-    moved at random by a hundredth of their size. A step may still cross a kink: steps from 1e-5 down to 1e-8 and two
-    more directions are tried before a row fails. A wrong gradient fails all of them.
-
-    Raises ValueError for data that does not fit, for negative counts, and for a tolerance that is not positive.
-    Raises BackendError for a backend that does not work.
-    """
-    for argument, count in (("directions", directions), ("samples", samples)):
-        at_least(argument, count, 0)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: expected a number above 0, got {tolerance!r}")
-    generator = host_generator(seed)
-    x, t = net.data(x, t)
-    other = None if against is None else resolve(against)
-    differences = {} if other is None else _differences(net, other, x, t)
-    allowed = float(net.backend.xp.finfo(net.backend.dtype(net.dtype)).eps) ** 0.5
-
-    rows = []
-    with net.backend.active():
-        trial = _Trial(net, x, t, generator)
-        for name, layer, gradient, loss in trial.cases():
-            shape, size = tuple(gradient.shape), math.prod(gradient.shape)
-            elements = [int(k) for k in generator.choice(size, min(samples, size), replace=False)]
-            moved = INPUTS_MOVED if name == "x" else size
-            random = [(trial.direction(shape, moved) for _ in range(DIRECTIONS_TRIED)) for _ in range(directions)]
-            projected = [_error(loss, gradient, tries, tolerance) for tries in random]
-            sampled = [_error(loss, gradient, [trial.unit(shape, k)], tolerance) for k in elements]
-            difference = differences.get(name)
-            passed = max([0.0, *projected, *sampled]) <= tolerance and (difference or 0.0) <= allowed
-            errors = max(projected, default=None), max(sampled, default=None)
-            rows.append(GradientRow(name, layer, shape, *errors, difference, passed))
-    return GradientReport(rows, tolerance, None if other is None else other.name, allowed)
+@shortcut(forward_columns, Affine)
+def _(layer: Affine, x: Columns, y: Array) -> Products:
+    """Return products: dx in column j of x adds the outer product of dx and W[j, :] to y."""
+    return Products(y, x.change, array_namespace(y).take(layer.W.data, x.columns, axis=0))
 
 
-class _Trial:
-    """Holds a float64 copy of a network with slightly moved values, and computes its training loss from one state."""
-
-    def __init__(self, net: Network, x: Array, t: Array, generator: Generator):
-        self.net, self.generator = net.to(net.backend, "float64"), generator
-        self.layers, self.end, self.buffer = list(self.net.layers.values()), self.net.loss_layer, self.net.buffer
-        x, self.t = self.net.data(x, t)
-        self.x = self._moved(x)
-        for values in self.net.params.values():
-            values[...] = self._moved(values)
-        self.start = self.buffer.snapshot()
-
-    def cases(self) -> Iterator[tuple[str, str, Array, Callable[[Array], float]]]:
-        """Yield every gradient under test: its name, the name of its layer, the gradient by backpropagation, and the
-        loss as a function of a change that is added to the parameter or to the layer's input.
-        """
-        gradients = self.net.gradient(self.x, self.t)
-        self.buffer.restore(self.start)
-        names, x, passed = iter(gradients), self.x, False
-        for i, layer in enumerate(self.layers):
-            if passed:  # by backpropagation, on the way to a parameter
-                yield "x", layer.name, *self._input_case(i, self._moved(x))
-            for parameter in layer.parameters().values():
-                if parameter.trainable:
-                    name, passed = next(names), True
-                    yield name, layer.name, gradients[name], partial(self._loss_with, parameter, i, x)
-            x = self._forward(i, x, i + 1)
-        yield "x", str(self.end), *self._input_case(len(self.layers), x)
-
-    def _input_case(self, i: int, x: Array) -> tuple[Array, Callable[[Array], float]]:
-        self._loss(i, x)
-        dx = self.end.backward()
-        for layer in reversed(self.layers[i:]):
-            dx = layer.backward(dx)
-        return dx, lambda change: self._loss(i, x + change)
-
-    def _loss_with(self, parameter: Parameter, i: int, x: Array, change: Array) -> float:
-        parameter.data[...] = parameter.data + change
-        return self._loss(i, x)
-
-    def _loss(self, i: int, x: Array) -> float:
-        """Return the training loss with x as the input of layer i."""
-        return float(self.end.forward(self._forward(i, x, len(self.layers)), self.t))
-
-    def _forward(self, i: int, x: Array, stop: int) -> Array:
-        """Pass x through the layers from i to before `stop` in training mode, then restore all values."""
-        self.buffer.clock += 1  # as in Network.gradient, so that random masks are the same
-        for layer in self.layers[i:stop]:
-            x = layer.forward(x, training=True)
-        self.buffer.restore(self.start)
-        return x
-
-    def direction(self, shape: tuple[int, ...], moved: int) -> Array:
-        """Return an array that is Gaussian in about `moved` of its elements and zero in the others."""
-        chosen = self.generator.random(shape) * math.prod(shape) < moved
-        return self.net.backend.asarray(self.generator.standard_normal(shape) * chosen, "float64")
-
-    def unit(self, shape: tuple[int, ...], k: int) -> Array:
-        """Return zeros with a one as element k."""
-        v = self.net.backend.zeros((math.prod(shape),), "float64")
-        v[k] = 1.0
-        return self.net.backend.xp.reshape(v, shape)
-
-    def _moved(self, values: Array) -> Array:
-        """Return the values, each moved by about a hundredth of their root mean square (of 1 if all are zero)."""
-        xp = array_namespace(values)
-        size = xp.sqrt(xp.mean(values**2))
-        noise = self.direction(tuple(values.shape), math.prod(values.shape))
-        return values + 0.01 * xp.where(size > 0.0, size, 1.0) * noise
-
-
-def _error(loss: Callable[[Array], float], gradient: Array, directions: Iterable[Array], tolerance: float) -> float:
-    """Return the relative difference between sum(gradient v) and the derivative of `loss` along a direction v.
-
-    The function tries every direction with every step of STEPS. It returns the first error within the tolerance, or
-    the smallest error if none is.
-    """
-    xp, best = array_namespace(gradient), math.inf
-    for v in directions:
-        expected = float(xp.sum(gradient * v))
-        usual = math.sqrt(float(xp.sum(gradient**2)) * float(xp.sum(v**2)) / math.prod(v.shape))
-        for h in STEPS:
-            above, below = loss(h * v), loss(-h * v)
-            found = (above - below) / (2 * h)
-            error = abs(found - expected) / max(abs(found), abs(expected), usual, NEGLIGIBLE * abs(above), 1e-300)
-            best = min(best, math.inf if math.isnan(error) else error)
-            if best <= tolerance:
-                return best
-    return best
-
-
-def _differences(net: Network, other: Backend, x: Array, t: Array) -> dict[str, float]:
-    """Return the largest difference of each parameter's gradient between two backends, by name.
-
-    The difference is relative to the gradient's largest element, or to a hundredth of the largest element of all
-    gradients if that is larger. A gradient that should be 0 (of a bias before normalisation) holds only rounding.
-    """
-    here = {name: to_numpy(g) for name, g in net.to(net.backend).gradient(x, t).items()}
-    there = {name: to_numpy(g) for name, g in net.to(other).gradient(to_numpy(x), to_numpy(t)).items()}
-    sizes = {name: float(abs(g).max()) for name, g in here.items()}
-    floor = max([1e-300, *(0.01 * size for size in sizes.values())])
-    differences = {name: float(abs(g - there[name]).max()) / max(sizes[name], floor) for name, g in here.items()}
-    return {name: math.inf if math.isnan(difference) else difference for name, difference in differences.items()}
+@shortcut(forward_columns, BatchNormalization)
+def _(layer: BatchNormalization, x: Columns, y: Array) -> Columns:
+    """Return the columns of y plus their scaled changes: in inference mode no column depends on another."""
+    xp = array_namespace(y)
+    scale = xp.take(layer.gamma.data / xp.sqrt(layer.running_var.data + layer.eps), x.columns)
+    return Columns(y, x.columns, take_columns(y, x.columns) + scale * x.change)

@@ -1,4 +1,4 @@
-"""Pictures from files, prepared as the images were that a network has learned from."""
+"""Read pictures, and prepare them like the images that a network has learned from."""
 
 from __future__ import annotations
 
@@ -21,11 +21,19 @@ __all__ = ["Preparation", "draw_images", "preparation_of", "read_digit", "read_i
 
 Pixels = npt.NDArray[np.float32]
 
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PostScript, say, would be run, not read
-_PIXELS, _SIDE = 50_000_000, 2**16  # pictures with more are refused: kilobytes of a file can unpack to gigabytes
-_PHOTO = 250_000_000  # JPEG is decoded at an eighth of its size and in no more memory than that takes
-_LONGEST = 1000  # pixels: a longer side is averaged down first, a digit needs no more
-_OTHERS = {  # what people have, by what the file begins with (at byte 0 or 4)
+_FORMATS = (
+    "BMP",
+    "GIF",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # without PostScript, for instance, which Pillow would execute
+_PIXELS, _SIDE = 50_000_000, 2**16  # larger pictures are refused: a file of kilobytes can unpack to gigabytes
+_PHOTO = 250_000_000  # the limit for JPEG, which is decoded at an eighth of its size, in little memory
+_LONGEST = 1000  # pixels: a picture with a longer side is reduced first, since a digit needs no more
+_OTHERS = {  # common formats that Pillow may not read, by the bytes at offset 0 or 4
     b"ftyphei": "HEIC, as iPhones write it (they write JPEG with Settings, Camera, Formats, Most Compatible)",
     b"ftyphev": "HEIC",
     b"ftypmif": "HEIF",
@@ -34,17 +42,18 @@ _OTHERS = {  # what people have, by what the file begins with (at byte 0 or 4)
     b"%PDF": "PDF",
     b"<svg": "SVG",
 }
-_FILLED = (8, 16)  # sides of images whose digits fill them: scikit-learn's and those of USPS
+_FILLED = (8, 16)  # the sides of images that their digits fill: those of scikit-learn and of USPS
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How images of a data set lie in their square. The defaults are those of MNIST.
+    """Describes how the object (a digit, say) lies in the images of a data set. The defaults describe MNIST.
 
-    cut: whether the thing in a picture is cut out; else the whole picture is scaled. size: the longer side of that
-    thing, as a part of the side of the image. centre: what is in the middle, the thing's "mass" or its "box". pen: how
-    wide its strokes are at least, as a part of its longer side; 0: it has no strokes (clothes, say). dark: whether it
-    is dark on light, in the data.
+    cut: whether to cut the object out of a picture; if False, the whole picture is scaled. size: the longer side of the
+    object, as a fraction of the side of the image. centre: the part of the object that is in the middle of the image,
+    its centre of "mass" or its bounding "box". pen: the least width of its strokes, as a fraction of its longer side,
+    or 0 if it has no strokes, as clothes. dark: whether the object is darker than the background.
+    Raises ValueError if a size is not from 0 to 1, or if another field has a value that is not one of these.
     """
 
     cut: bool = True
@@ -56,29 +65,31 @@ class Preparation:
     def __post_init__(self) -> None:
         numbers = isinstance(self.size, int | float) and isinstance(self.pen, int | float)
         if not numbers or not 0 < self.size <= 1 or not 0 <= self.pen <= 1 or self.centre not in ("mass", "box"):
-            raise ValueError(f"a preparation has sizes from 0 to 1, and mass or box in its centre, got {self}")
+            raise ValueError(
+                f"a preparation needs a size and a pen from 0 to 1, and the centre 'mass' or 'box', got {self}"
+            )
         if not isinstance(self.cut, bool) or not isinstance(self.dark, bool):
-            raise ValueError(f"a preparation cuts or does not, and is dark or not, got {self}")
+            raise ValueError(f"cut and dark of a preparation must be True or False, got {self}")
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None, side: int) -> Preparation:
-        """The one that is stored with a network, or the usual one for images of this side.
+        """Return the preparation that is stored with a network or, for None, the usual one for images of this side.
 
-        Raises ValueError for what is no preparation.
+        Raises ValueError if `stored` does not describe a preparation.
         """
         if stored is None:
             return cls(size=1.0, centre="box") if side in _FILLED else cls()
         unknown = set(stored) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"a preparation has no {', '.join(sorted(map(str, unknown)))}")
+            raise ValueError(f"a preparation has no field {', '.join(sorted(map(str, unknown)))}")
         return cls(**stored)
 
 
 def preparation_of(images: npt.ArrayLike) -> Preparation:
     """Measure how the images of a data set, (n, side, side) from 0 to 1, lie in their square.
 
-    If neither their size nor their centre is the same in all of them, they are taken for whole pictures.
-    Raises ValueError for another shape.
+    If the size or the centre of the objects varies among the images, new pictures are to be scaled as a whole.
+    Raises ValueError if the images do not have this shape.
     """
     values = np.asarray(images, np.float32)
     if values.ndim != 3 or values.shape[1] != values.shape[2] or not values.size:
@@ -86,7 +97,7 @@ def preparation_of(images: npt.ArrayLike) -> Preparation:
     side = values.shape[1]
     paper = float(np.median(np.concatenate([values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]], axis=1)))
     ink = np.abs(values - np.float32(paper)) / np.float32(max(paper, 1 - paper))
-    for threshold in (0.25, 0.04):  # what is cut out has soft edges, clothes are as light as paper in places
+    for threshold in (0.25, 0.04):  # digits have soft edges; clothes are as light as paper in places
         there = ink > threshold
         there = there[there.any(axis=(1, 2))]
         if not len(there):
@@ -108,17 +119,19 @@ def preparation_of(images: npt.ArrayLike) -> Preparation:
 
 
 def _extent(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """First row and column of the pixels that are set, the ones after the last, and their mean."""
+    """Return the first row and column of the pixels that are set, the row and column after the last, and the mean."""
     at = np.argwhere(mask)
     return at.min(axis=0), at.max(axis=0) + 1, at.mean(axis=0)
 
 
 def read_images(path: str | os.PathLike[str], side: int = 28, preparation: Preparation | None = None) -> Pixels:
-    """The images in an IDX file, or the one in a picture: (n, side * side) in [0, 1], prepared as `preparation` says.
+    """Read the images in an IDX file, or the image in a picture. Return (n, side * side), from 0 to 1.
 
-    IDX files (raw or .gz, told apart by content) hold images already prepared, uint8 of shape (n, side, side); those
-    of EMNIST, which are transposed, are known by their name. preparation: None is the usual one for this side.
-    Raises DataError, naming the file, for another shape, and as `read_digit`; it warns as that does.
+    path: an IDX file (raw or .gz, told apart by content) of prepared images, uint8 of shape (n, side, side), or a
+    picture. Images in files whose names begin with "emnist" are transposed back. preparation: how to prepare a picture,
+    or None for the usual way for this side.
+    Raises DataError, which names the file, if its images have another shape. For a picture it raises and warns as
+    `read_digit` does.
     """
     path = Path(path)
     if not _holds_idx(path):
@@ -133,17 +146,18 @@ def read_images(path: str | os.PathLike[str], side: int = 28, preparation: Prepa
 
 
 def read_digit(path: str | os.PathLike[str], side: int = 28, preparation: Preparation | None = None) -> Pixels:
-    """The digit in a picture, prepared as those of a data set were: (side * side,) in [0, 1].
+    """Read the digit in a picture, prepared like the digits of a data set. Return (side * side,), from 0 to 1.
 
-    The picture is made grey; what is transparent becomes paper. Shadows, grain, specks, frames and lines across the
-    sheet are removed, dark on light or light on dark (see nnbackend.datasets.sheet). The largest thing that is left is
-    cut out, drawn with a pen of the usual width if it is thin, scaled, and put into the middle. A picture of
-    side x side pixels in which it lies like that already is taken as it is.
+    The picture is converted to grey, and transparent pixels become paper. Shadows, grain, specks, frames and lines
+    across the sheet are removed (see nnbackend.datasets.sheet). The ink may be darker or lighter than the paper. The
+    largest object that is left is cut out, its strokes are widened if they are thin, and it is scaled and centred. If
+    the digit lies in a square picture as the preparation asks, the picture is scaled only.
 
-    path: a PNG, JPEG, GIF, BMP, TIFF, WebP or PPM file; of several frames the first. preparation: where the digit is to
-    lie; None is as in MNIST, or filling the image for a side of 8 or 16. Gives a UserWarning if the cut-out is not
-    plausible. Raises DataError, naming the file, for one that is missing, broken, no such picture, blank, or so large
-    that it may be a decompression bomb; ImportError with the pip line where Pillow is missing.
+    path: a PNG, JPEG, GIF, BMP, TIFF, WebP or PPM file; if it has several frames, the first is read. preparation: how
+    the digit shall lie. None means as in MNIST or, for a side of 8 or 16, filling the image.
+    Gives a UserWarning if the cut-out is not plausible. Raises DataError, which names the file, if it is missing,
+    damaged, blank, not a picture, or so large that it may be a decompression bomb. Raises ImportError, with the pip
+    command, if Pillow is not installed.
     """
     path = Path(path)
     wanted = Preparation.of(None, side) if preparation is None else preparation
@@ -156,7 +170,7 @@ def read_digit(path: str | os.PathLike[str], side: int = 28, preparation: Prepar
         if cut is None:
             raise DataError(f"{path}: the picture is blank")
         if cut.doubts:
-            warnings.warn(f"{path}: what was cut out may be wrong: {'; '.join(cut.doubts)}", stacklevel=2)
+            warnings.warn(f"{path}: the cut-out may be wrong: {'; '.join(cut.doubts)}", stacklevel=2)
         ink = cut.ink
         pixels = round((wanted.pen * max(ink.shape) - pen_width(ink)) / 2)
         image = _placed(widened(ink, pixels) if pixels > 0 else ink, side, wanted)
@@ -164,8 +178,9 @@ def read_digit(path: str | os.PathLike[str], side: int = 28, preparation: Prepar
 
 
 def _already(grey: Pixels, side: int, wanted: Preparation) -> Pixels | None:
-    """The picture, bright on 0, if it is square and the digit lies in it as it should; one that is as small as the
-    image is taken, too, if the digit fills it.
+    """Return the picture as an image, light on dark, if it is square and the digit lies in it as `wanted`; else None.
+
+    If the picture is as small as the image, the digit may also fill it.
     """
     from PIL import Image
 
@@ -186,7 +201,7 @@ def _already(grey: Pixels, side: int, wanted: Preparation) -> Pixels | None:
 
 
 def _whole(grey: Pixels, side: int, wanted: Preparation) -> Pixels:
-    """The whole picture, with its paper around it if it is no square, bright on dark."""
+    """Return the whole picture as an image, light on dark. If it is not square, paper is added on two sides."""
     from PIL import Image
 
     paper = float(np.median(edge(grey)))
@@ -199,7 +214,7 @@ def _whole(grey: Pixels, side: int, wanted: Preparation) -> Pixels:
 
 
 def _placed(ink: Pixels, side: int, wanted: Preparation) -> Pixels:
-    """The cut-out, scaled, in the middle of a side x side image, as a row."""
+    """Scale the cut-out and put it into the middle of a side x side image. Return the image as a row."""
     from PIL import Image
 
     scale = round(side * wanted.size) / max(ink.shape)
@@ -236,13 +251,13 @@ def draw_images(path: str | os.PathLike[str], images: npt.ArrayLike, captions: l
 
 
 def _offset(ink: Pixels, side: int) -> int:
-    """Where a profile of ink begins, so that its centre of mass is at side / 2 and no end is cut off."""
+    """Return the place for a profile of ink that brings its centre of mass nearest to side / 2 and cuts nothing off."""
     centre = float(ink @ np.arange(len(ink), dtype=np.float32)) / max(float(ink.sum()), 1e-12)
     return min(max(0, round(side / 2 - centre)), side - len(ink))  # MNIST's own mean is 14.0, not 13.5
 
 
 def _grey(path: Path) -> Pixels:
-    """The picture as (height, width) from 0, black, to 1, white."""
+    """Read the picture as (height, width), from 0 (black) to 1 (white)."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -258,11 +273,11 @@ def _grey(path: Path) -> Pixels:
                 image: Any = opened
                 ImageOps.exif_transpose(image, in_place=True)
                 step = -(-max(image.size) // _LONGEST)
-                if image.mode.startswith(("I", "F")):  # 16 bits and more: no fixed white
+                if image.mode.startswith(("I", "F")):  # with 16 bits or more, the value of white is not known
                     sides = [max(1, side // step) for side in image.size]
                     return _stretched(np.asarray(image.resize(sides, Image.Resampling.NEAREST), np.float64))
                 if "A" in image.getbands() or "transparency" in image.info:
-                    image = image if image.mode == "RGBA" else image.convert("RGBA")  # to convert is to copy
+                    image = image if image.mode == "RGBA" else image.convert("RGBA")  # converting makes a copy
                     image = _on_paper(image.reduce(step))
                 else:
                     image = image.convert("L").reduce(step)
@@ -283,29 +298,29 @@ def _grey(path: Path) -> Pixels:
 
 
 def _opened(path: Path) -> Any:
-    """The picture, not decoded yet; a large JPEG so that it will be at a half to an eighth of its size."""
+    """Open the picture without decoding it. A large JPEG will be decoded at a half to an eighth of its size."""
     from PIL import Image, JpegImagePlugin
 
     with path.open("rb") as file:
         photo = file.read(3) == b"\xff\xd8\xff"
     if not photo:
         return Image.open(path, formats=_FORMATS)
-    opened = JpegImagePlugin.JpegImageFile(path)  # Image.open takes any 180 million pixels for a bomb
+    opened = JpegImagePlugin.JpegImageFile(path)  # Image.open refuses any picture of 180 million pixels
     if opened.width * opened.height > (_PIXELS if opened.info.get("progressive") else _PHOTO):
         size = f"{opened.width} x {opened.height} pixels"
         opened.close()
-        raise Image.DecompressionBombError(size)  # a progressive one is held as a whole in memory
+        raise Image.DecompressionBombError(size)  # a progressive JPEG is held as a whole in memory
     opened.draft("L", (_LONGEST, _LONGEST))
     return opened
 
 
 def _on_paper(image: Any) -> Any:
-    """An RGBA picture in grey, on paper from which its colours stand out."""
+    """Convert an RGBA picture to grey, on paper that contrasts with its colours."""
     from PIL import Image
 
     grey, alpha = np.asarray(image.convert("L"), np.float32), np.asarray(image.getchannel("A"), np.float32) / 255
     seen = float(alpha.mean())
-    if seen > 0.5:  # a picture with holes or round corners: what is seen is mostly paper
+    if seen > 0.5:  # a picture with holes or round corners: most of its opaque pixels are paper
         paper = float(np.median(grey[alpha > 0.5])) if (alpha > 0.5).any() else 255.0
     else:
         paper = 0.0 if float((grey * alpha).sum()) > 127.5 * float(alpha.sum()) else 255.0
@@ -313,7 +328,7 @@ def _on_paper(image: Any) -> Any:
 
 
 def _stretched(values: npt.NDArray[np.float64]) -> Pixels:
-    """From 0, the smallest, to 1, the largest; float64 holds the difference of any two float32."""
+    """Scale values so that they go from 0 to 1. They come in float64, which holds the difference of any two float32."""
     if not np.isfinite(values).all():
         raise ValueError("it has pixels that are not finite")
     low, high = float(values.min()), float(values.max())
@@ -332,7 +347,7 @@ def _holds_idx(path: Path) -> bool:
 
 
 def _check_file(path: Path) -> None:
-    if not os.path.exists(path):  # noqa: PTH110 - a path with a null character is none, Path would raise
+    if not os.path.exists(path):  # noqa: PTH110 - Path would raise for a path with a null character
         raise DataError(f"{path}: there is no such file")
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would wait forever
         raise DataError(f"{path}: not a file")

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
+from nnbackend.gradients import stack_gradient
 from nnbackend.initializers import Constant, Initializer, Xavier
 from nnbackend.layers import (
     LAYERS,
@@ -34,9 +35,12 @@ from nnbackend.layers.base import RowShape, Shape
 from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
 
+if TYPE_CHECKING:
+    from nnbackend.interchange import Exported
+
 DTYPES = ("float32", "float64")
-ROWS_AT_ONCE = 8192  # predict and evaluate go through more rows than this in pieces,
-ELEMENTS_AT_ONCE = 2**23  # and through fewer where a layer's output would be larger than this
+ROWS_AT_ONCE = 8192  # the most rows that predict and evaluate pass through the layers at once
+ELEMENTS_AT_ONCE = 2**23  # the most elements of a layer's output for so many rows; for larger ones they pass fewer
 
 CLOCK = "training.clock"  # the name of the count of training passes in a file
 
@@ -86,7 +90,9 @@ class Network:
             raise TypeError(f"loss: expected a loss such as SoftmaxWithLoss(), got {loss!r}")
         self.backend = current_backend() if backend is None else resolve(backend)
         self.dtype = dtype
-        self.preparation: dict[str, Any] | None = None  # of pictures, as JSON knows it: see nnbackend.images
+        self.preparation: dict[str, Any] | None = (
+            None  # how pictures become rows, as JSON-able values; see nnbackend.images
+        )
 
         self.layers = dict(zip(_numbered(layer.kind for layer in stack), stack, strict=True))
         for name, layer in self.layers.items():
@@ -95,7 +101,7 @@ class Network:
             self.input_shape = _input_shape(stack)
         except ValueError:
             for layer in stack:
-                layer.name = ""  # free again: the next attempt may use them
+                layer.name = ""  # the caller may put the layers into another network
             raise
         _choose_initializers(stack)
         owned = [(name, parameter) for layer in stack for name, parameter in layer.parameters().items()]
@@ -114,7 +120,7 @@ class Network:
         self._draws = any(layer.draws for layer in stack)
         self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
 
-    # --- the two passes -------------------------------------------------------------------------------------
+    # --- the two passes -----------------------------------------------------------------------------------------
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
@@ -132,7 +138,7 @@ class Network:
         for i in range(len(self._stack) - 1, self._lowest - 1, -1):
             dy = self._stack[i].backward(dy, i > self._lowest)
 
-    # --- what users ask ---------------------------------------------------------------------------------------
+    # --- for users ----------------------------------------------------------------------------------------------
 
     @on_its_device
     def predict(self, x: Any) -> Array:
@@ -168,8 +174,8 @@ class Network:
     def gradient(self, x: Any, t: Any, sample_weight: Any = None) -> dict[str, Array]:
         """Return the gradient of the training loss by name ("W1", ...), as copies.
 
-        The network stays as it is: running statistics do not move, and the next training pass draws the masks that it
-        would have drawn anyway. A training loop of your own calls `loss_and_output` and `backward`, which do move them.
+        The network does not change: running statistics stay, and the next training pass draws the same masks as
+        without this call. A training loop of your own calls `loss_and_output` and `backward`, which do change them.
         """
         data = self._weighted(x, t, sample_weight)
         kept = self.buffer.snapshot("state", "clock")
@@ -193,9 +199,14 @@ class Network:
 
         Raises ValueError for data that does not fit, and for an h that is not positive.
         """
-        from nnbackend.gradients import network_gradient
+        exact, xp, dtype = self.to(self.backend, "float64"), self.backend.xp, self.backend.dtype(self.dtype)
+        data = exact.data(*self.data(x, t))
 
-        return network_gradient(self, x, t, h)
+        def copies() -> list[list[Layer]]:
+            return [list(exact.to(self.backend).layers.values()) for _ in range(self.backend.threads - 1)]
+
+        gradients = stack_gradient(list(exact.layers.values()), exact.loss_layer, *data, h, copies)
+        return {name: xp.astype(g, dtype, copy=False) for name, g in zip(self.params, gradients, strict=True)}
 
     def signature(self) -> dict[str, Any]:
         """Return what a recorded training step depends on beside its arguments; see `Part.signature`."""
@@ -220,36 +231,37 @@ class Network:
             x = outputs[name] = layer.forward(x)
         return outputs
 
-    def tick(self) -> None:
-        """Advance the clock, so that the next training pass draws new random masks."""
-        if self._draws:
-            self.buffer.clock += 1
+    def tick(self, passes: int = 1) -> None:
+        """Advance the clock by so many passes, so that the next training pass draws new random masks."""
+        if self._draws and passes:
+            self.buffer.clock += passes
 
-    # --- what the trainer asks --------------------------------------------------------------------------------
+    # --- for the trainer ----------------------------------------------------------------------------------------
 
     def loss_and_output(
         self, x: Array, t: Array, weight: Array | None = None, divisor: float | None = None
     ) -> tuple[Array, Array]:
-        """The training forward: the mean loss (0-d, on the device) and the raw output. divisor: see `Loss`."""
+        """Return the mean loss (0-d, on the device) and the raw output in training mode. divisor: see `Loss`."""
         self.tick()
         y = self.forward(x, training=True)
-        weights = given(weight) if divisor is None else (weight, divisor)
+        weights = optional(weight) if divisor is None else (weight, divisor)
         return self.loss_layer.forward(y, t, *weights), y
 
     @on_its_device
     def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
         """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
         n, end = x.shape[0], self.loss_layer
-        loss, correct, mean_weight = 0.0, None, end.mean_weight(t, *given(weight))
+        loss: Any = 0.0
+        correct, mean_weight = None, end.mean_weight(t, *optional(weight))
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
             y = self.forward(x[piece, ...])
             if mean_weight:
                 loss = loss + end.forward(y, targets, weights, n * mean_weight)
-            else:  # nothing weights the rows, or every weight is 0 and so is every loss
-                loss = loss + end.forward(y, targets, *given(weights)) * (y.shape[0] / n)
+            else:  # without weights, or if all are 0 and every loss with them
+                loss = loss + end.forward(y, targets, *optional(weights)) * (y.shape[0] / n)
             if end.classifies:
-                hits = end.count_correct(y, targets, *given(weights))
+                hits = end.count_correct(y, targets, *optional(weights))
                 correct = hits if correct is None else correct + hits
         if correct is not None:
             rows = n if weight is None else self.backend.xp.sum(weight)
@@ -258,12 +270,11 @@ class Network:
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """Return x on the network's backend, in its dtype. Raise ValueError if its shape does not fit the layers."""
-        x = self.backend.asarray(x, self.dtype, argument)
-        shape = self.input_shape
-        if shape is not None and not _fits(x.shape[1:], shape) and not _fits(x.shape, shape):
+        rows, shape = self.backend.asarray(x, self.dtype, argument), self.input_shape
+        if shape is not None and not _fits(rows.shape[1:], shape) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
-            raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(x.shape)}")
-        return x
+            raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
+        return rows
 
     @on_its_device
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
@@ -310,7 +321,7 @@ class Network:
             widest = max(widest, math.prod(shape))
         return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
-    # --- copies and files -------------------------------------------------------------------------------------
+    # --- copies and files ---------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
         """Return the architecture as JSON-able values: kinds and settings of layers and loss, dtype and seed."""
@@ -348,6 +359,24 @@ class Network:
             tensors[CLOCK] = to_numpy(self.buffer.clock)
         prepared = {} if self.preparation is None else {"preparation": self.preparation}
         serialization.write(path, tensors, {"network": self.config(), **prepared})
+
+    def to_onnx(self, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> Exported:
+        """Write the network to an ONNX file, and return what was written; see `nnbackend.interchange.onnx.to_onnx`."""
+        from nnbackend.interchange import to_onnx
+
+        return to_onnx(self, path, input_shape=input_shape)
+
+    def to_c(self, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> None:
+        """Write the network to a header of C99 with one function; see `nnbackend.interchange.c.to_c`."""
+        from nnbackend.interchange import to_c
+
+        to_c(self, path, input_shape=input_shape)
+
+    def to_torch(self, *, input_shape: Sequence[int] | None = None) -> Any:
+        """Return a `torch.nn.Sequential` with the same output; see `nnbackend.interchange.torch.to_torch`."""
+        from nnbackend.interchange import to_torch
+
+        return to_torch(self, input_shape=input_shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which
@@ -446,7 +475,9 @@ def load(
     known = [*LAYERS.values(), *layers]
     tensors, description = serialization.read(path, lambda description: _largest_file(description, known))
     clock = tensors.get(CLOCK)
-    tensors = {name: value for name, value in tensors.items() if "." not in name}  # the rest is a checkpoint's
+    tensors = {
+        name: value for name, value in tensors.items() if "." not in name
+    }  # names with a dot belong to a checkpoint
     try:
         config = description["network"]
         stack = [_part(settings, known) for settings in config["layers"]]
@@ -454,7 +485,7 @@ def load(
         network_type = {"TwoLayerNet": TwoLayerNet}.get(config["kind"], Network)
         expected = sum(parameter.size for layer in stack for parameter in layer.parameters().values())
         stored = sum(value.size for value in tensors.values())
-        if stored != expected:  # before anything is allocated for what the file claims
+        if stored != expected:  # checked before the network is allocated, because the file may claim any size
             raise ValueError(f"its layers have {expected} parameters, but it holds {stored}")
         on = current_backend() if backend is None else resolve(backend)
         network = _assemble(network_type, stack, loss, config["dtype"], config["seed"], on)
@@ -474,13 +505,13 @@ def load(
             with on.active():
                 network.buffer.clock[...] = on.asarray(clock)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        # cut: a message quotes what is wrong, which may be all of the file
+        # cut, because the message may quote all of the file
         raise ModelFileError(f"{file}: its content does not make a network: {error!s:.1000}") from error
     return network
 
 
 def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) -> int:
-    """Return the largest size in bytes that a file of the described network can have; without one, the smallest."""
+    """Return the largest size in bytes of a file with this description. A bad description counts as no parameters."""
     from nnbackend import serialization
 
     try:
@@ -520,14 +551,14 @@ def _unpickled(
         )
         on = resolve("numpy")
     *stack, loss = (part(**settings) for part, settings in parts)
-    if not issubclass(kind, Network):  # the networks of `nnbackend.book` were of this class once
+    if not issubclass(kind, Network):  # older pickles hold networks of `nnbackend.book` as this class
         kind = {"TwoLayerNet": TwoLayerNet}.get(kind.__name__, Network)
     network = _assemble(kind, stack, loss, dtype, seed, on)
     network.buffer.restore({name: on.asarray(value) for name, value in values.items()})
     return network
 
 
-def given(weight: Array | None) -> tuple[Array, ...]:
+def optional(weight: Array | None) -> tuple[Any, ...]:
     """Return the arguments for a loss: (weight,), or () for None, because a user's loss may not accept weights."""
     return () if weight is None else (weight,)
 

@@ -24,7 +24,7 @@ from nnbackend.functions.optimizers import (
 )
 from nnbackend.schedules import Schedule, rate, schedule
 
-State = dict[str, Any]  # "t": the number of steps taken; every other entry: a buffer as long as the parameters
+State = dict[str, Any]  # "t" is the number of steps taken; every other entry is a buffer as long as the parameters
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent: p <- p - lr g."""
+    """Updates p <- p - lr g (stochastic gradient descent)."""
 
     lr: float | Schedule = 0.01
     weight_decay: float = 0.0
@@ -90,7 +90,7 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class Momentum(Optimizer):
-    """Gradient descent with momentum. momentum: at least 0 and below 1."""
+    """Descends the gradient with momentum (Polyak). momentum: at least 0 and below 1."""
 
     lr: float | Schedule = 0.01
     momentum: float = 0.9
@@ -104,7 +104,7 @@ class Momentum(Optimizer):
 
 @dataclass(frozen=True)
 class Nesterov(Optimizer):
-    """Gradient descent with Nesterov's momentum. momentum: at least 0 and below 1."""
+    """Descends the gradient with Nesterov's momentum. momentum: at least 0 and below 1."""
 
     lr: float | Schedule = 0.01
     momentum: float = 0.9
@@ -118,7 +118,7 @@ class Nesterov(Optimizer):
 
 @dataclass(frozen=True)
 class AdaGrad(Optimizer):
-    """Divides the step of each parameter by the root of the sum of its squared gradients. eps: positive, added."""
+    """Divides each step by the root of the sum of the squared gradients so far. eps: positive, added to the root."""
 
     lr: float | Schedule = 0.01
     eps: float = 1e-10
@@ -132,7 +132,7 @@ class AdaGrad(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """AdaGrad with a decaying average of squared gradients. alpha: its decay, in [0, 1). eps: as in AdaGrad."""
+    """Updates as AdaGrad, with a decaying average of squared gradients. alpha: its decay, in [0, 1). eps: positive."""
 
     lr: float | Schedule = 0.01
     alpha: float = 0.99
@@ -147,7 +147,10 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam. beta1, beta2: the decay of the moments, at least 0 and below 1. eps: positive, added to the root."""
+    """Divides a decaying mean of the gradient by the root of a decaying mean of its square.
+
+    beta1, beta2: the decay of the two means (moments), at least 0 and below 1. eps: positive, added to the root.
+    """
 
     lr: float | Schedule = 0.001
     beta1: float = 0.9
@@ -163,7 +166,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (at least 0): it shrinks the values directly, not through the moments."""
+    """Updates as Adam, with decoupled weight decay: it shrinks the values directly, not through the moments."""
 
     lr: float | Schedule = 0.001
     beta1: float = 0.9

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from nnbackend.backends import Backend, on_its_device
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, MaybeArray
 from nnbackend.initializers import Initializer
 
 
 class Parameter:
-    """An array of values and an array of gradients in a network's buffers.
+    """Holds the values and the gradients of one parameter, which are views of a network's buffers.
 
-    `data` and `grad` are views of a ParameterBuffer, and None until one is made. `initializer` may stay None until the
-    network knows which activation follows. A parameter that is not trainable (a running statistic) is saved and
+    `data` and `grad` are None until a ParameterBuffer exists. `initializer` may be None until the network knows which
+    activation follows. A parameter that is not trainable (a running statistic) is saved and
     restored with the others, but has no gradient, and no optimizer changes it.
     """
 
@@ -26,15 +26,15 @@ class Parameter:
         self.size = math.prod(shape)
         self.initializer = initializer
         self.trainable = trainable
-        self.data: Array = None
-        self.grad: Array = None
+        self.data: MaybeArray = None
+        self.grad: MaybeArray = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Write an assigned value or gradient through the view: an optimizer sees the network's buffers alone."""
+        """Write an assigned value or gradient into the view, because an optimizer sees only the network's buffers."""
         view = vars(self).get(name) if name in ("data", "grad") else None
         if view is None:
             object.__setattr__(self, name, value)
-        elif value is not view:  # as after an in-place operator
+        elif value is not view:  # an in-place operator assigns the view itself
             if tuple(getattr(value, "shape", ())) not in (self.shape, ()):
                 raise ValueError(f"Parameter.{name}: expected shape {self.shape}, got {tuple(value.shape)}")
             view[...] = value
@@ -75,12 +75,12 @@ class ParameterBuffer:
 
     @on_its_device
     def snapshot(self, *names: str) -> dict[str, Array]:
-        """Return copies by name: of everything that training changes, or of the attributes `names`."""
+        """Return copies by name: of the attributes `names`, or of all that training changes if there are none."""
         return {name: self.backend.xp.asarray(getattr(self, name), copy=True) for name in names or self._KEPT}
 
     @on_its_device
     def restore(self, snapshot: Mapping[str, Array]) -> None:
-        """Write back what `snapshot` returned."""
+        """Write the arrays that `snapshot` returned back to their places."""
         for name, value in snapshot.items():
             getattr(self, name)[...] = value
 

@@ -1,6 +1,6 @@
-"""Pictures of training runs and networks, in one common style.
+"""Draw training runs and networks, in one common style.
 
-The functions make matplotlib figures without pyplot, so that they need no display and change no global state.
+The functions make matplotlib figures without pyplot. They need no display and change no global state.
 """
 
 from __future__ import annotations
@@ -35,13 +35,19 @@ __all__ = [
 ]
 
 SUFFIXES = (".png", ".svg", ".pdf")
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # by Okabe and Ito, for colour-blind readers as well
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+)  # by Okabe and Ito; colour-blind readers can tell them apart
 INK = "#404040"
 _MISSING = 'pictures need matplotlib: pip install "nnbackend[plot]"'
 
 
 class Curves(Protocol):
-    """The curves of a run, as in nnbackend.History: lists with one entry per epoch, or empty lists."""
+    """Holds the curves of a run, as nnbackend.History does: lists with one entry per epoch, or empty lists."""
 
     loss: list[float]
     accuracy: list[float]
@@ -69,7 +75,7 @@ def plot_history(history: Curves, path: str | os.PathLike[str] | None = None) ->
     (with the pip command) if matplotlib is not installed, and OSError if the file cannot be written.
     """
     if not history.loss:
-        raise ValueError("history: there is no epoch in it, so there is nothing to draw")
+        raise ValueError("history: it has no epochs, so there is nothing to draw")
     if path is not None:
         check_picture(path)
     try:
@@ -101,7 +107,7 @@ def _panel(axes: Any, title: str, label: str, training: list[float], validation:
         ("training", training, COLORS[0], "-", "o"),
         ("validation", validation, COLORS[1], "--", "s"),
     ):
-        if values:  # the last value is in the legend, so that no curve hides it
+        if values:  # the legend tells the last value, which another curve may hide
             text = f"{name}, last {form.format(values[-1])}"
             axes.plot(range(1, len(values) + 1), values, style, color=color, marker=marker, label=text, **mark)
     tidy(axes, title, "epoch", label)
@@ -122,7 +128,7 @@ def tidy(axes: Any, title: str, x_label: str = "", y_label: str = "") -> None:
     axes.spines[["left", "bottom"]].set_color("#B0B0B0")
 
 
-# --- what a network has learned, and where it goes wrong -----------------------------------------------------------
+# --- filters, confusion and mistakes -------------------------------------------------------------------------------
 
 
 def plot_filters(
@@ -185,13 +191,15 @@ def plot_confusion(
 ) -> Any:
     """Draw a confusion matrix: counts, mistakes shaded by their fraction of the class, and the recall of each class.
 
-    names: of the classes, their numbers by default. font: the name or the file of a font for them; by default an
-    installed one that has their characters. Returns the matplotlib Figure, and writes it to `path` where given. Raises
-    ValueError for an evaluation without classes, names of another number or an unknown font, and as `plot_history`.
+    names: the names of the classes, by default their numbers. font: the name or the file of a font for the names; by
+    default an installed font that has their characters. path: the file to write, or None.
+
+    Returns the matplotlib Figure. Raises ValueError for an evaluation without classes, for a wrong number of names and
+    for an unknown font, and the errors of `plot_history`.
     """
     counts = evaluation.confusion
     if counts is None or evaluation.recall is None:
-        raise ValueError("evaluation: its rows belong to no classes, so there is no confusion to draw")
+        raise ValueError("evaluation: it has no classes, so a confusion matrix cannot be drawn")
     classes = len(counts)
     labels = _class_names(names, classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -234,18 +242,20 @@ def plot_mistakes(
 ) -> Any:
     """Draw the `count` worst mistakes as images, each with its true and its predicted class.
 
-    evaluation: that of the rows x, or a network, which is then evaluated on x and t. shape: of an image, (h, w) or
-    (h, w, channels), by default that of a row of x, a square for a flat one. names, font: as in `plot_confusion`.
-    Returns the matplotlib Figure, and writes it to `path` where given. Raises ValueError for an evaluation without
-    classes or mistakes, or rows that are no images, and otherwise as `plot_history`.
+    evaluation: the evaluation of the rows x, or a network, which is then evaluated on x and t. shape: the shape of an
+    image, (h, w) or (h, w, channels); by default the shape of a row of x, or a square if the rows are flat. names,
+    font: as in `plot_confusion`. path: the file to write, or None.
+
+    Returns the matplotlib Figure. Raises ValueError for an evaluation without classes or mistakes and for rows that are
+    not images, and the errors of `plot_history`.
     """
     positive_integer("count", count)
     found = evaluate(evaluation, x, t) if isinstance(evaluation, Network) else evaluation
     if found.predicted is None or found.truth is None or found.confusion is None:
-        raise ValueError("evaluation: its rows belong to no classes, so there are no mistakes to draw")
+        raise ValueError("evaluation: it has no classes, so mistakes cannot be drawn")
     worst, labels = found.most_wrong[:count], _class_names(names, len(found.confusion))
     if not len(worst):
-        raise ValueError("evaluation: there is no mistake in it, so there is nothing to draw")
+        raise ValueError("evaluation: it has no mistakes, so there is nothing to draw")
     rows = to_numpy(x)
     if len(rows) != len(found.losses):
         raise ValueError(f"x has {len(rows)} rows, but the evaluation is of {len(found.losses)}")
@@ -292,7 +302,7 @@ def _figure_class() -> Any:
     from matplotlib.figure import Figure
 
     class Picture(Figure):
-        """A figure that a notebook shows, although pyplot does not know it."""
+        """Draws itself in a notebook, although pyplot does not know it."""
 
         def _repr_png_(self) -> bytes:
             written = io.BytesIO()
@@ -323,7 +333,7 @@ def _tiles(
     count: int, aspect: float, title: str, columns: int | None = None, captions: bool = False
 ) -> tuple[Any, list[Any]]:
     """Return a figure and its axes: a grid without frames for `count` images of height / width `aspect`."""
-    if columns is None:  # about 8 to 5, with few places left empty
+    if columns is None:  # about 8 to 5, with few empty places
         ideal = max(1, round(math.sqrt(1.6 * count)))
         columns = min(range(min(ideal, count), min(ideal + 3, count + 1)), key=lambda k: (-count % k, k))
     lines = math.ceil(count / columns)

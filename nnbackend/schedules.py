@@ -36,7 +36,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """lr factor^(step // every): multiplies by `factor` after every `every` steps (PyTorch's StepLR)."""
+    """Multiplies lr by `factor` after every `every` steps: lr factor^(step // every), PyTorch's StepLR."""
 
     lr: float
     every: int
@@ -53,7 +53,7 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """lr factor^step (PyTorch's ExponentialLR)."""
+    """Multiplies lr by `factor` after every step: lr factor^step, PyTorch's ExponentialLR."""
 
     lr: float
     factor: float

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnbackend.errors import ModelFileError
+from nnbackend.files import write_atomically
 
 HostArray = np.ndarray[Any, Any]
 Content = tuple[dict[str, HostArray], dict[str, Any]]
 FORMAT = 1
-TEMPORARY = ".tmp"  # the suffix of a file that is being written
-LONGEST = 120  # bytes of a name to which something may be added
-WINDOWS = os.name == "nt"
 _KEY, _DIGEST = "nnbackend", "sha256"
 
 
@@ -45,64 +39,7 @@ def write(
     description[_DIGEST] = _digest(tensors, description)
     # one key, because safetensors writes several in a varying order, and equal content must give equal files
     content = save(tensors, {_KEY: _json(description)})
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder, a file name is needed", str(target))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, f"there is no folder {target.parent}", str(target))
-    with named(target):
-        _write(target, content, before)
-
-
-def _write(target: Path, content: bytes, before: Callable[[], object]) -> None:
-    import tempfile
-
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=stem(target) + ".", suffix=TEMPORARY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            _sync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        before()
-        replace(Path(temporary), target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
-    _sync_folder(target.parent)
-
-
-def stem(path: Path) -> str:
-    """Return what begins the names of the files beside `path` that belong to it: its name, or a digest of a long one,
-    since a name has room for 255 bytes, on some file systems for 143.
-    """
-    import hashlib
-
-    encoded = os.fsencode(path.name)
-    return path.name if len(encoded) <= LONGEST else hashlib.sha256(encoded).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Let errors about the files beside `path` that belong to it speak of `path`, which is what the user knows."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def replace(source: Path, target: Path) -> None:
-    """Put `source` in the place of `target`. On Windows a scanner may hold either for a moment: wait for it."""
-    for pause in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8) if WINDOWS else ():
-        try:
-            source.replace(target)
-            return
-        except PermissionError:
-            time.sleep(pause)
-    source.replace(target)
+    write_atomically(path, content, before)
 
 
 def size_limit(parameters: int) -> int:
@@ -188,36 +125,3 @@ def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
         digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()
-
-
-def _sync(handle: int) -> None:
-    """Wait until the disk has stored the file. On macOS fsync alone does not wait for that."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        with contextlib.suppress(OSError):  # some file systems support fsync alone
-            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
-            return
-    os.fsync(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder durable.
-
-    Windows has no such call and needs none. If the file system does not support the call, do nothing.
-    """
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-                raise
-        finally:
-            os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnbackend.backends import Backend, to_numpy
+from nnbackend.datasets import write_idx
 
 NAMESPACES = ["numpy", "numpy-readonly", "array_api_strict:device1", "torch", "cupy"]
+SIDE = 8  # of the pictures of write_bars
+
+# the program that starts several processes, from Python's own folder or from PATH; None if MPI is not installed
+MPIEXEC = importlib.util.find_spec("mpi4py") and shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
 
 
 @dataclass
@@ -85,3 +97,16 @@ def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
     """Gaussian values at least 0.01 from zero, where ReLU and its like have a kink."""
     x = rng.standard_normal(shape)
     return x + np.where(x < 0, -0.01, 0.01)
+
+
+def write_bars(folder: Path) -> None:
+    """Make a folder as MNIST's, of 8 x 8 pictures. The label tells which third of the columns is bright."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name, n in (("train", 120), ("t10k", 30)):
+        labels = rng.integers(0, 3, n).astype(np.uint8)
+        images = rng.integers(0, 60, (n, SIDE, SIDE)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[:, 1 + 2 * label : 3 + 2 * label] = 250
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte", labels)

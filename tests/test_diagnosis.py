@@ -13,6 +13,7 @@ from support import Namespace
 
 import nnbackend as nn
 from nnbackend.backends import to_numpy
+from nnbackend.layers import ACTIVATIONS
 
 ROWS = np.random.default_rng(0).standard_normal((60, 5))
 LABELS = np.arange(60) % 3
@@ -65,6 +66,14 @@ def test_saturated_units(on: Namespace, activation: Callable[[], nn.Layer]) -> N
     (name,) = (layer for layer in found if layer != "output")
     assert name == f"{activation.__name__}1"  # type: ignore[attr-defined]
     assert "of its outputs are saturated" in found[name]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_slopes_of_every_activation_are_looked_at(on: Namespace, activation: str) -> None:
+    """At -100 every activation is flat, if LeakyReLU's slope is below what counts as flat."""
+    make = {"leaky_relu": lambda: nn.LeakyReLU(1e-3)}.get(activation, ACTIVATIONS[activation])
+    found = words(network(make, 1, bias=nn.Constant(-100.0)))
+    assert found[f"{make().kind}1"].startswith(("16 of 16 units are dead", "100% of its outputs are saturated"))
 
 
 @dataclass(eq=False)
@@ -122,7 +131,7 @@ def test_values_that_are_not_finite(on: Namespace, value: float) -> None:
     assert [(finding.layer, finding.what) for finding in found.findings] == [("Affine2", "its output is not finite")]
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.LeakyReLU])
+@pytest.mark.parametrize("activation", [kind for name, kind in ACTIVATIONS.items() if name != "sigmoid"])
 def test_a_fresh_network_with_its_own_initializer_is_healthy(activation: Callable[[], nn.Layer]) -> None:
     assert nn.diagnose(network(activation, 3), ROWS, LABELS).ok
 

@@ -12,11 +12,12 @@ from types import ModuleType
 import matplotlib.image
 import numpy as np
 import pytest
+from support import MPIEXEC
 
 import nnbackend as nn
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TESTED_ELSEWHERE = {"train_mnist", "sklearn_estimator"}
+TESTED_ELSEWHERE = {"export_digits", "train_mnist", "sklearn_estimator"}
 
 # the arguments that make each short, and the pictures that it draws
 SHORT = {
@@ -24,6 +25,7 @@ SHORT = {
     "spiral": (["--shorten=100"], "spiral.png"),
     "numerical_training": (["--side=6", "--hidden=4", "--steps=4", "--plain"], "numerical_training.png"),
     "leaky_relu_adam_mnist": (["--data=sample", "--epochs=1"], "leaky_relu_adam_mnist.png"),
+    "parallel": (["--epochs=1", "--rows=1000", "--processes", "1", "2"], "parallel.png"),
     "resume": (["--epochs=2", "--rows=4000"], "resume.png"),
     "xor": (["--steps=20"], "xor.png"),
     "xor --stall": (["--steps=20", "--stall"], "xor_stalled.png"),
@@ -49,6 +51,8 @@ def test_no_example_is_forgotten() -> None:
 @pytest.mark.parametrize("name", SHORT)
 def test_runs_and_draws(name: str, backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, picture = SHORT[name]
+    if name == "parallel" and MPIEXEC is None:
+        pytest.skip('MPI is not installed: pip install "nnbackend[mpi]" mpich')
     with nn.using(backend):
         example(name.partition(" ")[0]).main([*arguments, "--out", str(tmp_path)])
     assert f"drawn: {tmp_path / picture}" in capsys.readouterr().out

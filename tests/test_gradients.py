@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import Namespace, assert_close
+from support import Namespace
 
 import nnbackend as nn
 from nnbackend import gradients
 from nnbackend.backends import to_numpy
+from nnbackend.gradients import Columns, Products, forward_columns, shortcut
 from nnbackend.layers import ACTIVATIONS, LAYERS, LOSSES
-from nnbackend.layers.base import Columns, Products
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((5, 4)), RNG.integers(0, 3, 5)
@@ -200,18 +200,18 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch, on: Namespac
 
 def test_the_arrays_that_travel_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    original, of_products = nn.SoftmaxWithLoss.rows, nn.SoftmaxWithLoss.variants
+    original, of_products = nn.SoftmaxWithLoss.rows, gradients.loss_of_products
 
     def rows(self: nn.SoftmaxWithLoss, y: Any, t: Any) -> Any:
         sizes.append(y.size)
         return original(self, y, t)
 
-    def variants(self: nn.SoftmaxWithLoss, y: Products, t: Any) -> Any:
+    def products(loss: nn.Loss, y: Products, t: Any) -> Any:
         sizes.append(y.rows().size)
-        return of_products(self, y, t)
+        return of_products(loss, y, t)
 
     monkeypatch.setattr(nn.SoftmaxWithLoss, "rows", rows)
-    monkeypatch.setattr(nn.SoftmaxWithLoss, "variants", variants)
+    monkeypatch.setattr(gradients, "loss_of_products", products)
     monkeypatch.setattr(gradients, "CHUNK", 200)
     make().numerical_gradient(X, T)
     assert 100 < max(sizes) <= 200
@@ -245,12 +245,26 @@ def test_bad_arguments_of_the_network_s() -> None:
         net.numerical_gradient(X, T, h=0)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LAYERS.values() if kind.elementwise], ids=lambda kind: kind.__name__)
-def test_what_is_called_elementwise_is(kind: type[nn.Layer]) -> None:
-    x = RNG.standard_normal((3, 4))
+@pytest.mark.parametrize("kind", [*ACTIVATIONS.values(), nn.Softmax, nn.Dropout, nn.Flatten])
+def test_a_layer_says_elementwise_if_it_is(kind: type[nn.Layer]) -> None:
+    x = RNG.standard_normal((3, 2, 2))
     together = kind().forward(x)
-    apart = [kind().forward(x[i : i + 1, j]) for i in range(3) for j in range(4)]
-    assert_close(np.reshape(apart, (3, 4)), together, "float64")
+    apart = np.reshape([kind().forward(np.reshape(element, (1, 1, 1))) for element in x.flat], x.shape)
+    same = together.shape == x.shape and np.allclose(apart, together, rtol=1e-12)
+    assert kind.elementwise == same
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_given_changed_columns_alone(on: Namespace, activation: str) -> None:
+    class Watched(ACTIVATIONS[activation]):  # type: ignore[misc]
+        def forward(self, x: Any, training: bool = False) -> Any:
+            shapes.add(tuple(x.shape))
+            return super().forward(x, training)
+
+    shapes: set[tuple[int, ...]] = set()
+    net = nn.Network([nn.Affine(4, 6), Watched(), nn.Affine(6, 3)], dtype="float64")
+    assert differ(net.numerical_gradient(X, T), net.gradient(X, T)) < CLOSE
+    assert shapes == {(5, 6), (5, 24), (5, 6)}  # the batch; a column for each of 24 weights, and of 6 biases
 
 
 def test_columns_in_full(on: Namespace) -> None:
@@ -286,13 +300,13 @@ def test_processors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.Network([*layers, nn.Affine(5, 3)], dtype="float64")
     alone = net.numerical_gradient(X, T)
     threads: set[int] = set()
-    variants = nn.SoftmaxWithLoss.variants
+    original = gradients.loss_of_products
 
-    def noted(self: nn.SoftmaxWithLoss, y: Products, t: Any) -> Any:
+    def noted(loss: nn.Loss, y: Products, t: Any) -> Any:
         threads.add(threading.get_ident())
-        return variants(self, y, t)
+        return original(loss, y, t)
 
-    monkeypatch.setattr(nn.SoftmaxWithLoss, "variants", noted)
+    monkeypatch.setattr(gradients, "loss_of_products", noted)
     monkeypatch.setattr(gradients, "SHARED", 0)
     monkeypatch.setattr(gradients, "CHUNK", 60)
     monkeypatch.setattr(type(net.backend), "threads", 3)
@@ -300,6 +314,46 @@ def test_processors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differ(net.numerical_gradient(X, T), alone) < 1e-10  # LayerNormalization has no short way: it writes values
     assert threading.get_ident() not in threads
     assert to_numpy(net.buffer.data).tobytes() == before
+
+
+@dataclass(eq=False)
+class Squared(nn.Affine):
+    """An Affine with another forward, which the shortcut of Affine does not know."""
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        self._y = super().forward(x, training)
+        return self._y**2
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        return super().backward(2 * self._y * dy, need_dx)
+
+
+def test_a_subclass_with_a_forward_of_its_own_takes_the_general_way(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(4, 5), Squared(5, 6), Squared(6, 3)], nn.MeanSquaredError(), dtype="float64")
+    assert differ(net.numerical_gradient(X, np.eye(3)[T]), net.gradient(X, np.eye(3)[T])) < CLOSE
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_shortcut_of_one_s_own(on: Namespace, registered: bool) -> None:
+    class Twice(nn.Layer):
+        def forward(self, x: Any, training: bool = False) -> Any:
+            seen.append(x.shape)
+            return 2.0 * x
+
+        def backward(self, dy: Any, need_dx: bool = True) -> Any:
+            return 2.0 * dy
+
+    if registered:
+
+        @shortcut(forward_columns, Twice)
+        def _(layer: nn.Layer, x: Columns, y: Any) -> Columns:
+            return Columns(y, x.columns, 2.0 * x.values)
+
+    seen: list[tuple[int, ...]] = []
+    net = nn.Network([nn.Affine(4, 5), Twice(), nn.Affine(5, 3)], dtype="float64")
+    assert differ(net.numerical_gradient(X, T), net.gradient(X, T)) < CLOSE
+    rows = {shape[0] for shape in seen}
+    assert rows == ({5} if registered else {5, 5 * 20, 5 * 5})  # 5 rows; those of 20 weights and of 5 biases
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

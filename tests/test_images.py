@@ -542,7 +542,7 @@ def doubtful(name: str) -> np.ndarray:
 @pytest.mark.parametrize("doubt", ["things of its size", "reaches the edge", "an area", "has only 5 x 2 pixels"])
 def test_a_cut_out_that_is_not_plausible_is_said(doubt: str, tmp_path: Path) -> None:
     Image.fromarray((255 * (1 - doubtful(doubt))).astype(np.uint8)).save(tmp_path / "a.png")
-    with pytest.warns(UserWarning, match=f"a.png: what was cut out may be wrong: .*{doubt}"):
+    with pytest.warns(UserWarning, match=f"a.png: the cut-out may be wrong: .*{doubt}"):
         read_digit(tmp_path / "a.png")
 
 

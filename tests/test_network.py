@@ -14,7 +14,7 @@ import pytest
 from support import NAMESPACES, Namespace, assert_close, check_projection
 
 import nnbackend as nn
-from nnbackend import serialization
+from nnbackend import files, serialization
 from nnbackend.backends import to_numpy
 from nnbackend.backends.base import room
 
@@ -469,16 +469,16 @@ def test_on_windows_a_file_that_a_scanner_holds_is_waited_for(tmp_path: Path, mo
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", hold)
-    monkeypatch.setattr(serialization, "WINDOWS", True)
+    monkeypatch.setattr(files, "WINDOWS", True)
     net, file = nn.Network([nn.Affine(3, 2)]), tmp_path / "net.safetensors"
     net.save(file)
     assert nn.load(file).config() == net.config()
-    monkeypatch.setattr(serialization.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     held[:] = [True] * 20
     with pytest.raises(PermissionError) as caught:  # and not for ever
         net.save(file)
     assert caught.value.filename == str(file)
-    monkeypatch.setattr(serialization, "WINDOWS", False)
+    monkeypatch.setattr(files, "WINDOWS", False)
     held[:] = [True]
     with pytest.raises(PermissionError):  # elsewhere it is no matter of time
         net.save(file)

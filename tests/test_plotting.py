@@ -95,7 +95,7 @@ def test_drawing_needs_no_display_and_leaves_no_state(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw() -> None:
-    with pytest.raises(ValueError, match="there is no epoch in it"):
+    with pytest.raises(ValueError, match="it has no epochs"):
         plot_history(nn.History())
 
 

@@ -1,4 +1,4 @@
-"""Test accuracy on MNIST after ten epochs, median of three seeds, for the networks that the documentation speaks of.
+"""Measure the test accuracy on MNIST after ten epochs, as the median of three seeds, for the documented networks.
 
 NNBACKEND_DATA=... python ci/bench/accuracy.py [NAME ...]
 """
@@ -16,13 +16,13 @@ import nnbackend as nn
 
 @dataclass
 class Case:
-    """A network, how it is trained, and the accuracy that it must reach."""
+    """Holds a network, the settings of its training, and the accuracy that it must reach."""
 
     layers: Callable[[], list[nn.Layer]]
     target: float
     batch_size: int = 100
     lr: float = 1e-3
-    falling: bool = False  # does the learning rate fall to 0 along a cosine?
+    falling: bool = False  # whether the learning rate falls to 0 along a cosine
     seeds: int = 3
 
 

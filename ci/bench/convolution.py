@@ -1,13 +1,13 @@
-"""How long does one training step of a small convolutional network take on a CPU, beside the library's peers?
+"""Measure a training step of a small convolutional network on a CPU, in this library and in its peers.
 
     pip install ".[bench]"
     python ci/bench/convolution.py --json record.json
 
 The network: convolution 16 (3 x 3, padded), ReLU, max pooling 2, convolution 32 (the same), ReLU, max pooling 2,
 affine 128, ReLU, affine 10; MNIST, float32, SGD. All programs start from the same values and see the same shuffled
-batches, a block of steps each in turn, so that a machine whose speed drifts is as slow for one as for the others; the
-first block (compiling, warming up) and the first two steps of every block (the threads of the one before still spin)
-are outside the clock. A library that is not installed is left out, by name.
+batches. They take turns, a block of steps each, so that all share the drift of the machine's speed. The first block
+(compiling, warming up) is not timed, nor are the first two steps of each block, while the threads of the last program
+still spin. A library that is not installed is left out, by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-WARM_UP = 2  # steps of every block that are not counted
+WARM_UP = 2  # steps of each block that are not timed
 LR = 0.05
 
 
@@ -91,8 +91,11 @@ def main() -> None:
 
 
 def limit_threads(threads: int) -> None:
-    """Before NumPy, PyTorch or JAX are imported. JAX takes as many as there are processors to run on."""
-    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # NumPy held to an older processor's kernels, and no peer
+    """Limit the threads, before NumPy, PyTorch or JAX is imported. JAX uses a thread for each allowed processor."""
+    for name in (
+        "OPENBLAS_CORETYPE",
+        "OPENBLAS_L2_SIZE",
+    ):  # they would limit NumPy, but no peer, to the kernels of an older processor
         os.environ.pop(name, None)
     for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = str(threads)
@@ -186,7 +189,7 @@ def jax(x: Any, t: Any, values: Any, network: Any, arguments: Any) -> Callable[[
 
 
 def products(x: Any, t: Any, values: Any, network: Any, arguments: Any) -> Callable[[Any], float]:
-    """The matrix products of a step and nothing else; a convolution's in pieces that stay in a cache."""
+    """Compute the matrix products of a step and nothing else, a convolution's in pieces that fit in a cache."""
     import numpy as np
 
     generator = np.random.default_rng(0)

@@ -1,11 +1,11 @@
-"""How fast does this library train and predict on a CPU, beside its peers, in one run?
+"""Measure how fast this library and its peers train and predict on a CPU, in one run.
 
     pip install ".[bench]"
     python ci/bench/cpu.py --json record.json --plot picture.png
 
-All programs train the same networks on the same MNIST images, one epoch each in turn, so that a machine whose speed
-drifts is as slow for one as for the others. Figures are medians over the epochs; the first epoch of each (compiling,
-warming up) is outside the clock. A library that is not installed is left out, by name.
+All programs train the same networks on the same MNIST images. They take turns, an epoch each, so that all share the
+drift of the machine's speed. Figures are medians over the epochs. The first epoch of each program (compiling, warming
+up) is not timed. A library that is not installed is left out, by name.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-# A machine may hold OpenBLAS to the kernels of an older processor, for the same bits everywhere: then everything that
-# stands on NumPy is measured at half its speed, and its peers at all of theirs.
+# These variables limit OpenBLAS to the kernels of an older processor, for the same bits on all machines. Programs that
+# use NumPy would then run at half their speed, and the peers at their full speed.
 HELD = {name: value for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if (value := os.environ.pop(name, None))}
 
 import numpy as np  # noqa: E402  (it reads the environment)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def train(task: Task, epochs: int, skip: list[str], missing: dict[str, str]) -> dict[str, Any]:
-    """Every program in turn, `epochs` times; medians in microseconds per step."""
+    """Train with each program in turn, `epochs` times. Return medians in microseconds per step."""
     programs = []
     for kind in (*PROGRAMS, Products):
         if kind.name in skip:
@@ -115,12 +115,12 @@ def train(task: Task, epochs: int, skip: list[str], missing: dict[str, str]) -> 
 
 
 def predict(x: np.ndarray, t: np.ndarray, skip: list[str]) -> dict[str, dict[str, float]]:
-    """One row, and 10,000 rows, of 784-50-10: medians of calls made in turn, in microseconds."""
+    """Predict 1 and 10,000 rows with 784-50-10, in turn. Return medians in microseconds per call."""
     task = Task((784, 50, 10), 100, "sgd", x[:2000], t[:2000])
     programs = []
     for kind in PROGRAMS:
         if kind.name in skip or kind.name in ("PyTorch eager, foreach", "torch.compile", "JAX scan"):
-            continue  # they predict as their siblings do
+            continue  # they predict like other programs of their library
         try:
             program = kind(task)
             program.epoch()
@@ -234,7 +234,7 @@ def numerical(x: np.ndarray, t: np.ndarray, rounds: int = 3, elements: int = 100
 
 
 def imports(rounds: int = 7) -> dict[str, float]:
-    """Seconds of a fresh interpreter that imports each library, less one that imports nothing; in turn, medians."""
+    """Return the median seconds that the import of each library adds to a fresh interpreter, measured in turn."""
     code = {"nothing": "pass", "NumPy": "import numpy", **{k: f"import {v}" for k, v in LIBRARIES.items()}}
     code["scikit-learn"] = "from sklearn.neural_network import MLPClassifier"
     code["JAX"] = "import jax, jax.numpy"
@@ -257,7 +257,7 @@ def imports(rounds: int = 7) -> dict[str, float]:
 
 
 def sizes_installed() -> dict[str, float]:
-    """Megabytes of each library's own files, without what it depends on."""
+    """Return the megabytes of each library's own files, without its dependencies."""
     result = {}
     for name, distribution in {**LIBRARIES, "JAX": "jaxlib", "scikit-learn": "scikit-learn"}.items():
         try:
@@ -276,11 +276,11 @@ def sizes_installed() -> dict[str, float]:
 
 
 def peak_memory(skip: list[str]) -> dict[str, float]:
-    """Peak resident megabytes of a process that trains 784-256-128-10 with Adam for one epoch (Linux only)."""
+    """Return the peak resident megabytes of a process that trains 784-256-128-10 for an epoch of Adam (Linux only)."""
     program = (
         "import sys; sys.path.insert(0, {folder!r}); import numpy as np, nnbackend as nn, programs\n"
         "d = nn.datasets.mnist(); task = programs.Task((784, 256, 128, 10), 128, 'adam', d.x_train, d.t_train)\n"
-        "programs.{kind}(task).epoch()\n"  # getrusage would tell the parent's peak, too
+        "programs.{kind}(task).epoch()\n"  # getrusage would include the parent's peak
         "print([int(line.split()[1]) / 1024 for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
     result = {}

@@ -1,12 +1,12 @@
-"""How fast does NNClassifier fit, and how well, beside scikit-learn's MLPClassifier, both with their defaults?
+"""Measure the speed and the accuracy of NNClassifier and of scikit-learn's MLPClassifier, both with their defaults.
 
     pip install ".[bench]"
-    python ci/bench/estimator.py --json record.json          some ten minutes on two cores
+    python ci/bench/estimator.py --json record.json          about ten minutes on two cores
     python ci/bench/estimator.py --rows 5000 --repeats 1     a minute or two
 
-Three tasks: digits, MNIST (784-100-10), and a table of 50 columns. The programs fit in turn, so that a machine whose
-speed drifts is as slow for one as for the other; seconds are medians over the repeats, each with a seed of its own,
-and scores are means of the accuracy on rows held out. All data is float32, which is what makes MLPClassifier fastest.
+The three tasks are digits, MNIST (784-100-10), and a table of 50 columns. The programs take turns, so that both share
+the drift of the machine's speed. Seconds are medians over the repeats, each with a seed of its own. Scores are means of
+the accuracy on held-out rows. All data is float32, with which MLPClassifier is fastest.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ TASKS = {"digits": digits, "mnist": mnist, "table": table}
 
 
 def measure(task: str, rows: int, repeats: int, skip: list[str]) -> dict[str, Any]:
-    """Every program in turn, `repeats` times; prints a table and returns it."""
+    """Fit with each program in turn, `repeats` times. Print a table and return it."""
     x_train, x_test, y_train, y_test = TASKS[task](rows)
     names = [name for name in PROGRAMS if name not in skip]
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -1,12 +1,12 @@
-"""How fast does this library train on a GPU, beside its peers, at the same precision?
+"""Measure how fast this library and its peers train on a GPU, at the same precision.
 
     python3 ci/bench/gpu.py FOLDER
 
-writes FOLDER/gpu.json and FOLDER/gpu.md, or adds to those of the same machine and commit. Every program trains the same
-networks on the same random rows, whole epochs at a time, and is waited for at the end of each; the first two epochs
-(compiling, capturing) are outside the clock. Each runs in a process of its own, so that one that fails, or a library
-that is missing, is left out by name and leaves the others alone; the exit status is then 1. The programs take turns for
-`--rounds`; figures are medians over all epochs of all rounds.
+writes FOLDER/gpu.json and FOLDER/gpu.md, or adds to them if they are of the same machine and commit. All programs train
+the same networks on the same random rows, whole epochs at a time. The clock stops when the device has finished. The
+first two epochs (compiling, capturing) are not timed. Each program runs in a process of its own. If one fails, or its
+library is missing, it is left out by name, and the exit status is 1. The programs take turns for `--rounds`. Figures
+are medians over all epochs of all rounds.
 
 A program computes nothing but training steps: rows gathered on the device by a shuffled order, ReLU, softmax with
 cross entropy, Adam, and the mean loss read once an epoch.
@@ -48,7 +48,7 @@ class Task:
         return f"{'-'.join(map(str, self.sizes))}, batch {self.batch}, Adam, {self.precision}"
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Random rows, and labels that a straight line could tell, so that losses fall and can be compared."""
+        """Return random rows and labels that are linearly separable, so that losses fall and can be compared."""
         generator = np.random.default_rng(0)
         x = generator.random((self.batch * self.steps, self.sizes[0]), dtype="float32")
         W = generator.standard_normal((self.sizes[0], self.sizes[-1])).astype("float32")
@@ -68,7 +68,7 @@ Program = Callable[[int], Timed]  # trains so many epochs
 
 
 def timed(epoch: Callable[[], float]) -> Program:
-    """epoch: trains one, waits for it, returns its mean loss."""
+    """Time epochs. epoch: a function that trains an epoch, waits for the device, and returns the mean loss."""
 
     def run(epochs: int) -> Timed:
         ends = []
@@ -99,7 +99,7 @@ def ours(task: Task) -> Program:
     x, t = backend.asarray(host_x), backend.asarray(host_t, "int64")
 
     def run(epochs: int) -> Timed:
-        ends: list[float] = []  # of one fit's epochs: the step is captured once
+        ends: list[float] = []  # the ends of the epochs of a single fit, in which the step is captured once
         trainer.fit(x, t, epochs, callbacks=[lambda _: ends.append(time.perf_counter())])
         return [b - a for a, b in itertools.pairwise(ends)], trainer.history.loss[-1]
 
@@ -112,7 +112,7 @@ def ours_uncaptured(task: Task) -> Program:
 
 
 class Torch:
-    """The pieces of a PyTorch program: eager, captured whole, or compiled."""
+    """Holds the parts of a PyTorch program: eager, captured as a whole, or compiled."""
 
     def __init__(self, task: Task, capturable: bool):
         import torch
@@ -280,7 +280,7 @@ PROGRAMS: dict[str, Callable[[Task], Program]] = {
 
 
 def measure(program: str, task: Task, epochs: int) -> dict[str, Any]:
-    """In this process: seconds of every epoch on the clock, and the loss of the last."""
+    """Run a program in this process. Return the seconds of each timed epoch, and the loss of the last."""
     seconds, loss = PROGRAMS[program](task)(epochs + 2)
     return {"us_per_step": [s / task.steps * 1e6 for s in seconds[1:]], "loss": loss}
 
@@ -330,7 +330,7 @@ def commit() -> str:
 
 
 def begun(folder: Path, epochs: int, rounds: int) -> dict[str, Any]:
-    """The record in `folder` if it is of this machine and commit, else a new one."""
+    """Return the record in `folder` if it is of this machine and commit, else a new one."""
     record: dict[str, Any] = {"machine": machine(), "epochs": epochs, "rounds": rounds, "runs": []}
     try:
         old = json.loads((folder / "gpu.json").read_text())
@@ -419,7 +419,7 @@ def main() -> None:
         results[task.name][name] = new if before is None or "error" not in new else before | {"warning": new["error"]}
         shown = new.get("error") or f"{statistics.median(new['us_per_step']):.1f} µs per step"
         print(f"{task.name}: {name}: {shown}", flush=True)
-        written(arguments.folder, record)  # what there is survives whatever comes next
+        written(arguments.folder, record)  # written now, so that a later failure loses nothing
     failed = any("error" in result for name in names for result in results[name].values())
     sys.exit(failed)
 

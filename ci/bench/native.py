@@ -1,9 +1,9 @@
-"""What do the loops in C gain? A training step with them and without, on NumPy.
+"""Measure a training step on NumPy with the loops in C and without them.
 
     python ci/bench/native.py
 
-Two processes, one of which leaves the loops out (NNBACKEND_NATIVE=0), train the same networks on the same MNIST images,
-an epoch each in turn, with a pause before each in which the threads of the other's products fall asleep.
+Two processes train the same networks on the same MNIST images, an epoch each in turn. One of them leaves the loops out
+(NNBACKEND_NATIVE=0). Before each epoch there is a pause, in which the threads of the other process fall asleep.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # NumPy held to an older processor's kernels
+for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # they would limit NumPy to the kernels of an older processor
     os.environ.pop(name, None)
 
 import nnbackend as nn  # noqa: E402  (NumPy reads the environment)
@@ -67,7 +67,7 @@ def ask(worker: subprocess.Popen[str], question: object) -> float:
 
 
 def work() -> None:
-    """Answer with microseconds per step for the number of a case, until the questions end."""
+    """Read numbers of cases from stdin until it ends. Print the microseconds per step of each."""
     data = nn.datasets.mnist()
     trainers = [trainer(*case) for case in CASES]
     for line in sys.stdin:

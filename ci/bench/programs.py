@@ -1,7 +1,7 @@
-"""One class per library: the same multilayer perceptron (ReLU, softmax with cross entropy), trained epoch by epoch.
+"""Train the same multilayer perceptron (ReLU, softmax with cross entropy) with each library; one class per library.
 
-Each takes its data and draws its own shuffled order, the fastest way that the library offers, and trains every row
-once per `epoch()`. `predict` takes host rows and returns host class scores.
+Each class places its data and draws its shuffled order in the fastest way that the library offers. `epoch()` trains on
+each row once. `predict` takes host rows and returns host class scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ THREADS = os.cpu_count() or 1
 
 @dataclass
 class Task:
-    """What is trained: layer widths, batch size, optimizer ("sgd" or "adam"), and the data in float32 / int64."""
+    """Holds layer widths, batch size, optimizer ("sgd" or "adam"), and the data in float32 / int64."""
 
     sizes: tuple[int, ...]
     batch: int
@@ -59,7 +59,7 @@ class Ours:
 
 
 class Torch:
-    """PyTorch eager, with the faster of its fused and foreach optimizers for CPU tensors."""
+    """Trains with eager PyTorch and the faster of its fused and foreach optimizers for CPU tensors."""
 
     name = "PyTorch eager"
     settings: dict[str, bool] = {"fused": True}  # noqa: RUF012
@@ -110,7 +110,7 @@ class TorchCompiled(Torch):
 
 
 class JaxStep:
-    """JAX, one jitted step per batch."""
+    """Trains with JAX, one jitted step per batch."""
 
     name = "JAX step"
 
@@ -173,7 +173,7 @@ class JaxStep:
 
 
 class JaxScan(JaxStep):
-    """JAX, one scan over all batches per epoch."""
+    """Trains with JAX, one scan over all batches per epoch."""
 
     name = "JAX scan"
 
@@ -273,7 +273,7 @@ class Keras:
 
 
 class Products:
-    """The floor: the matrix products of a step and nothing else, on the same shapes."""
+    """Computes the matrix products of a step and nothing else, on the same shapes. No program can be faster."""
 
     name = "bare products"
 

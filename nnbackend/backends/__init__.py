@@ -5,7 +5,7 @@ A room defines a subclass of `Backend` and calls it BACKEND; `base.ROOMS` lists 
 
 from nnbackend.backends import numpy
 from nnbackend.backends.base import Backend, describe, name_of, on_its_device, to_numpy
-from nnbackend.backends.select import available, backend, resolve, use, using, why_not
+from nnbackend.backends.select import available, backend, resolve, spread_over_devices, use, using, why_not
 
 __all__ = [
     "Backend",
@@ -16,6 +16,7 @@ __all__ = [
     "numpy",
     "on_its_device",
     "resolve",
+    "spread_over_devices",
     "to_numpy",
     "use",
     "using",

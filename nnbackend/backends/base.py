@@ -1,4 +1,4 @@
-"""What a backend is: an array library and a device, on which new arrays are created."""
+"""Define the base class of backends: an array library and a device, on which new arrays are created."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from nnbackend.backends.steps import ParameterStore, Uncaptured
 from nnbackend.errors import BackendError
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, Namespace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +39,7 @@ class Backend:
     """
 
     name: str
-    xp: Any
+    xp: Namespace
     device: Any
 
     family: ClassVar[str] = ""
@@ -68,6 +68,14 @@ class Backend:
     def name_of(cls, x: Any) -> str:
         """Return the name of the backend on which an array of this library lives."""
         return cls.family
+
+    @classmethod
+    def dlpack_device(cls, x: Any) -> object:
+        """Return the device of an array as DLPack numbers it, or None if no other library may have its memory."""
+        try:
+            return x.__dlpack_device__()
+        except (BufferError, RuntimeError, ValueError):  # a device that DLPack does not know
+            return None
 
     @classmethod
     def mend(cls, error: Exception) -> str:
@@ -100,6 +108,19 @@ class Backend:
     def compile(self, store: ParameterStore) -> Uncaptured:
         """Return what runs training steps that change the `store`."""
         return Uncaptured()
+
+    @classmethod
+    def device_of(cls, local_rank: int) -> str:
+        """Return the device for one of several processes on this machine, as a name has it; "" for the default."""
+        return ""
+
+    def device_sum(self, size: int, rank: int, share: Callable[[Any], Any]) -> Callable[[Array], None] | None:
+        """Return a function that adds the arrays of several processes in place, on their devices.
+
+        size, rank: the number of processes, and that of this one. share: returns to all processes the value that the
+        one of rank 0 calls it with. Returns None if the library has no such function; hosts then add.
+        """
+        return None
 
     def memory(self) -> dict[str, int] | None:
         """Return bytes of device memory, or None if the library keeps no pool of it (every library but CuPy).
@@ -143,21 +164,38 @@ class Backend:
     def asarray(self, x: Any, dtype: str | None = None, argument: str = "") -> Array:
         """Return `x` on this backend. x: an array that is already here, which is cast if need be, or host data, which
         is moved once: NumPy arrays of any byte order and layout, data frames whose columns are numbers or booleans,
-        lists, numbers. A dtype in which the library does not compute becomes one that holds its values.
+        lists, numbers. An array of another library that lives on this device is shared through DLPack, without a copy.
+        A dtype in which the library does not compute becomes one that holds its values.
         argument: the name of what the user passed, for the errors.
 
-        Raises BackendError for an array of another device or library (`to_numpy` it first), ValueError for host data
+        Raises BackendError for an array that lives elsewhere (`to_numpy` it first), ValueError for host data
         that is not a regular array of numbers, TypeError for what is no data but gives data piece by piece.
         """
         try:
             with self.active():
-                here = x if self.fits(x) else self._put(self._host_array(x, dtype))
+                here = x if self.fits(x) else self._shared(x)
+                here = self._put(self._host_array(x, dtype)) if here is None else here
                 wanted = here.dtype if dtype is None else self.dtype(dtype)
                 return here if here.dtype == wanted else self.xp.astype(here, wanted)
         except (BackendError, TypeError, ValueError) as error:
             if not argument:
                 raise
             raise type(error)(f"{argument}: {error}") from error.__cause__
+
+    def _shared(self, x: Any) -> Array | None:
+        """Return an array of another library as one of this, in the same memory; None for all else."""
+        family = family_of(x)
+        if family in ("numpy", "", self.family) or not hasattr(x, "__dlpack_device__"):
+            return None
+        theirs = (room(family) if family in ROOMS else Backend).dlpack_device(x)
+        if theirs is None or theirs != self.dlpack_device(self.zeros((1,), "float32")):
+            return None
+        try:
+            here = self.xp.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise BackendError(f"got {describe(x)}, which DLPack does not share with {self.name!r}: {error}") from error
+        name = self.wider.get(str(here.dtype).rpartition(".")[2])
+        return here if name is None else self.xp.astype(here, self.dtype(name))
 
     def _put(self, host: np.ndarray[Any, Any]) -> Array:
         name = self.wider.get(host.dtype.name)

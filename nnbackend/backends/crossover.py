@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nnbackend.cache import cache_root
 from nnbackend.errors import DataError
+from nnbackend.files import write_atomically
 
 HIDDEN = (512, 256)  # hidden widths of the default network of `nnbackend train`, between 784 pixels and 10 classes
 LARGE = 2**53  # above every possible batch size, width or time, and exact as a float
@@ -69,15 +68,10 @@ def write(crossover: Crossover) -> Path:
     """Write a measurement in place of the last one; return its path. Raise OSError if the cache cannot be written."""
     target = path(crossover.second)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(asdict(crossover), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error  # the other name says nothing to anybody
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        write_atomically(target, (json.dumps(asdict(crossover), indent=2) + "\n").encode())
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror, str(target)) from error
     return target
 
 

@@ -25,6 +25,7 @@ MEANT = {
 }
 
 _selected: Backend | None = None
+_local_rank: int | None = None  # the number of this process among those of its machine that train together
 _override: ContextVar[Backend | None] = ContextVar("nnbackend_override", default=None)
 
 
@@ -69,6 +70,15 @@ def using(name: str | Backend) -> Iterator[Backend]:
             outer.activate()
 
 
+def spread_over_devices(local_rank: int) -> None:
+    """Let each process of a machine have a device of its own if a backend's name does not say which.
+
+    local_rank: the number of this process among those of its machine. A backend that is selected already stays.
+    """
+    global _local_rank
+    _local_rank = local_rank
+
+
 def available() -> list[str]:
     """Return the names of the array libraries that work here; `nnbackend doctor` says why the others do not."""
     return [name for name in ROOMS if why_not(name) is None]
@@ -97,6 +107,8 @@ def resolve(name: str | Backend, source: str = "backend") -> Backend:
         raise BackendError(f"{source}={name!r}: {family} arrays are immutable, but gradients are written through views")
     if family not in ROOMS:
         raise BackendError(f"{source}: " + unknown_name("backend", family, [*ROOMS, "auto"], MEANT))
+    if _local_rank is not None and not device:
+        device = room(family).device_of(_local_rank)
     resolved = room(family).open(device)
     check_views(resolved)
     return resolved

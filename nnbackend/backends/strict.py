@@ -37,6 +37,11 @@ class StrictBackend(Backend):
     def name_of(cls, x: Any) -> str:
         return "array_api_strict:" + str(x.device).split("'")[1]
 
+    @classmethod
+    def dlpack_device(cls, x: Any) -> object:
+        # as between a GPU and the host, nothing is shared with the other devices
+        return super().dlpack_device(x) if x.device == type(x.device)("CPU_DEVICE") else None
+
     def devices(self) -> tuple[str, ...]:
         found = sys.modules["array_api_strict"].__array_namespace_info__().devices()
         return tuple(str(getattr(device, "_device", device)) for device in found)

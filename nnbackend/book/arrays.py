@@ -1,4 +1,4 @@
-"""Bring the arguments of the book's functions and layers together: arrays of any library, lists and plain numbers."""
+"""Move the arguments of the book's functions and layers to one device: arrays of any library, lists and numbers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nnbackend.backends import describe, name_of, resolve, to_numpy
 from nnbackend.errors import BackendError
 from nnbackend.functions.array import Array, array_namespace
 
-_backend = lru_cache(maxsize=None)(resolve)  # to open a GPU takes a product on it
+_backend = lru_cache(maxsize=None)(resolve)  # cached, because opening a GPU backend computes a product on it
 
 
 def together(**arguments: Any) -> list[Array]:
     """Return the arguments as arrays of one library on one device, in their order.
 
-    arguments: arrays, lists or numbers, by the names that an error message shall have. NumPy's arrays, lists and
-    numbers move to the device of the argument that is not NumPy's. They stay with NumPy if there is none.
+    arguments: arrays, lists or numbers, by the names for error messages. If an argument is on a device, NumPy arrays,
+    lists and numbers move to that device. If none is, the result is NumPy arrays.
 
     Raises BackendError if two arguments live on different devices, neither of them NumPy's; ValueError or TypeError
     for an argument that does not hold real numbers.
@@ -34,7 +34,7 @@ def together(**arguments: Any) -> list[Array]:
             first = next(iter(away))
             raise BackendError(
                 f"{name}: got {describe(arguments[name])}, but {first} is {describe(arguments[first])}. "
-                f"Pass nn.to_numpy({name}), which moves by itself."
+                f"Pass nn.to_numpy({name}), since NumPy arrays move to the device of the others."
             )
     return [_moved(name, value, at) for name, value in arguments.items()]
 
@@ -43,7 +43,7 @@ def floating(*arrays: Array) -> tuple[Array, ...]:
     """Return the arrays in one floating dtype: the common one of those that are floating, else float64."""
     dtypes = {array.dtype for array in arrays}
     if len(dtypes) == 1 and isinstance(arrays[0], np.ndarray) and arrays[0].dtype.kind == "f":
-        return arrays  # the usual case, in a fraction of the time
+        return arrays  # a fast path for the usual case
     xp = array_namespace(arrays[0])
     floats = [dtype for dtype in dtypes if xp.isdtype(dtype, "real floating")]
     dtype = xp.result_type(*floats) if floats else xp.float64

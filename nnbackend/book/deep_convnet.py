@@ -1,4 +1,4 @@
-"""The book's deep_convnet, of chapter 8."""
+"""Provide deep_convnet of the book's chapter 8."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def _convolution(filter_num: int, pad: int = 1) -> Mapping[str, int]:
 
 
 class DeepConvNet(LayeredNet):
-    """Three times two convolutions with ReLU and max pooling by 2; then affine, ReLU, dropout, affine, dropout; softmax
-    with cross entropy; in float64.
+    """Classifies images with six convolutions and two affine layers, in float64.
+
+    Each convolution is followed by ReLU, and every second one by max pooling by 2. Then come affine, ReLU, dropout,
+    affine, dropout, and softmax with cross entropy.
 
     input_dim: (channels, height, width). conv_param_1 to conv_param_6: filter_num, filter_size, pad and stride of the
     convolutions. Weights are drawn from numpy.random with He's initial values.

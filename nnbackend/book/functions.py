@@ -1,4 +1,4 @@
-"""The book's common.functions.
+"""Provide the book's common.functions.
 
 Every function takes arrays of any library, lists and plain numbers; `together` says where the result lives. Integers
 are computed in float64, as in NumPy.
@@ -15,7 +15,7 @@ from nnbackend import functions as F
 from nnbackend.book.arrays import floating, together
 from nnbackend.functions.array import Array, array_namespace, device
 
-# the book's modules list nothing: a star import also gives what they import
+# The book's modules have no __all__, so that a star import of them also gives the names that they import.
 __all__ = [
     "cross_entropy_error",
     "identity_function",
@@ -83,7 +83,7 @@ def sum_squared_error(y: Any, t: Any) -> Array:
     return 0.5 * array_namespace(y).sum((y - t) ** 2)
 
 
-mean_squared_error = sum_squared_error  # its name in the book's first printings, though it is no mean
+mean_squared_error = sum_squared_error  # the name in the book's first printings, although it is not a mean
 
 
 def cross_entropy_error(y: Any, t: Any) -> Array:
@@ -105,7 +105,7 @@ def cross_entropy_error(y: Any, t: Any) -> Array:
         raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
     places = labels(y, t) + xp.arange(0, n * classes, classes, dtype=xp.int64, device=device(y))
     at_label = xp.take(xp.reshape(y, (-1,)), places, axis=0)
-    return -xp.sum(xp.log(at_label + 1e-7)) / n
+    return -xp.sum(xp.log(at_label + 1e-7)) / int(n)
 
 
 def softmax_loss(X: Any, t: Any) -> Array:
@@ -114,9 +114,10 @@ def softmax_loss(X: Any, t: Any) -> Array:
 
 
 def labels(y: Array, t: Array) -> Array:
-    """Return the label of every row of y, (n, classes), as int64: t itself, or where t, of the shape of y, is largest.
+    """Return the label of each row of y, (n, classes), as int64.
 
-    Raises as `cross_entropy_error`.
+    t: the labels, or an array of the shape of y whose largest element in each row is at the label. Raises as
+    `cross_entropy_error`.
     """
     xp = array_namespace(t)
     n, classes = y.shape
@@ -135,10 +136,10 @@ def labels(y: Array, t: Array) -> Array:
 
 
 def are_rows(y: Array, t: Array) -> bool:
-    """Tell whether t holds a number for every element of y rather than labels; the book decides it by the size."""
+    """Say whether t holds a number for each element of y, and not labels. The book decides this by the size."""
     return bool(t.ndim) and t.shape[-1] == y.shape[1] and math.prod(t.shape) == math.prod(y.shape)
 
 
 def _scalar(y: Array) -> Array:
-    """Return a number for a number, as NumPy's functions do; other arrays as they are."""
+    """Return an array without axes as a scalar, like NumPy's functions, and any other array as it is."""
     return y if y.ndim else y[()]

@@ -1,4 +1,4 @@
-"""The book's common.gradient."""
+"""Provide the book's common.gradient."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The book's common.layers: arrays go in through the constructor, gradients are left in attributes.
+"""Provide the book's common.layers. A constructor takes the parameters, and `backward` stores gradients in attributes.
 
-A layer computes where its input and its parameters live: NumPy's arrays move to the device of the others. Its gradients
-are left where the parameters live, so that `W -= lr * layer.dW` needs no other device than that of W.
+If the input or a parameter is on a device, NumPy arrays move to that device. The gradients are stored where the
+parameters are, so that `W -= lr * layer.dW` works.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nnbackend.book.functions import (
     sum_squared_error,
 )
 from nnbackend.book.util import col2im, im2col
-from nnbackend.functions.array import Array, array_namespace, device, one_hot
+from nnbackend.functions.array import Array, MaybeArray, array_namespace, device, one_hot
 from nnbackend.functions.convolution import pad, unpadded
 
 __all__ = [
@@ -59,10 +59,10 @@ __all__ = [
 
 
 class Relu:
-    """Takes max(x, 0). mask: where x <= 0."""
+    """Computes max(x, 0). mask: True where x <= 0."""
 
     def __init__(self) -> None:
-        self.mask: Array = None
+        self.mask: MaybeArray = None
 
     def forward(self, x: Any) -> Array:
         (x,) = together(x=x)
@@ -76,32 +76,32 @@ class Relu:
 
 
 class Sigmoid:
-    """Takes 1 / (1 + exp(-x)). out: the result."""
+    """Computes 1 / (1 + exp(-x)). out: the result."""
 
     def __init__(self) -> None:
-        self.out: Array = None
+        self.out: MaybeArray = None
 
     def forward(self, x: Any) -> Array:
         self.out = sigmoid(x)
         return self.out
 
     def backward(self, dout: Any) -> Array:
-        dout, out = floating(*together(dout=dout, out=self.out))
-        return dout * (1.0 - out) * out
+        dy, out = floating(*together(dout=dout, out=self.out))
+        return dy * (1.0 - out) * out
 
 
 class Affine:
-    """Computes x W + b for x, (n, ...), whose rows are flattened; one row, (i,), gives one row.
+    """Computes x W + b for x, (n, ...), whose rows are flattened. A single row, (i,), gives a single row.
 
     W: (i, o); b: (o,) or a number. Gradients: dW, db.
     """
 
     def __init__(self, W: Any, b: Any):
         self.W, self.b = W, b
-        self.x: Array = None
+        self.x: MaybeArray = None
         self.original_x_shape: tuple[int, ...] | None = None
-        self.dW: Array = None
-        self.db: Array = None
+        self.dW: MaybeArray = None
+        self.db: MaybeArray = None
 
     def forward(self, x: Any) -> Array:
         x, W, b = together(x=x, W=self.W, b=self.b)
@@ -126,15 +126,15 @@ class Affine:
 
 
 class SoftmaxWithLoss:
-    """Computes softmax and cross entropy error of scores x, (n, classes) or (classes,).
+    """Computes the softmax of scores x, (n, classes) or (classes,), and its cross entropy error.
 
     t: integer labels, (n,) or (n, 1), or one-hot rows of the shape of x; see `cross_entropy_error`.
     """
 
     def __init__(self) -> None:
         self.loss: Any = None
-        self.y: Array = None
-        self.t: Array = None
+        self.y: MaybeArray = None
+        self.t: MaybeArray = None
 
     def forward(self, x: Any, t: Any) -> Any:
         x, self.t = together(x=x, t=t)
@@ -153,22 +153,23 @@ class SoftmaxWithLoss:
 
 
 class Dropout:
-    """Drops with probability dropout_ratio while training, and multiplies by 1 - dropout_ratio otherwise.
+    """Drops elements with probability dropout_ratio while training, and multiplies by 1 - dropout_ratio otherwise.
 
-    `nnbackend.Dropout` divides by 1 - ratio while training instead. The mask is drawn from numpy.random, as in the
-    book; mask: what is kept. Raises ValueError for a dropout_ratio that is not from 0 to 1.
+    `nnbackend.Dropout` divides by 1 - ratio while training instead. mask: True for the elements that are kept; it is
+    drawn from numpy.random, as in the book. Raises ValueError for a dropout_ratio that is not from 0 to 1.
     """
 
     def __init__(self, dropout_ratio: float = 0.5):
         if not 0 <= dropout_ratio <= 1:
             raise ValueError(f"dropout_ratio: expected a number from 0 to 1, got {dropout_ratio!r}")
         self.dropout_ratio = dropout_ratio
-        self.mask: Array = None
+        self.mask: MaybeArray = None
 
     def forward(self, x: Any, train_flg: bool = True) -> Array:
         (x,) = floating(*together(x=x))
         if not train_flg:
-            return x * (1.0 - self.dropout_ratio)
+            y: Array = x * (1.0 - self.dropout_ratio)
+            return y
         x, self.mask = together(x=x, mask=np.random.rand(*x.shape) > self.dropout_ratio)
         return _kept(x, self.mask)
 
@@ -177,7 +178,7 @@ class Dropout:
 
 
 class BatchNormalization:
-    """Normalises over the batch (n, d), or (n, c, h, w) flattened to it, with an epsilon of 10e-7.
+    """Normalises x, (n, d), or (n, c, h, w) flattened to (n, c h w), over the batch, with an epsilon of 10e-7.
 
     gamma, beta: (d,) or a number. The running variance is that of the batch (divided by n), as in the book.
     running_mean and running_var begin at 0 unless they are given. Gradients: dgamma, dbeta.
@@ -188,11 +189,11 @@ class BatchNormalization:
         self.running_mean, self.running_var = running_mean, running_var
         self.input_shape: tuple[int, ...] | None = None
         self.batch_size: int | None = None
-        self.xc: Array = None
-        self.xn: Array = None
-        self.std: Array = None
-        self.dgamma: Array = None
-        self.dbeta: Array = None
+        self.xc: MaybeArray = None
+        self.xn: MaybeArray = None
+        self.std: MaybeArray = None
+        self.dgamma: MaybeArray = None
+        self.dbeta: MaybeArray = None
 
     def forward(self, x: Any, train_flg: bool = True) -> Array:
         x, gamma, beta = floating(*together(x=x, gamma=self.gamma, beta=self.beta))
@@ -229,25 +230,25 @@ class BatchNormalization:
 class Convolution:
     """Convolves x, (n, c, h, w), with filters W: (o, c, kh, kw). b: (o,) or a number. Gradients: dW, db.
 
-    col, col_W: x and W as the matrices whose product is the convolution, made when they are read.
+    col, col_W: x and W as matrices whose product is the convolution. They are computed at each access.
     """
 
     def __init__(self, W: Any, b: Any, stride: int = 1, pad: int = 0):
         self.W, self.b = W, b
         self.stride, self.pad = whole("stride", stride, 1), whole("pad", pad, 0)
-        self.x: Array = None
-        self.dW: Array = None
-        self.db: Array = None
+        self.x: MaybeArray = None
+        self.dW: MaybeArray = None
+        self.db: MaybeArray = None
 
     @property
-    def col(self) -> Array:
-        """The windows of x, (n h' w', c kh kw); None before the first forward."""
+    def col(self) -> Array | None:
+        """Return the windows of x, (n h' w', c kh kw), or None before the first forward."""
         (W,) = together(W=self.W)
         return None if self.x is None else im2col(self.x, W.shape[2], W.shape[3], self.stride, self.pad)
 
     @property
     def col_W(self) -> Array:
-        """The filters as columns, (c kh kw, o)."""
+        """Return the filters as columns, (c kh kw, o)."""
         (W,) = together(W=self.W)
         return array_namespace(W).reshape(W, (W.shape[0], -1)).T
 
@@ -273,18 +274,19 @@ class Convolution:
 class Pooling:
     """Takes the maximum of every window of x, (n, c, h, w). Padding counts as 0; `nnbackend.MaxPooling` ignores it.
 
-    arg_max: the place of every maximum in its window, (n h' w' c,), found when it is read.
+    arg_max: the place of each maximum in its window, (n h' w' c,). It is computed at each access.
     """
 
     def __init__(self, pool_h: int, pool_w: int, stride: int = 2, pad: int = 0):
         self.pool_h, self.pool_w = whole("pool_h", pool_h, 1), whole("pool_w", pool_w, 1)
         self.stride, self.pad = whole("stride", stride, 1), whole("pad", pad, 0)
-        self.x: Array = None
-        self._padded: Array = None
-        self._y: Array = None
+        self.x: MaybeArray = None
+        self._padded: MaybeArray = None
+        self._y: MaybeArray = None
 
     @property
-    def arg_max(self) -> Array:
+    def arg_max(self) -> Array | None:
+        """Return the place of each maximum in its window, or None before the first forward."""
         if self.x is None:
             return None
         xp = array_namespace(self.x)
@@ -315,14 +317,14 @@ def _vector(name: str, value: Array, length: int) -> Array:
 
 
 def _empty_for(W: Array, outputs: int) -> tuple[Array, Array]:
-    """Return room for the gradients of W and b, contiguous whatever W is."""
+    """Return empty arrays for the gradients of W and b. They are contiguous even if W is not."""
     xp = array_namespace(W)
     dW, db = (xp.empty(shape, dtype=W.dtype, device=device(W)) for shape in (tuple(W.shape), (outputs,)))
     return dW, db
 
 
 def _rows(x: Array) -> Array:
-    """Return x, (n, ...), with flat rows."""
+    """Return x, (n, ...), with flattened rows."""
     return array_namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 

@@ -1,4 +1,4 @@
-"""The book's dataset.mnist."""
+"""Provide the book's dataset.mnist."""
 
 from __future__ import annotations
 

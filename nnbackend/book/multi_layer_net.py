@@ -1,4 +1,4 @@
-"""The book's common.multi_layer_net."""
+"""Provide the book's common.multi_layer_net."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ += book_layers.__all__
 
 
 class MultiLayerNet(MultiLayerNetExtend):
-    """A fully connected network with weight decay; see MultiLayerNetExtend for the arguments."""
+    """Classifies rows with a fully connected network with weight decay. For the arguments see MultiLayerNetExtend."""
 
     def __init__(
         self,

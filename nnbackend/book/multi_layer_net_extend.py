@@ -1,4 +1,4 @@
-"""The book's common.multi_layer_net_extend."""
+"""Provide the book's common.multi_layer_net_extend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from nnbackend.backends import backend
 from nnbackend.book import layers as book_layers
 from nnbackend.book.gradient import numerical_gradient
-from nnbackend.book.layers import *  # noqa: F403 - here and below, a star import gives what the book's gives
+from nnbackend.book.layers import *  # noqa: F403 - a star import of this module gives the same names as in the book
 from nnbackend.book.layers import Affine, BatchNormalization, Dropout, Relu, Sigmoid
 from nnbackend.book.network import LayeredNet
 from nnbackend.checks import number
@@ -27,11 +27,12 @@ _INITIAL = {"he": 2.0, "relu": 2.0, "sigmoid": 1.0, "xavier": 1.0}  # the varian
 
 
 class MultiLayerNetExtend(LayeredNet):
-    """A fully connected network with weight decay, dropout and batch normalisation, in float64.
+    """Classifies rows with a fully connected network, in float64. Dropout and batch normalisation are optional.
 
-    hidden_size_list: widths, [100, 100, 100] say. activation: "relu" or "sigmoid". weight_init_std: a number, or
-    "relu" / "he" for He's and "sigmoid" / "xavier" for Xavier's initial values; weights are drawn from numpy.random.
-    weight_decay_lambda: the strength of the L2 penalty. dropout_ration: as the book spells it.
+    hidden_size_list: the widths of the hidden layers, as [100, 100, 100]. activation: "relu" or "sigmoid".
+    weight_init_std: the standard deviation of the initial weights, or "relu" / "he" for He's and "sigmoid" / "xavier"
+    for Xavier's. Weights are drawn from numpy.random. weight_decay_lambda: the strength of the L2 penalty.
+    dropout_ration: the dropout ratio, in the book's spelling.
 
     layers: Affine1, BatchNorm1, Activation_function1, Dropout1, Affine2, ... params: W1, b1, W2, b2, ..., gamma1,
     beta1, ...

@@ -1,4 +1,4 @@
-"""What the book's networks have in common: named layers over a dictionary of parameters."""
+"""Provide the base class of the book's networks: named layers and a dictionary of parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnbackend.book.layers import BatchNormalization, Dropout, SoftmaxWithLoss
 from nnbackend.errors import ModelFileError
 from nnbackend.functions.array import Array, array_namespace, pieces
 
-# what a pickle of NumPy's arrays names
+# The names in a pickle of NumPy arrays. Loading it needs no other names.
 _NAMED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -30,10 +30,10 @@ _NAMED = {
 
 
 class LayeredNet:
-    """Layers in order, by name, and a loss. The parameters are float64 arrays of the backend that is selected.
+    """Holds named layers in order, and a loss. The parameters are float64 arrays of the backend that is selected.
 
-    params: every parameter by name ("W1", "b1", ...). An array that is put into params is used from then on, and so is
-    one that is put into a layer. layers: the layers by name. last_layer: the loss.
+    params: the parameters by name ("W1", "b1", ...). If a script puts an array into params or into a layer, the network
+    uses it from then on. layers: the layers by name. last_layer: the loss.
     """
 
     _rows_at_once: int | None = None
@@ -43,8 +43,8 @@ class LayeredNet:
         self.params: dict[str, Array] = {}
         self.layers: Any = OrderedDict()
         self.last_layer = SoftmaxWithLoss()
-        self._owners: dict[str, tuple[Any, str]] = {}  # of every parameter: the key of its layer, its attribute there
-        self._placed: dict[str, Array] = {}  # the params that the layers have
+        self._owners: dict[str, tuple[Any, str]] = {}  # by parameter: the key of its layer, and the attribute there
+        self._placed: dict[str, Array] = {}  # the arrays in params that the layers hold
 
     def _draw(self, i: int, scale: float, shape: tuple[int, ...]) -> None:
         """Make W i, of shape (inputs, outputs) or (filters, c, h, w), drawn from numpy.random, and b i, zeros."""
@@ -53,7 +53,7 @@ class LayeredNet:
             self.params[name] = backend().asarray(value)
 
     def _append(self, key: str, kind: Any, *names: str, **settings: Any) -> None:
-        """Append a layer of that kind and settings. names: those of its parameters in params."""
+        """Append a layer of class `kind`. names: its parameters' keys in params. settings: its other arguments."""
         self.layers[key] = kind(*(self.params[name] for name in names), **settings)
         attributes = ("gamma", "beta") if kind is BatchNormalization else ("W", "b")
         for attribute, name in zip(attributes, names, strict=False):
@@ -68,15 +68,16 @@ class LayeredNet:
     def _ordered(self) -> list[Any]:
         return list(self.layers.values())
 
-    # --- what scripts call ------------------------------------------------------------------------------------
+    # --- methods for scripts ----------------------------------------------------------------------------------
 
     def predict(self, x: Any, train_flg: bool = False) -> Array:
         """Return scores (logits), (n, classes), for x, (n, ...)."""
         self._take_params()
+        y: Array = x
         for layer in self._ordered():
             flags = (train_flg,) if isinstance(layer, Dropout | BatchNormalization) else ()
-            x = layer.forward(x, *flags)
-        return x
+            y = layer.forward(y, *flags)
+        return y
 
     def loss(self, x: Any, t: Any, train_flg: bool = False) -> Any:
         """Return the cross entropy error plus weight_decay_lambda / 2 times the squared weights.
@@ -150,7 +151,7 @@ class LayeredNet:
             try:
                 values = dict(_Arrays(file).load())
                 found = {name: value.shape for name, value in values.items()}
-            except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
+            except Exception as error:  # a damaged pickle may raise any error
                 raise ModelFileError(f"{os.fspath(file_name)}: not a pickle of parameters: {error!s:.1000}") from error
         expected = {name: tuple(value.shape) for name, value in self.params.items()}
         if found != expected:
@@ -165,7 +166,7 @@ class LayeredNet:
         return self.predict(x, train_flg)
 
     def _take_params(self) -> None:
-        """Hand the layers what was put into params since the last time."""
+        """Give the layers the arrays that were put into params since the last call."""
         for name, (key, attribute) in self._owners.items():
             value, before = self.params[name], self._placed[name]
             if value is not before:
@@ -177,7 +178,7 @@ class LayeredNet:
 
 
 class _Arrays(pickle.Unpickler):
-    """Reads a pickle that holds NumPy's arrays in dictionaries, and refuses what else a pickle may name."""
+    """Loads a pickle of dictionaries of NumPy arrays, and refuses any other content."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core", "numpy._core")  # its name before NumPy 2

@@ -1,4 +1,4 @@
-"""The book's common.optimizer: `update(params, grads)` changes every array in the dictionary params in place.
+"""Provide the book's common.optimizer. `update(params, grads)` changes each array in the dictionary params in place.
 
 A parameter that is a plain number is replaced in params. A gradient may live on another device than its parameter if
 one of the two is NumPy's.
@@ -19,7 +19,7 @@ __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop", "np"]
 
 
 class _Optimizer:
-    """One update of every parameter. slots: the dictionaries that keep something for each, 0 at first."""
+    """Base class of the optimizers. slots: the names of dictionaries with a state for each parameter, at first 0."""
 
     slots: ClassVar[tuple[str, ...]] = ()
 
@@ -28,10 +28,10 @@ class _Optimizer:
             setattr(self, slot, None)
 
     def update(self, params: Any, grads: Mapping[str, Any]) -> None:
-        """Change params for the gradients of the same keys.
+        """Change params by the gradients of the same keys.
 
-        Raises KeyError for a gradient that is missing, ValueError for one of another shape, TypeError for a parameter
-        that is an array of integers, which could not take the change.
+        Raises KeyError if a gradient is missing, ValueError if it has another shape than its parameter, and TypeError
+        if a parameter is an array of integers, which could not hold the change.
         """
         for slot in self.slots:
             if getattr(self, slot) is None:
@@ -63,7 +63,7 @@ class _Optimizer:
 
 
 class SGD(_Optimizer):
-    """p <- p - lr g."""
+    """Updates p <- p - lr g."""
 
     def __init__(self, lr: float = 0.01):
         super().__init__()
@@ -74,7 +74,7 @@ class SGD(_Optimizer):
 
 
 class Momentum(_Optimizer):
-    """v <- momentum v - lr g; p <- p + v."""
+    """Updates v <- momentum v - lr g; p <- p + v."""
 
     slots = ("v",)
 
@@ -88,7 +88,7 @@ class Momentum(_Optimizer):
 
 
 class Nesterov(Momentum):
-    """p <- p + momentum^2 v - (1 + momentum) lr g; v <- momentum v - lr g."""
+    """Updates p <- p + momentum^2 v - (1 + momentum) lr g; v <- momentum v - lr g."""
 
     def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
         (v,) = kept
@@ -97,7 +97,7 @@ class Nesterov(Momentum):
 
 
 class AdaGrad(_Optimizer):
-    """h <- h + g^2; p <- p - lr g / (sqrt(h) + 1e-7)."""
+    """Updates h <- h + g^2; p <- p - lr g / (sqrt(h) + 1e-7)."""
 
     slots = ("h",)
 
@@ -111,7 +111,7 @@ class AdaGrad(_Optimizer):
 
 
 class RMSprop(_Optimizer):
-    """h <- decay_rate h + (1 - decay_rate) g^2; p <- p - lr g / (sqrt(h) + 1e-7)."""
+    """Updates h <- decay_rate h + (1 - decay_rate) g^2; p <- p - lr g / (sqrt(h) + 1e-7)."""
 
     slots = ("h",)
 
@@ -125,9 +125,10 @@ class RMSprop(_Optimizer):
 
 
 class Adam(_Optimizer):
-    """p <- p - lr_t m / (sqrt(v) + 1e-7) with lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t).
+    """Updates p <- p - lr_t m / (sqrt(v) + 1e-7) with lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t).
 
-    m and v are the moving averages of g and of g^2, by beta1 and beta2; iter, the t above, counts the updates.
+    m and v are the moving averages of g and g^2, with the rates beta1 and beta2. iter is the t above, the number of
+    updates.
     """
 
     slots = ("m", "v")
@@ -151,4 +152,4 @@ class Adam(_Optimizer):
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     kind.__name__.lower(): kind for kind in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam)
 }
-OPTIMIZERS["rmsprpo"] = RMSprop  # as the book's Trainer spelt it in the first printings
+OPTIMIZERS["rmsprpo"] = RMSprop  # the spelling of the book's Trainer in the first printings

@@ -1,4 +1,4 @@
-"""The book's simple_convnet, of chapter 7."""
+"""Provide simple_convnet of the book's chapter 7."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ _CONVOLUTION: Mapping[str, int] = {"filter_num": 30, "filter_size": 5, "pad": 0,
 
 
 class SimpleConvNet(LayeredNet):
-    """Convolution, ReLU, max pooling by 2, affine, ReLU, affine, softmax with cross entropy, in float64.
+    """Classifies images with a convolution and two affine layers, in float64.
+
+    The layers are convolution, ReLU, max pooling by 2, affine, ReLU, affine, and softmax with cross entropy.
 
     input_dim: (channels, height, width). conv_param: filter_num, filter_size, pad and stride of the convolution.
     Weights are drawn from numpy.random with the standard deviation weight_init_std.

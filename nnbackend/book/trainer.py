@@ -1,4 +1,4 @@
-"""The book's common.trainer."""
+"""Provide the book's common.trainer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop", "Trainer
 
 
 class Trainer:
-    """Trains with random mini-batches (drawn with replacement, from numpy.random), prints as the book does, and keeps
-    train_loss_list (per step), train_acc_list and test_acc_list (per epoch).
+    """Trains with random mini-batches, drawn with replacement from numpy.random, and prints as the book does.
 
-    network: has `params`, `gradient`, `loss` and `accuracy`. optimizer: "SGD", "Momentum", "Nesterov", "AdaGrad",
-    "RMSprop" or "Adam"; optimizer_param: its arguments, a learning rate of 0.01 by default. As in the book, the
-    accuracies are computed in steps that are multiples of train_size / mini_batch_size, which need not be whole.
+    network: an object with `params`, `gradient`, `loss` and `accuracy`. optimizer: "SGD", "Momentum", "Nesterov",
+    "AdaGrad", "RMSprop" or "Adam". optimizer_param: its arguments, by default a learning rate of 0.01.
+
+    train_loss_list: the loss of each step. train_acc_list, test_acc_list: the accuracies of each epoch. As in the book,
+    accuracies are computed if the number of the step is a multiple of train_size / mini_batch_size, which need not be
+    an integer.
 
     Raises ValueError for an unknown optimizer.
     """
@@ -58,7 +60,7 @@ class Trainer:
         self.test_acc_list: list[Any] = []
 
     def train_step(self) -> None:
-        """Take one mini-batch, and the accuracies if an epoch begins with it."""
+        """Train on one mini-batch. If an epoch begins with it, compute the accuracies."""
         chosen = np.random.choice(self.train_size, self.batch_size)
         x_batch, t_batch = _rows(self.x_train, chosen), _rows(self.t_train, chosen)
         self.optimizer.update(self.network.params, self.network.gradient(x_batch, t_batch))
@@ -85,7 +87,7 @@ class Trainer:
             print(f"test acc:{test_acc}")
 
     def _accuracy(self, x: Array, t: Array) -> Any:
-        """Return the accuracy for as many of the first rows as an epoch asks for."""
+        """Return the accuracy for the first evaluate_sample_num_per_epoch rows, or for all rows if that is None."""
         n = x.shape[0]
         if self.evaluate_sample_num_per_epoch is not None:
             n = min(n, self.evaluate_sample_num_per_epoch)

@@ -1,4 +1,4 @@
-"""The two_layer_net of the book's chapter 4, with layers, as in chapter 5."""
+"""Provide two_layer_net of the book's chapter 4, built of layers as in chapter 5."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nnbackend.functions.array import Array
 
 
 class TwoLayerNet(LayeredNet):
-    """Affine, Sigmoid, Affine, softmax with cross entropy, in float64, with weights drawn from numpy.random.
+    """Classifies rows with affine, sigmoid, affine, and softmax with cross entropy, in float64.
 
-    `predict` gives probabilities. The network of chapter 5 has ReLU instead and gives scores: take the module that lies
-    beside the scripts there, with its imports changed, or MultiLayerNet(input_size, [hidden_size], output_size,
-    weight_init_std=0.01), which is the same network.
+    Weights are drawn from numpy.random. `predict` returns probabilities. The network of chapter 5 has ReLU in place of
+    the sigmoid, and returns scores. To use that one, change the imports of the module beside the scripts of chapter 5,
+    or make the same network by MultiLayerNet(input_size, [hidden_size], output_size, weight_init_std=0.01).
     """
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, weight_init_std: float = 0.01):

@@ -1,4 +1,4 @@
-"""The book's common.util."""
+"""Provide the book's common.util."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["col2im", "conv_output_size", "im2col", "np", "shuffle_dataset", "smo
 
 
 def smooth_curve(x: Any) -> np.ndarray[Any, Any]:
-    """Return x, losses as an array or a sequence of numbers, smoothed for drawing by a Kaiser window of 11.
+    """Smooth a curve for drawing, by a Kaiser window of length 11.
 
-    The result is as long as x and a NumPy array.
+    x: an array or a sequence of numbers. Returns a NumPy array of the same length.
     """
     length = 11
     host = np.asarray([to_numpy(value) for value in x] if isinstance(x, list | tuple) else to_numpy(x))
@@ -29,7 +29,7 @@ def smooth_curve(x: Any) -> np.ndarray[Any, Any]:
 
 
 def shuffle_dataset(x: Any, t: Any) -> tuple[Array, Array]:
-    """Return the rows of x and t in one random order, drawn from numpy.random; each stays where it is.
+    """Return the rows of x and t in the same random order, drawn from numpy.random. Each stays on its device.
 
     Raises ValueError if x and t differ in their number of rows.
     """
@@ -51,9 +51,9 @@ def conv_output_size(input_size: int, filter_size: int, stride: int = 1, pad: in
 
 
 def im2col(input_data: Any, filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> Array:
-    """Return one row for every window of (n, c, h, w): (n out_h out_w, c filter_h filter_w), float64.
+    """Return a row for each window of (n, c, h, w): (n out_h out_w, c filter_h filter_w), float64.
 
-    Raises ValueError for another number of axes, for a stride or pad that is no whole number, and if no window fits.
+    Raises ValueError for another number of axes, for a stride or pad that is not an integer, and if no window fits.
     """
     (x,), stride, pad = together(input_data=input_data), whole("stride", stride, 1), whole("pad", pad, 0)
     if x.ndim != 4:
@@ -68,7 +68,7 @@ def im2col(input_data: Any, filter_h: int, filter_w: int, stride: int = 1, pad: 
 def col2im(
     col: Any, input_shape: tuple[int, ...], filter_h: int, filter_w: int, stride: int = 1, pad: int = 0
 ) -> Array:
-    """Add up again what `im2col` has spread out, and return an array of `input_shape`, (n, c, h, w), in float64."""
+    """Add up the windows of `im2col`. Return an array of shape `input_shape`, (n, c, h, w), in float64."""
     (col,), stride, pad = together(col=col), whole("stride", stride, 1), whole("pad", pad, 0)
     xp = array_namespace(col)
     col = xp.astype(col, xp.float64, copy=False)

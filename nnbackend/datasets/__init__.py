@@ -1,4 +1,4 @@
-"""Data sets: MNIST (a sample of it comes with the library), IDX files, and small synthetic sets."""
+"""Load data sets: MNIST (a sample ships with the library), IDX files, and small synthetic sets."""
 
 from nnbackend.datasets.idx import read_idx, write_idx
 from nnbackend.datasets.mnist import SAMPLE_NOTE, Dataset, HostData, load_idx_folder, mnist, mnist_host

@@ -181,6 +181,6 @@ def _verified(path: Path) -> HostArray:
 
 
 def _digest(array: HostArray) -> str:
-    digest = hashlib.sha256(idx_header(array))  # with the elements that is the whole file: read_idx saw to it
+    digest = hashlib.sha256(idx_header(array))  # header and elements are the whole file, as read_idx has checked
     digest.update(array.data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The IDX file format of MNIST: two zero bytes, element type, rank, big-endian sizes, then the elements."""
+"""Read and write IDX, the file format of MNIST: two zero bytes, type, rank, big-endian sizes, then the elements."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _TYPES: dict[int, np.dtype[Any]] = {
 _CODES = {dtype.newbyteorder("="): code for code, dtype in _TYPES.items()}
 _GZIP = b"\x1f\x8b"
 _DEFLATE_LIMIT = 1032  # deflate never expands a byte to more than this many
-PLAUSIBLE = 100  # data of any use shrinks to no less than one in so many bytes,
-HARMLESS = 1 << 28  # and what unpacks to this many bytes does no harm
+PLAUSIBLE = 100  # the largest ratio by which useful data shrinks when it is packed
+HARMLESS = 1 << 28  # bytes; a file that unpacks to no more is read whatever its ratio
 _CHUNK = 1 << 20
 
 
 def read_idx(path: str | os.PathLike[str]) -> HostArray:
-    """The array in an IDX file, raw or gzip (told apart by content, not by name).
+    """Read the array in an IDX file, raw or gzip (told apart by content, not by name).
 
-    Returns a C-contiguous array of native uint8, int8, int16, int32, float32 or float64, of the shape that
-    the file states. Memory is taken as data arrives, never on the word of the header.
+    Returns a C-contiguous array of native uint8, int8, int16, int32, float32 or float64, in the shape that the file
+    states. Memory is allocated as data arrives, because the header may lie.
 
-    Raises DataError, naming the file, what came and what was expected, for a file that is missing,
-    unreadable, not regular, truncated, followed by other bytes, corrupt, not IDX, a gzip bomb, or larger than memory.
+    Raises DataError, which names the file, what came and what was expected, if the file is missing, unreadable, not a
+    regular file, truncated, too long, corrupt, not IDX, a gzip bomb, or larger than memory.
     """
     path = Path(path)
     try:
@@ -58,7 +58,7 @@ def read_idx(path: str | os.PathLike[str]) -> HostArray:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except MemoryError as error:
         raise DataError(f"{path}: there is not enough memory for it") from error
-    except ValueError as error:  # a path that no file can have, such as one with a null character
+    except ValueError as error:  # the path cannot exist, for example because it has a null character
         raise DataError(f"{str(path)!r}: cannot be read ({error})") from error
 
 
@@ -75,7 +75,7 @@ def write_idx(path: str | os.PathLike[str], array: npt.ArrayLike) -> None:
     try:
         with ExitStack() as stack:
             stream: BufferedIOBase = stack.enter_context(path.open("wb"))
-            if path.name.endswith(".gz"):  # no name, no time: the bytes depend on the data alone
+            if path.name.endswith(".gz"):  # without name and time, so that the bytes depend on the data alone
                 packed = gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=stream, mtime=0)
                 stream = stack.enter_context(packed)
             stream.write(header)
@@ -85,7 +85,7 @@ def write_idx(path: str | os.PathLike[str], array: npt.ArrayLike) -> None:
 
 
 def idx_header(array: HostArray) -> bytes:
-    """The bytes that come before the elements of `array` in an IDX file. Errors as `write_idx`."""
+    """Return the header of the IDX file of `array`. Raises TypeError and ValueError as `write_idx` does."""
     code = _CODES.get(array.dtype.newbyteorder("="))
     if code is None:
         accepted = ", ".join(dtype.name for dtype in _TYPES.values())
@@ -97,7 +97,7 @@ def idx_header(array: HostArray) -> bytes:
 
 def _read(path: Path) -> HostArray:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # asked before opening: opening a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # checked before opening, because opening a pipe would wait forever
         raise DataError("expected a regular file, got a " + ("folder" if path.is_dir() else "special file"))
     with ExitStack() as stack:
         stream: BufferedIOBase = stack.enter_context(path.open("rb"))
@@ -114,7 +114,7 @@ def _read(path: Path) -> HostArray:
             raise DataError(f"truncated: {stated}, but the file holds {at_most}{max(available, 0)}")
         if packed and size > max(HARMLESS, PLAUSIBLE * status.st_size):
             raise DataError(f"{stated}, packed into {status.st_size}, as in a bomb; if that is right, unpack it first")
-        data = _read_up_to(stream, size + 1)  # one more: that reaches the gzip checksum, and any excess
+        data = _read_up_to(stream, size + 1)  # one byte more, to find excess bytes and to reach the gzip checksum
     if len(data) < size:
         raise DataError(f"truncated: {stated}, but {len(data)} follow it")
     if len(data) > size:

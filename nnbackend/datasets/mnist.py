@@ -1,4 +1,4 @@
-"""MNIST, and any data set of its form: images and labels, for training and for testing, in the files people have."""
+"""Load MNIST, or a data set of its form: images and labels, for training and for testing, in common file formats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nnbackend.functions.array import Array
 __all__ = ["SAMPLE_NOTE", "Dataset", "HostData", "load_idx_folder", "mnist", "mnist_host", "upright"]
 
 _PIXEL, _LABELS = ("uint8",), ("uint8", "int16", "int32", "int64")
-_CLASSES = 2**16  # a label above that is not one
+_CLASSES = 2**16  # labels are below this
 _NAME = re.compile(r"(?P<beginning>(?:.+-)?)(?:train|t10k|test)-(?:images|labels)[-.]idx[123]-(?:ubyte|int)(?:\.gz)?")
 
 SAMPLE_NOTE = (
@@ -35,7 +35,7 @@ SAMPLE_NOTE = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Images and labels on a backend. n: number of images, h and w: sides of an image."""
+    """Holds images and labels on a backend. n: the number of images. h, w: the height and width of an image."""
 
     x_train: Array  # (n, h * w), or (n, h, w, 1) if not flattened: floating, from 0 to 1
     t_train: Array  # (n,): int64
@@ -44,14 +44,14 @@ class Dataset:
     name: str
     source: str  # "sample", "full" or the path of a folder
 
-    def __repr__(self) -> str:  # never the arrays: they may be large, and far away
+    def __repr__(self) -> str:  # without the arrays, which may be large and on a device
         shapes = f"x_train {tuple(self.x_train.shape)}, x_test {tuple(self.x_test.shape)}"
         return f"<Dataset {self.name} from {self.source}: {shapes}, {self.x_train.dtype}>"
 
 
 @dataclass(frozen=True, eq=False)
 class HostData:
-    """Images and labels as the files hold them: NumPy arrays of uint8, perhaps read-only."""
+    """Holds images and labels as they are in the files: NumPy arrays of uint8, which may be read-only."""
 
     x_train: npt.NDArray[np.uint8]  # (n, h, w)
     t_train: npt.NDArray[np.uint8]  # (n,)
@@ -68,21 +68,21 @@ def mnist(
     flatten: bool = True,
     backend: Backend | None = None,
 ) -> Dataset:
-    """MNIST, or a data set of its form, as arrays of `backend` (None: the current one).
+    """Load MNIST, or a data set of its form, as arrays of `backend` (None: the current backend).
 
     data:
       "sample"  10,000 training and 2,000 test images that ship with this library
-      "full"    all 60,000 and 10,000: from NNBACKEND_DATA if that holds them, else from the cache, else downloaded
-                into it (11 MB, checked)
-      a path    what `load_idx_folder` reads: a folder of IDX or CSV files, a file mnist.npz; any image size
-      "auto"    what NNBACKEND_DATA names if that is set, else the full set if it is in the cache, else the sample;
-                never the network. `source` of the result says which.
+      "full"    all 60,000 and 10,000 images: from NNBACKEND_DATA if it holds them, else from the cache, else downloaded
+                into the cache (11 MB, checked)
+      a path    a folder of IDX or CSV files, or a file mnist.npz, as `load_idx_folder` reads it; images of any size
+      "auto"    the data at NNBACKEND_DATA if it is set, else the full set if it is in the cache, else the sample;
+                nothing is downloaded. `source` of the result says which.
 
     Pixels are byte / 255, of `dtype` ("float32" or "float64") and shape (n, h * w), or (n, h, w, 1) with
     flatten=False. Labels are int64, (n,).
 
-    Raises ValueError for another `data` or `dtype`, DataError (naming the file) for data that is missing,
-    damaged or inconsistent, or cannot be downloaded.
+    Raises ValueError for another `data` or `dtype`. Raises DataError, which names the file, if data is missing, damaged
+    or inconsistent, or cannot be downloaded.
     """
     check_float(dtype)
     host = mnist_host(data)
@@ -98,7 +98,7 @@ def mnist(
 
 
 def mnist_host(data: str | os.PathLike[str] = "auto") -> HostData:
-    """The same data as `mnist`, with the same choices and errors, as uint8 arrays on the host."""
+    """Load the same data as `mnist`, with the same choices and errors, as uint8 arrays on the host."""
     if not isinstance(data, (str, os.PathLike)):
         raise TypeError(f"data: got {data!r}, expected a string or a path")
     match data:
@@ -115,7 +115,7 @@ def mnist_host(data: str | os.PathLike[str] = "auto") -> HostData:
             return _sample() if cached is None else _host_data(cached, "mnist", "full")
     if (found := _found(Path(data))) is not None:
         return found
-    if not os.path.isdir(data):  # noqa: PTH112 - a path with a null character is no folder, Path would raise
+    if not os.path.isdir(data):  # noqa: PTH112 - Path would raise for a path with a null character
         known = unknown_name("data set", os.fspath(data), ["auto", "full", "sample"])
         raise ValueError(
             f"data: {known} Or the path of a folder with {', '.join(FILES)} (raw or .gz), or of CSV files."
@@ -124,20 +124,21 @@ def mnist_host(data: str | os.PathLike[str] = "auto") -> HostData:
 
 
 def load_idx_folder(folder: str | os.PathLike[str]) -> HostData:
-    """The data set in a folder: images (n, h, w) and labels (n,), for training and for testing.
+    """Load the data set in a folder: images (n, h, w) and labels (n,), for training and for testing.
 
-    These are found in the folder, in `raw`, `mnist` or `MNIST/raw` within it, or in the one other `*/raw`:
+    The files may lie in the folder, in `raw`, `mnist` or `MNIST/raw` within it, or in another `*/raw` if there is only
+    one. They are of one of these kinds:
 
     - four IDX files, raw or .gz: `train-images-idx3-ubyte` (or `train-images.idx3-ubyte`), `train-labels-idx1-ubyte`,
-      and the same with `t10k` or `test`; all perhaps with a beginning, as in `emnist-letters-train-images-idx3-ubyte`.
-      If there are sets of several beginnings, pass the folder with the beginning: `FOLDER/emnist-letters`.
-      EMNIST's images, which are transposed, are turned upright; its letters are numbered from 1, as in its files.
-      Labels are of any integer type; of QMNIST's (n, 8) the first column is the class.
-    - `mnist.npz`, as Keras has it: x_train, y_train, x_test, y_test.
+      and the same with `t10k` or `test`. The names may have a prefix, as in `emnist-letters-train-images-idx3-ubyte`.
+      If the folder holds sets with several prefixes, pass the folder with the prefix: `FOLDER/emnist-letters`.
+      The images of EMNIST are transposed in its files, and are turned upright; its letters are numbered from 1.
+      Labels may be of any integer type. QMNIST has labels of shape (n, 8); their first column is the class.
+    - `mnist.npz` of Keras: x_train, y_train, x_test, y_test.
     - two CSV files, with `train` and with `test` in their names: a label and the pixels in each line.
 
-    The name of the data set is that of the folder. Raises DataError, naming the file, if one is missing or damaged,
-    holds something else, is empty, or does not fit the others.
+    The data set is named after the folder. Raises DataError, which names the file, if a file is missing, damaged or
+    empty, holds something else, or does not fit the others.
     """
     folder = Path(folder)
     found = _found(folder)
@@ -148,7 +149,7 @@ def load_idx_folder(folder: str | os.PathLike[str]) -> HostData:
 
 
 def _found(path: Path) -> HostData | None:
-    """The data set that a path stands for: a folder, a file, or a folder and how the names of the files begin."""
+    """Load the data set at a path, or return None. A path is a folder, a file, or a folder and a prefix of names."""
     if is_file(path):
         if path.suffix == ".npz":
             return _host_data(_checked([f"{path}: {key}" for key in NPZ_KEYS], read_npz(path)), path.stem, str(path))
@@ -182,7 +183,7 @@ def _idx_set(folder: Path, beginning: str, name: str, source: str) -> HostData:
 
 
 def _csv_set(paths: Sequence[Path], name: str, source: str) -> HostData:
-    """The set in the first path with `train` in its name and the one whose name has `test` there."""
+    """Load the set in the first path with `train` in its name and in the path with `test` in that place."""
     train = next((path for path in paths if "train" in path.name), None)
     if train is None:
         raise DataError(f"{paths[0].parent}: expected CSV files with train and with test in their names")
@@ -195,7 +196,7 @@ def _csv_set(paths: Sequence[Path], name: str, source: str) -> HostData:
 
 
 def upright(path: Path, images: HostArray) -> HostArray:
-    """The images of a file; those of EMNIST are transposed, which its names tell."""
+    """Return the images of a file, upright. EMNIST stores them transposed; its names begin with "emnist"."""
     return images.transpose(0, 2, 1) if path.name.lower().startswith("emnist") else images
 
 
@@ -215,13 +216,13 @@ def _load_chosen(path: Path) -> HostData:
     if (found := _found(path)) is not None:
         return found
     raise DataError(
-        f"NNBACKEND_DATA={path}: neither it nor `mnist` in it holds {', '.join(FILES)} (raw or .gz), mnist.npz or CSV "
-        f"files"
+        f"NNBACKEND_DATA={path}: neither this folder nor `mnist` in it holds {', '.join(FILES)} (raw or .gz), "
+        "mnist.npz or CSV files"
     )
 
 
 def _chosen_full(path: Path) -> list[HostArray] | None:
-    """The four arrays of all of MNIST, if they are what NNBACKEND_DATA holds. Other data there does no harm."""
+    """Return the four arrays of all of MNIST if `path` holds them. If it holds other data, return None."""
     try:
         found = _found(path)
     except DataError:
@@ -234,7 +235,7 @@ def _chosen_full(path: Path) -> list[HostArray] | None:
 
 
 def _beginnings(folder: Path) -> set[str]:
-    """What stands before `train-images` and its like in the names of the IDX files in a folder."""
+    """Return the prefixes, before `train-images` and the like, of the names of the IDX files in a folder."""
     names = (path.name for path in _listed(folder, "*"))
     return {match["beginning"] for name in names if (match := _NAME.fullmatch(name))}
 
@@ -258,25 +259,28 @@ def _spellings(beginning: str, name: str) -> list[str]:
 def _find(folder: Path, beginning: str, name: str) -> Path:
     spellings = _spellings(beginning, name)
     for spelling in spellings:
-        for path in (folder / spelling, folder / spelling / spelling):  # some unpack into a folder of that name
+        for path in (
+            folder / spelling,
+            folder / spelling / spelling,
+        ):  # some programs unpack a file into a folder of its name
             if is_file(path):
                 return path
     raise DataError(f"{folder / (beginning + name)}: no such file; expected one of {', '.join(spellings)}")
 
 
 def _read_set(paths: Sequence[Path]) -> list[HostArray]:
-    """The arrays in the files (in the order of FILES), each of the right kind and fitting the others."""
+    """Read the arrays in the files, which are in the order of FILES. Raise DataError if they do not fit each other."""
     arrays = _checked([str(path) for path in paths], [read_idx(path) for path in paths])
     return [upright(path, array) if array.ndim == 3 else array for path, array in zip(paths, arrays, strict=True)]
 
 
 def _checked(sources: Sequence[str], arrays: Sequence[HostArray]) -> list[HostArray]:
-    """Images and labels, for training and testing, if they are of the right kind and fit each other."""
+    """Return images and labels, for training and testing. Raise DataError if they do not fit each other."""
     checked = []
     for source, array, axes in zip(sources, arrays, (3, 1, 3, 1), strict=True):
         kind, form, types = ("images", "(n, h, w)", _PIXEL) if axes == 3 else ("labels", "(n,)", _LABELS)
         if axes == 1 and array.ndim == 2 and array.dtype == np.int32 and array.shape[1]:
-            array = array[:, 0]  # QMNIST: then the writer, and where the digit comes from
+            array = array[:, 0]  # QMNIST: the other columns tell the writer and the origin of the digit
         if array.ndim != axes or array.dtype not in types:
             known = " or ".join(types)
             raise DataError(

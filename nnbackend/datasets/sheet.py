@@ -1,8 +1,12 @@
-"""Find the digit on a sheet: ink on paper, as cameras, scanners and drawing programs give it.
+"""Find the digit on a sheet of paper, in a picture by a camera, a scanner or a drawing program.
 
-The steps are: tell ink from paper by which of them is thin; estimate the paper's own brightness around every pixel and
-divide it out, which removes shadows; blur grain away; drop lines that run across the sheet, then frames, tables and
-specks; keep the largest thing that is left.
+The steps are:
+
+1. Decide whether ink or paper is the darker of the two. Ink is thin.
+2. Estimate the brightness of the paper around each pixel and divide by it. That removes shadows.
+3. Blur the grain.
+4. Remove lines that run across the sheet, then frames, tables and specks.
+5. Keep the largest object that is left.
 """
 
 from __future__ import annotations
@@ -18,27 +22,27 @@ __all__ = ["FAINT", "Cut", "cut_out", "edge", "pen_width", "widened"]
 Grey = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-FAINT = 0.1  # a sheet with less contrast, of the way from black to white, is blank
-_SHADE = 0.25  # paper is what is weaker than this part of the ink
-_COARSE = 100  # pixels of the longer side, of the small copy from which the paper is estimated
-_CLOSING = 0.25  # of the side: what is narrower than twice this is ink on the paper, what is wider is shadow
-_LINE = 0.025  # of the longer side: a line across the sheet that is thicker is no line
-_SLOPES = np.linspace(-0.12, 0.12, 49)  # of such lines: photographs are up to 7 degrees askew
-_SOLID = 0.65  # of its box: strokes fill less
+FAINT = 0.1  # a sheet is blank if its contrast is below this (1: from black to white)
+_SHADE = 0.25  # pixels are paper if they are weaker than this fraction of the ink
+_COARSE = 100  # pixels of the longer side of the small copy from which the paper is estimated
+_CLOSING = 0.25  # of the side; dark areas are ink if they are narrower than twice this, else shadow
+_LINE = 0.025  # of the longer side; the largest thickness of a line across the sheet
+_SLOPES = np.linspace(-0.12, 0.12, 49)  # the slopes of such lines: photographs are up to 7 degrees askew
+_SOLID = 0.65  # of its bounding box; strokes fill less
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The thing that was cut out of a sheet. ink: (height, width) from 0, paper, to 1. doubts: why it may be wrong."""
+    """Holds an object that was cut out. ink: (height, width), from 0 (paper) to 1. doubts: reasons to distrust it."""
 
     ink: Grey
     doubts: tuple[str, ...] = ()
 
 
 def cut_out(grey: Grey, solid: bool = False) -> Cut | None:
-    """Cut the largest thing out of a sheet, grey from 0 to 1. Returns None if the sheet is blank.
+    """Cut the largest object out of a sheet, whose greys go from 0 to 1. Return None if the sheet is blank.
 
-    solid: the thing has an area (clothes, say) instead of strokes; its greys are kept, and light must be even.
+    solid: the object has an area (clothes, say) and no strokes. Its greys are kept, and the light must be even.
     """
     if float(np.ptp(grey)) < FAINT:
         return None
@@ -58,8 +62,8 @@ def cut_out(grey: Grey, solid: bool = False) -> Cut | None:
 
 
 def _thing(grey: Grey) -> tuple[Grey, float, Mask, tuple[str, ...]] | None:
-    """Dark ink, how strong it is, where the largest thing of it is, and doubts; None on a blank sheet."""
-    for flat in (False, True):  # a sheet that the digit fills has no paper to go by
+    """Return dark ink, its strength, the mask of the largest object, and doubts; or None if the sheet is blank."""
+    for flat in (False, True):  # if the digit fills the sheet, there is too little paper for an estimate
         ink = _ink(grey, flat)
         level, kept, doubts = _strokes(ink)
         if level >= FAINT:
@@ -68,7 +72,7 @@ def _thing(grey: Grey) -> tuple[Grey, float, Mask, tuple[str, ...]] | None:
 
 
 def pen_width(ink: Grey) -> float:
-    """Measure the mean width of the strokes, in pixels: an area is half its outline times its width."""
+    """Measure the mean width of the strokes, in pixels: the area of a stroke is half its outline times its width."""
     mask = np.pad(ink > 0.5, 1)
     outline = int((mask & ~_shrunk(mask, 1)).sum())
     return 2 * int(mask.sum()) / max(outline, 1)
@@ -83,8 +87,10 @@ def widened(ink: Grey, pixels: int) -> Grey:
 
 
 def _ink_is_darker(coarse: Grey) -> bool:
-    """Whether the thin things in the picture are darker than their surroundings, which has nothing to do with light
-    that falls unevenly: the deviations from a blurred copy are then skewed. If they are not, the edge decides.
+    """Say whether the thin objects in the picture are darker than their surroundings.
+
+    If so, the deviations from a blurred copy are skewed, whether the light is even or not. If there is little skew, the
+    edge of the picture decides.
     """
     inner = tuple(slice(length * 8 // 100, length - length * 8 // 100) for length in coarse.shape)  # without a frame
     skew = 0.0
@@ -96,14 +102,14 @@ def _ink_is_darker(coarse: Grey) -> bool:
     middle = (float(coarse.min()) + float(coarse.max())) / 2
     darker = float(np.median(edge(coarse))) > middle
     thing, _ = _largest((coarse < middle) == darker)
-    if _is_area(thing) and not edge(thing).any():  # the sheet itself, on a table
+    if _is_area(thing) and not edge(thing).any():  # the object is the sheet itself, on a table
         return not darker
     first, second = (coarse, 1 - coarse) if darker else (1 - coarse, coarse)
     return darker == (1.3 * _digit_like(first) >= _digit_like(second))
 
 
 def _digit_like(grey: Grey) -> float:
-    """How large the thing on a sheet is; it counts less if it reaches the edge or is an area."""
+    """Return the size of the object on a sheet, reduced if the object reaches the edge or is an area."""
     found = _thing(grey)
     if found is None:
         return 0.0
@@ -118,7 +124,7 @@ def _is_area(mask: Mask) -> bool:
 
 
 def _ink(grey: Grey, flat: bool) -> Grey:
-    """How much of its paper's light each pixel lacks, from 0 to 1. flat: the paper is the same everywhere."""
+    """Return the fraction of the paper's light that each pixel lacks. flat: the paper has the same light everywhere."""
     from PIL import Image
 
     coarse = _reduced(grey)
@@ -130,15 +136,15 @@ def _ink(grey: Grey, flat: bool) -> Grey:
         paper = np.asarray(Image.fromarray(closed).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
     ink: Grey = (1 - grey / np.maximum(paper, np.float32(1e-3))).astype(np.float32)
     noise = _noise(ink)
-    if noise > 0.03:  # a blur of so many pixels divides the noise by 3.5 times their number
+    if noise > 0.03:  # a blur of r pixels divides the noise by 3.5 r
         ink = _blurred(ink, min(14 * noise, 0.008 * max(ink.shape)))
-    bias = min(float(np.median(ink)), 0.5)  # the estimate of the paper is that of its brightest grain
+    bias = min(float(np.median(ink)), 0.5)  # the paper was estimated from its brightest grain
     found: Grey = np.clip((ink - bias) / (1 - bias), 0, 1).astype(np.float32)
     return found
 
 
 def _noise(values: Grey) -> float:
-    """The standard deviation of the grain: of second differences, whose norm is 6 and which edges do not enter."""
+    """Return the standard deviation of the grain, from second differences in both directions; their norm is 6."""
     rows = values[:-2] - 2 * values[1:-1] + values[2:]
     both = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
     return float(np.median(np.abs(both))) / (0.6745 * 6) if both.size else 0.0
@@ -148,8 +154,9 @@ def _noise(values: Grey) -> float:
 
 
 def _strokes(ink: Grey) -> tuple[float, Mask, tuple[str, ...]]:
-    """How strong the ink of the main thing is, where that is, and doubts. What is weaker than half is left out:
-    the threshold rises until it is that of the thing that it shows.
+    """Return the strength of the ink of the main object, its mask, and doubts.
+
+    Ink of less than about half that strength is left out: the threshold rises until it fits the object that it shows.
     """
     threshold, level = 0.06, 0.0
     doubts: tuple[str, ...] = ()
@@ -167,7 +174,7 @@ def _strokes(ink: Grey) -> tuple[float, Mask, tuple[str, ...]]:
 
 
 def _largest(mask: Mask) -> tuple[Mask, tuple[str, ...]]:
-    """The largest connected thing with what belongs to it, and doubts whether that is all."""
+    """Return the mask of the largest connected object with its parts, and doubts whether it is the right one."""
     labels, count = _labelled(mask)
     if not count:
         return mask, ()
@@ -183,11 +190,11 @@ def _largest(mask: Mask) -> tuple[Mask, tuple[str, ...]]:
     score = mass * longer * np.where(sides == 0, 1.0, 0.1)
     large = longer >= 0.1 * min(mask.shape)
     if (large & (sides == 0)).any():
-        score[sides >= 3] *= 1e-3  # a table around the sheet
+        score[sides >= 3] *= 1e-3  # it may be a table around the sheet
     for i in np.flatnonzero(longer > 0.3 * min(mask.shape)):
         inside = (top > top[i]) & (left > left[i]) & (bottom < bottom[i]) & (right < right[i])
         if (inside & (longer >= 0.25 * longer[i])).any():
-            score[i] *= 1e-3  # a frame
+            score[i] *= 1e-3  # it is a frame
     main = int(score.argmax())
     size = int(longer[main])
     across = np.maximum(left[main] - right, left - right[main])
@@ -206,7 +213,9 @@ def _largest(mask: Mask) -> tuple[Mask, tuple[str, ...]]:
     if sides[main] and not fills:
         doubts.append("it reaches the edge of the picture, a part may be missing")
     box = (bottom[main] - top[main], right[main] - left[main])
-    if mass[main] > 0.8 * box[0] * box[1] and min(box) > 0.4 * size >= 6:  # small strokes fill their box, too
+    if (
+        mass[main] > 0.8 * box[0] * box[1] and min(box) > 0.4 * size >= 6
+    ):  # not if it is small: short strokes fill their box as well
         doubts.append("it is an area, not strokes")
     if size < 8:
         doubts.append(f"it has only {box[0]} x {box[1]} pixels")
@@ -214,7 +223,7 @@ def _largest(mask: Mask) -> tuple[Mask, tuple[str, ...]]:
 
 
 def _labelled(mask: Mask) -> tuple[npt.NDArray[np.int_], int]:
-    """Number the connected things (8 neighbours) from 1 on: runs of a row are joined with those of the next."""
+    """Number the connected objects (8 neighbours) from 1 on, by joining the runs of each row with those of the next."""
     height, width = mask.shape
     padded = np.zeros((height, width + 2), np.int8)
     padded[:, 1:-1] = mask
@@ -236,7 +245,7 @@ def _labelled(mask: Mask) -> tuple[npt.NDArray[np.int_], int]:
         parent = joined
     roots, number = np.unique(parent, return_inverse=True)
     changes = np.zeros(padded.size + 1, int)
-    changes[starts + 1] += number + 1  # runs are apart: no index comes twice
+    changes[starts + 1] += number + 1  # runs do not touch, so no index comes twice
     changes[ends + 1] -= number + 1
     return np.cumsum(changes)[:-1].reshape(padded.shape)[:, 1:-1], len(roots)
 
@@ -255,16 +264,16 @@ def _without_lines(mask: Mask) -> Mask:
         joined = sum(bool(rest[np.clip(line, 0, len(rest) - 1)[:, at], at].any()) for line in lines)
         bars = joined == len(lines) and len(rows) + len(columns) <= 3
         if lines and (bars or main[:, :2].any() or main[:, -2:].any()):
-            return mask  # its ends are strokes
+            return mask  # the ends of the line are strokes of the digit
     return cleared if left.any() else mask
 
 
 def _without_rows(mask: Mask) -> tuple[Mask, list[npt.NDArray[np.int_]]]:
-    """The mask without nearly horizontal lines from side to side, and which rows, by column, they took."""
+    """Remove nearly horizontal lines from side to side. Return the mask, and for each line its rows, by column."""
     (height, width), (ys, xs) = mask.shape, np.nonzero(mask)
     if not len(ys) or min(mask.shape) < 12:
         return mask, []
-    margin = int(0.12 * width) + 2  # a line that slopes may leave the picture
+    margin = int(0.12 * width) + 2  # a sloping line may leave the picture
 
     def drop(slope: float, columns: npt.NDArray[np.int_]) -> npt.NDArray[np.int_]:
         moved: npt.NDArray[np.int_] = np.round(slope * (columns - width / 2)).astype(int)
@@ -290,11 +299,11 @@ def _without_rows(mask: Mask) -> tuple[Mask, list[npt.NDArray[np.int_]]]:
             continue
         lines: npt.NDArray[np.int_] = (
             np.arange(start - 2, end + 2)[:, None] - margin + drop(slope, columns)
-        )  # and two rows around them
+        )  # with two rows around each line
         found_lines.append(lines)
         inside = (lines >= 0) & (lines < height)
         values = mask[np.clip(lines, 0, height - 1), columns] & inside
-        erase = inside[1:-1] & ~(values[0] | values[-1])  # not where a stroke crosses
+        erase = inside[1:-1] & ~(values[0] | values[-1])  # except where a stroke crosses the line
         cleared[lines[1:-1][erase], np.broadcast_to(columns, erase.shape)[erase]] = False
     return cleared, found_lines
 
@@ -303,12 +312,12 @@ def _without_rows(mask: Mask) -> tuple[Mask, list[npt.NDArray[np.int_]]]:
 
 
 def edge(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The pixels of the first and last row and column."""
+    """Return the pixels of the first and last row and column."""
     return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
 
 
 def _trimmed(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The smallest box that holds all that is not 0."""
+    """Cut out the smallest box that holds all values other than 0."""
     rows, columns = np.flatnonzero(values.any(axis=1)), np.flatnonzero(values.any(axis=0))
     return values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else values
 
@@ -321,7 +330,7 @@ def _reduced(grey: Grey) -> Grey:
 
 
 def _blurred(values: Grey, sigma: float) -> Grey:
-    """A Gaussian blur of floats, which Pillow has for bytes only."""
+    """Blur floats with a Gaussian. Pillow does so for bytes only."""
     reach = max(1, round(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
     for _ in range(2):
@@ -334,7 +343,7 @@ def _blurred(values: Grey, sigma: float) -> Grey:
 
 
 def _grown(values: npt.NDArray[Any], radius: int) -> npt.NDArray[Any]:
-    """The largest value in an octagon around every pixel."""
+    """Return the largest value in an octagon around each pixel."""
     for step in range(radius):
         padded = np.pad(values, 1, mode="edge")
         middle = padded[:, 1:-1]
@@ -348,5 +357,5 @@ def _grown(values: npt.NDArray[Any], radius: int) -> npt.NDArray[Any]:
 
 
 def _shrunk(values: npt.NDArray[Any], radius: int) -> npt.NDArray[Any]:
-    """The smallest value in an octagon around every pixel."""
+    """Return the smallest value in an octagon around each pixel."""
     return ~_grown(~values, radius) if values.dtype == bool else -_grown(-values, radius)

@@ -1,4 +1,4 @@
-"""Small data sets that are made from a formula."""
+"""Make small data sets from formulas."""
 
 from __future__ import annotations
 

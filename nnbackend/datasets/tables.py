@@ -1,4 +1,4 @@
-"""Images and labels in other files than IDX: the mnist.npz of Keras, and CSV."""
+"""Read images and labels from the mnist.npz of Keras and from CSV files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_npz(path: Path) -> list[HostArray]:
-    """The arrays x_train, y_train, x_test and y_test of an .npz file; nothing in it is executed.
+    """Read the arrays x_train, y_train, x_test and y_test of an .npz file. Nothing in the file is executed.
 
-    Raises DataError, naming the file, for one that is damaged, holds something else, or is a bomb.
+    Raises DataError, which names the file, if it is damaged, lacks one of the arrays, or is a decompression bomb.
     """
     try:
         with zipfile.ZipFile(path) as packed:
@@ -33,15 +33,16 @@ def read_npz(path: Path) -> list[HostArray]:
                 raise DataError(f"{path}: it has no {', '.join(missing)}, but {', '.join(arrays)}")
             return [np.ascontiguousarray(arrays[key]) for key in NPZ_KEYS]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise DataError(f"{path}: damaged, or no .npz file ({error})") from error
+        raise DataError(f"{path}: damaged, or not an .npz file ({error})") from error
     except (MemoryError, RecursionError) as error:
         raise DataError(f"{path}: damaged, or there is not enough memory for it") from error
 
 
 def read_csv(path: Path) -> tuple[HostArray, HostArray]:
-    """Images (n, side, side), uint8, and labels (n,) of a CSV file: a label and the pixels in each line.
+    """Read a CSV file with a label and the pixels of a square image in each line. The first line may be a header.
 
-    The first line may be a header. Raises DataError, naming the file, for other content.
+    Returns images, (n, side, side) uint8, and labels, (n,) int64. Raises DataError, which names the file, if it has
+    other content.
     """
     try:
         with path.open(encoding="utf-8") as file:

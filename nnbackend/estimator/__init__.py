@@ -1,11 +1,11 @@
-"""The scikit-learn face: a classifier and a regressor for pipelines, searches and whatever else scikit-learn offers."""
+"""Offer networks as estimators of scikit-learn, for pipelines, searches and its other tools."""
 
 from __future__ import annotations
 
 try:
     from nnbackend.estimator.classifier import NNClassifier
     from nnbackend.estimator.regressor import NNRegressor
-    from nnbackend.estimator.scaling import Moments as _Moments  # noqa: F401  the name in older pickles
+    from nnbackend.estimator.scaling import Moments as _Moments  # noqa: F401  older pickles name it
 except ImportError as error:
     if (error.name or "").partition(".")[0] != "sklearn":
         raise

@@ -1,4 +1,4 @@
-"""What classifier and regressor share: all but the meaning of the targets."""
+"""Train networks for classifier and regressor, which differ in the meaning of the targets alone."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from nnbackend.estimator.sparse import SparseRows, SparseTrainer
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.initializers import Uniform
 from nnbackend.layers import ACTIVATIONS, Affine, BatchNormalization, Dropout, Layer, Loss, activation
-from nnbackend.network import DTYPES, Network, given
+from nnbackend.network import DTYPES, Network, optional
 from nnbackend.optimizers import OPTIMIZERS, Optimizer, State, optimizer
 from nnbackend.schedules import OneCycle, Schedule
 from nnbackend.training import EarlyStopping
 
 Prepared: TypeAlias = tuple[Any, HostArray, HostArray | None]  # x, t, weight
 
-# the peak of the automatic schedule
-LEARNING_RATES = {
+# the highest learning rate of the automatic schedule, by optimizer
+PEAK_LEARNING_RATES = {
     "adagrad": 0.05,
     "adam": 0.01,
     "adamw": 0.02,
@@ -54,16 +54,18 @@ LEARNING_RATES = {
     "rmsprop": 0.005,
     "sgd": 0.05,
 }
-SLOWER = 5.0  # a training whose end is not known keeps to a fifth of the peak; for sparse rows the peak is a fifth
-# of "adamw", for up to STEPS steps, less for more: so much for each feature and row, but at most so much. Noise in few
-# rows of many features needs it; a smooth function of few features is underfitted by it
+# The divisor of the peak if the number of steps is not known, and if rows are sparse.
+SLOWER = 5.0
+# The automatic weight decay of "adamw" is WEIGHT_DECAY features / rows, but at most HIGHEST_WEIGHT_DECAY, and less if
+# there are more than STEPS steps. Few noisy rows of many features need much. A smooth function of few features needs
+# little.
 WEIGHT_DECAY, HIGHEST_WEIGHT_DECAY = 10.0, 1.0
-STEPS, EPOCHS = 1500, (20, 100)  # automatic epochs make that many steps, but keep to these bounds
+STEPS, EPOCHS = 1500, (20, 100)  # the number of automatic epochs gives so many steps, within these bounds
 
-# settings that shape the network or its data: a training that goes on with a network must not change them
+# Settings that shape the network or its data. They must not change while training goes on with the same network.
 SHAPE = ("hidden_layer_sizes", "activation", "dropout", "batch_normalization", "standardize", "backend", "dtype")
 
-# what scikit-learn's MLPClassifier and MLPRegressor call otherwise
+# Parameters of scikit-learn's MLPClassifier and MLPRegressor, and what to use here.
 ELSEWHERE = {
     "solver": "use optimizer=",
     "alpha": "use weight_decay=",
@@ -91,7 +93,7 @@ def _explain_names(kind: type, settings: Mapping[str, Any], error: type[Exceptio
 
 
 def knows_other_names(kind: type) -> type:
-    """Let the constructor of a class answer scikit-learn's names of parameters with its own."""
+    """Let the constructor of a class say, for a parameter of MLPClassifier, which parameter to use instead."""
     init = kind.__init__  # type: ignore[misc]
 
     @wraps(init)
@@ -105,7 +107,7 @@ def knows_other_names(kind: type) -> type:
 
 @dataclass(eq=False, repr=False)
 class NNEstimator(BaseEstimator):  # type: ignore[misc]
-    """What classifier and regressor share: all but the meaning of the targets."""
+    """Base class of classifier and regressor. A subclass gives targets their meaning."""
 
     hidden_layer_sizes: int | Sequence[int] = (100,)
     activation: str | Sequence[str] = "relu"
@@ -155,11 +157,11 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
     # --- the meaning of the targets -------------------------------------------------------------------------------
 
     def _targets(self, y: Any, first: bool, incremental: bool, classes: Any) -> HostArray:
-        """y as numbers: labels, (n,), or values, (n, n_outputs_). Sets n_outputs_ if `first`."""
+        """Convert y to numbers: labels, (n,), or values, (n, n_outputs_). Set n_outputs_ if `first`."""
         raise NotImplementedError
 
     def _measure_targets(self, t: HostArray, weight: HostArray | None, first: bool, incremental: bool) -> None:
-        """Look at the targets of a training, before it."""
+        """Measure the targets before a training."""
 
     def _scaled_targets(self, t: HostArray) -> HostArray:
         """Return the output that the network is trained to give for t."""
@@ -180,7 +182,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         validation: Any = None,
         callbacks: Sequence[Callable[[Any], object]] = (),
     ) -> None:
-        """`fit`, or `partial_fit`. X is used where it lives; y and the weights pass through the host."""
+        """Do the work of `fit` or, if `incremental`, of `partial_fit`. X stays on its device."""
         first = not (hasattr(self, "network_") and (incremental or self.warm_start))
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -212,13 +214,13 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             self._fit_network(train, checked, callbacks, seed, first, incremental)
 
     def _shape_settings(self) -> dict[str, Any]:
-        """The settings that shape the network or its data, as plain values."""
+        """Return the settings that shape the network or its data, as plain values."""
         values = {name: getattr(self, name) for name in SHAPE}
         sequences = {name: np.atleast_1d(values[name]).tolist() for name in ("hidden_layer_sizes", "activation")}
         return values | sequences | {"backend": getattr(self.backend, "name", self.backend)}
 
     def _check_shape(self) -> None:
-        """Raise ValueError if a setting that shapes the network has been changed since it was made."""
+        """Raise ValueError if a setting that shapes the network has changed since the network was made."""
         now = self._shape_settings()
         for name, value in getattr(self, "_shape", now).items():
             if now[name] != value:
@@ -228,13 +230,13 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
                 )
 
     def _chosen_backend(self, X: Any) -> Backend:
-        """The backend for a network that X is to train."""
+        """Return the backend for a network that will be trained on X."""
         return resolve(name_of(X) if on_device(X) else self.backend or current_backend())
 
     def _data(
         self, X: Any, y: Any, sample_weight: Any, classes: Any, first: bool, incremental: bool
     ) -> tuple[Any, HostArray, HostArray | None]:
-        """X where it lives, y as numbers and the weights on the host, all checked."""
+        """Check the data. Return X where it is, and y as numbers and the weights on the host."""
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         x = self._inputs(X, "partial_fit" if incremental else "fit", reset=first)
@@ -250,7 +252,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             total = np.sum(weight)
         if not 0 < total < math.inf:
             raise ValueError(
-                f"sample_weight must contain at least one number that is not zero, and sum to a finite one: got {total}"
+                f"sample_weight must contain a number other than 0, and have a finite sum, got the sum {total}"
             )
         return x, t, weight
 
@@ -261,7 +263,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         return self._data(X, y, weight[0] if weight else None, None, first=False, incremental=False)
 
     def _measure_features(self, x: Any, weight: HostArray | None, first: bool, incremental: bool) -> None:
-        """Learn how features are scaled: from the rows of a first training, and of every `partial_fit`."""
+        """Measure how to scale features, from the rows of a first training and of each `partial_fit`."""
         if first:
             self._x_scaling: Moments | RowLength | None = None
             if self.standardize:
@@ -276,7 +278,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
     def _split(
         self, t: HostArray, weight: HostArray | None, seed: int, hold_out: bool
     ) -> tuple[HostArray | None, HostArray | None]:
-        """The rows to train on (None: all) and those to validate on, if any. A row of weight 0 is as good as absent."""
+        """Return the rows for training (None: all) and for validation (None: none). Rows of weight 0 are left out."""
         rows = np.arange(t.shape[0]) if weight is None else np.flatnonzero(weight)
         if self.early_stopping and hold_out:
             size = math.ceil(self.validation_fraction * rows.size)
@@ -292,7 +294,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         return None if rows.size == t.shape[0] else rows, None
 
     def _check_split(self, labels: HostArray, held_out: int) -> str:
-        """Say why the rows with these targets cannot be split so that `held_out` are set aside, "" if they can."""
+        """Return why `held_out` rows of these targets cannot be set aside, or "" if they can."""
         return "" if held_out < labels.shape[0] else "which leaves none to train on"
 
     def _network(self, features: int, t: HostArray, seed: int) -> Network:
@@ -304,7 +306,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"activation has {len(names)} names for {len(sizes)} hidden layers")
         layers: list[Layer] = []
         for size, name in zip(sizes, names, strict=True):
-            # biases as spread as He's weights: the kinks of the units then lie apart, where the data is, not all at 0
+            # Biases have the spread of He's weights. The kinks of the units then lie apart and near the data, not at 0.
             spread = math.sqrt(6.0 / features)
             layers.append(Affine(features, size, bias=Uniform(-spread, spread)))
             if self.batch_normalization:
@@ -325,7 +327,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         first: bool,
         more: bool,
     ) -> None:
-        """Run the trainer and note what it recorded. more: for one epoch, after those of earlier calls."""
+        """Train the network and record the result. more: train for one epoch after the epochs of earlier calls."""
         network, (x, t, weight) = self.network_, train
         n = x.shape[0]
         batch_size = self._batch_size(n)
@@ -336,9 +338,10 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         if first or not more:
             self.loss_curve_: list[float] = []
             self._optimizer_state: State | None = None
-        trainer.epoch = len(self.loss_curve_)
-        if self._optimizer_state is not None and self._optimizer_state.keys() == trainer.state.keys():
-            trainer.state = self._optimizer_state
+        state = trainer.state
+        state.epoch = len(self.loss_curve_)
+        if self._optimizer_state is not None and self._optimizer_state.keys() == state.optimizer.keys():
+            state.optimizer = self._optimizer_state
         stopper = EarlyStopping("val_loss", patience=int(self.n_iter_no_change), min_delta=float(self.tol))
         history = trainer.fit(
             x,
@@ -349,7 +352,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             callbacks=[*callbacks, stopper] if self.early_stopping else callbacks,
             progress=bool(self.verbose),
         )
-        self._optimizer_state = trainer.state if more else None
+        self._optimizer_state = state.optimizer if more else None
         self.loss_curve_ += history.loss
         self.n_iter_ = len(self.loss_curve_)
         self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=None)
@@ -365,8 +368,8 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             raise KeyboardInterrupt(f"the fit was interrupted; the estimator keeps its {self.n_iter_} full epochs")
 
     def _batch_size(self, n: int) -> int:
-        """Rows per step. Batch normalization cannot use a lone row, so the rows are dealt out to leave none."""
-        if self.batch_size == "auto":  # some 24 steps an epoch
+        """Return the rows per step. With batch normalization no step has a single row, which it could not use."""
+        if self.batch_size == "auto":  # about 24 steps per epoch
             size = min(n, max(32, min(256, int(2 ** round(math.log2(n / 24))))))
         else:
             size = min(n, int(self.batch_size))
@@ -383,14 +386,15 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _epochs(self, steps: int) -> int:
         if self.epochs is not None and self.max_iter is not None:
-            raise ValueError(f"epochs={self.epochs} and max_iter={self.max_iter} are two names of one thing: give one")
+            raise ValueError(f"epochs={self.epochs} and max_iter={self.max_iter} mean the same: pass only one of them")
         chosen = self.epochs or self.max_iter
         return int(chosen) if chosen else min(max(round(STEPS / steps), EPOCHS[0]), EPOCHS[1])
 
     def _optimizer(self, steps: int, ends: bool = True, sparse: bool = False) -> Optimizer:
-        """The optimizer for a training of so many steps; it may end earlier, or never, unless it `ends` then.
+        """Return the optimizer.
 
-        sparse: the rows are sparse. Most of their features are rare, and are learned by smaller steps.
+        steps: the expected number of steps. ends: whether training ends after these steps; if False, it may end earlier
+        or go on. sparse: whether the rows are sparse. Most of their features are rare and need smaller steps.
         """
         chosen, settings = self.optimizer, dict[str, Any]()
         if self.weight_decay is not None:
@@ -399,7 +403,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             settings["lr"] = self.lr
         if isinstance(chosen, Optimizer):
             return replace(chosen, **settings)
-        highest = LEARNING_RATES[chosen]
+        highest = PEAK_LEARNING_RATES[chosen]
         automatic: dict[str, Any] = {"lr": highest / SLOWER}
         if ends:
             automatic["lr"] = OneCycle(highest / SLOWER if sparse else highest, steps)
@@ -411,11 +415,11 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
     # --- data -----------------------------------------------------------------------------------------------------
 
     def _inputs(self, X: Any, method: str, reset: bool) -> Any:
-        """X, checked: a NumPy array, a CSR matrix, or an array of floats on a device."""
+        """Check X. Return a NumPy array, a CSR matrix, or an array of floats on a device."""
         if not reset:
             self._check_home(X, method)
         if not on_device(X):
-            # one order of the elements: a data frame then gives the same bits as the array it was made of
+            # With one order of the elements, a data frame gives the same bits as the array that it was made of.
             x = validate_data(self, X, reset=reset, accept_sparse="csr", dtype="numeric", order="C")
             require_numbers("X", x)
             return x
@@ -434,7 +438,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         return X
 
     def _check_home(self, X: Any, method: str) -> None:
-        """Device arrays are for the network that lives there; host data for one that host data trained."""
+        """Raise ValueError if X is a device array from elsewhere, or host data for a network of device arrays."""
         on = self.network_.backend
         if on.owns(X) if on_device(X) else (on.host or not self._from_device):
             return
@@ -444,7 +448,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         )
 
     def _prepared(self, x: Any, t: HostArray, weight: HostArray | None) -> Prepared:
-        """x, t and the weights as the trainer takes them; the weights with a mean of 1, whatever their unit."""
+        """Prepare x, t and the weights for the trainer. The weights are scaled to a mean of 1."""
         if weight is not None:
             weight = weight / np.max(weight)
             weight /= np.mean(weight)
@@ -460,17 +464,17 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         return block if self._x_scaling is None else self._x_scaling.scaled(block)
 
     def _shown(self, block: Any) -> Any:
-        """Rows of X as the network is shown them. CSR rows stay so on NumPy, unless features are centred."""
+        """Scale and convert rows of X for the network. On NumPy, CSR rows stay CSR unless features are centred."""
         on, dtype, block = self.network_.backend, self.network_.dtype, self._scaled(block)
         if is_sparse(block) and on.owns(block.data):
             return block.astype(dtype, copy=False)
         return on.asarray(dense(block), dtype)
 
-    def _answer(self, X: Any, method: str, answer: Callable[[Array], Array]) -> Array:
-        """What `answer` makes of the network's raw output for every row; where X lives."""
+    def _answer(self, X: Any, method: str, answer: Callable[[Array], Array]) -> Any:
+        """Apply `answer` to the raw output of the network for all rows of X. The result is where X is."""
         check_is_fitted(self)
-        # layers remember their last input: with copies, which share their parameters, threads need no lock, and a
-        # process that is forked meanwhile finds none that is held
+        # Layers remember their last input. Copies, which share the parameters, let threads predict without a lock, and
+        # a lock could be held while a process is forked.
         layers = [copy(layer) for layer in self.network_.layers.values()]
         with using(self.network_.backend) as on:
             outputs = []
@@ -485,7 +489,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
     # --- the names of parameters ----------------------------------------------------------------------------------
 
     def set_params(self, **params: Any) -> Any:
-        """Set parameters. Raises ValueError for an unknown name; for one of scikit-learn's with the one used here."""
+        """Set parameters. Raises ValueError for an unknown name; the message explains the names of MLPClassifier."""
         _explain_names(type(self), params, ValueError)
         return super().set_params(**params)
 
@@ -494,7 +498,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"activation={self.activation!r}: {ACTIVATIONS_ELSEWHERE[self.activation]}")
         super()._validate_params()
 
-    # --- what scikit-learn asks -----------------------------------------------------------------------------------
+    # --- protocols of scikit-learn --------------------------------------------------------------------------------
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -503,7 +507,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         return tags
 
     def __sklearn_array_api_convert__(self, convert: Callable[[Array], Array]) -> Any:
-        """This estimator with its network where `convert` moves arrays to."""
+        """Return a copy of this estimator with its network on the device to which `convert` moves arrays."""
         check_is_fitted(self)
         moved = copy(self)
         target = convert(self.network_.buffer.data)
@@ -521,7 +525,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "network_" in state and "_rows" not in state:  # of an older version
+        if "network_" in state and "_rows" not in state:  # a pickle of an older version
             standardize, moments = state["standardize"], state.pop("_x_moments", None)
             state["_x_scaling"], state["_rows"] = (moments, int(moments.weight)) if standardize else (None, 1)
             if not standardize:
@@ -536,10 +540,10 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 def _skill(network: Network, losses: list[float], validation: Prepared) -> list[float]:
-    """1 - loss / the loss of always answering the mean: for squared errors and one output, R^2."""
+    """Return 1 - loss / (loss of predicting the mean) for each loss. For squared errors and one output it is R^2."""
     _, t, weight = validation
     mean = np.average(t, axis=0, weights=weight)
     on = network.backend
-    t, y = on.asarray(t, network.dtype), on.asarray(np.broadcast_to(mean, t.shape), network.dtype)
-    plain = float(network.loss_layer.forward(y, t, *given(network.weights(weight, t.shape[0]))))
+    targets, y = on.asarray(t, network.dtype), on.asarray(np.broadcast_to(mean, t.shape), network.dtype)
+    plain = float(network.loss_layer.forward(y, targets, *optional(network.weights(weight, t.shape[0]))))
     return [1.0 - loss / plain if plain else math.nan for loss in losses]

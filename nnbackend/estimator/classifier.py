@@ -1,4 +1,4 @@
-"""Classes as targets."""
+"""Classify with a neural network."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from nnbackend.backends import to_numpy
 from nnbackend.estimator.base import NNEstimator, knows_other_names
+from nnbackend.estimator.mlp import encoder, from_mlp
 from nnbackend.estimator.scaling import HostArray, host, on_device
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.layers import Loss, SigmoidWithLoss, SoftmaxWithLoss
@@ -28,100 +29,99 @@ from nnbackend.layers import Loss, SigmoidWithLoss, SoftmaxWithLoss
 class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     """A neural network as a scikit-learn classifier.
 
-    It minimises the cross entropy of a softmax, or with several labels a row that of a sigmoid for each. With the
-    defaults inputs are standardized inside the model, and it trains well without tuning.
+    It minimises the cross entropy of a softmax. If rows have several labels, it minimises the cross entropy of a
+    sigmoid for each label. The defaults standardize inputs inside the model, and train well without tuning.
 
-    X may be an array, a data frame, a sparse matrix, or an array of CuPy, PyTorch or another array-API library, with or
-    without scikit-learn's `array_api_dispatch`: then the network is trained on that device, and predictions are arrays
-    of that kind. Predictions for all other data are NumPy arrays. Sparse rows are used a batch at a time and are never
-    made dense as a whole.
+    X may be an array, a data frame or a sparse matrix. Predictions are then NumPy arrays. Sparse rows are made dense
+    one batch at a time, if at all. X may also be an array of CuPy, PyTorch or another array-API library, with or
+    without scikit-learn's `array_api_dispatch`. The network is then trained on the device of X, and predictions are
+    arrays of that library.
 
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Widths of the hidden layers; empty for a linear model.
     activation : str or sequence of str, default="relu"
-        Of every hidden layer, or one name for each: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid".
+        Activation of the hidden layers (or one each): "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid".
     optimizer : str or Optimizer, default="adamw"
         "adamw", "adam", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", or an optimizer with its settings.
     lr : float or Schedule, default=None
-        Learning rate. None: an Optimizer's own; otherwise one cycle up and down over the whole of `fit`
-        (`nnbackend.OneCycle`), and a constant in a training whose end is not known: in `partial_fit`, and with
-        early stopping.
+        Learning rate. With None, an Optimizer keeps its own. For a name, the rate goes up and down once in the course
+        of `fit` (`nnbackend.OneCycle`). It is constant in `partial_fit` and with early stopping, since the number of
+        steps is then not known.
     batch_size : int or "auto", default="auto"
-        Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
+        Rows per step, at most all rows. "auto" chooses a power of 2 from 32 to 256 that gives about 24 steps per epoch.
     epochs : int, default=None
-        Passes over the data. None: as many as make 1500 steps, but at least 20 and at most 100.
+        Passes over the data. None chooses a number that gives about 1500 steps, at least 20 and at most 100.
     max_iter : int, default=None
-        Another name for `epochs`, of which only one may be given.
+        Another name for `epochs`. Only one of the two may be given.
     dropout : float, default=0.0
-        Share of every hidden layer that is dropped while training, at least 0 and below 1.
+        Fraction of the units of each hidden layer that are dropped while training, at least 0 and below 1.
     batch_normalization : bool, default=False
-        Normalise every hidden layer over the batch, ahead of its activation.
+        Normalise each hidden layer over the batch, before its activation.
     weight_decay : float, default=None
-        Of the optimizer. For "adamw" it is decoupled, and None is 10 features / rows, at most 1, times 1500 / steps
-        if a fit runs for more than 1500 steps. For the others it is that of an L2 penalty, and None is none. An
-        Optimizer keeps its own if this is None.
+        Weight decay of the optimizer. For "adamw" it is decoupled. None then means 10 features / rows, at most 1, times
+        1500 / steps if a fit has more than 1500 steps. For the other names it is the strength of an L2 penalty, and
+        None means 0. If None, an Optimizer keeps its own.
     standardize : bool, default=True
-        Scale every feature to mean 0 and standard deviation 1, by the rows trained on; to less where one of them lies
-        more than 10 deviations from the mean, so that it lies at 10. A sparse X is divided by one number instead, so
-        that its rows have a length of about 1.
+        Scale each feature to mean 0 and standard deviation 1, as measured on the training rows. If a value of a feature
+        lies more than 10 deviations from the mean, the feature is scaled so that it lies at 10. A sparse X is divided
+        by one number instead, so that its rows have a length of about 1.
     early_stopping : bool, default=False
-        Stop when the loss on a validation set has not become better by more than `tol` for `n_iter_no_change` epochs;
-        the best epoch's network is kept. The set is the one given to `fit`, or else rows set aside. Without early
-        stopping, all epochs are run.
+        Stop when the loss on a validation set has not improved by more than `tol` for `n_iter_no_change` epochs, and
+        keep the network of the best epoch. The validation set is passed to `fit`; if it is not, rows are set aside.
     validation_fraction : float, default=0.1
-        The share of rows set aside, stratified by class. Only for early stopping without a set of its own.
+        Fraction of the rows that early stopping sets aside, stratified by class, if `fit` gets no validation set.
     n_iter_no_change : int, default=10
-        Epochs to wait for a better loss. Only for early stopping.
+        Epochs to wait for an improvement. Only for early stopping.
     tol : float, default=1e-4
-        By how much the loss has to become better. Only for early stopping.
+        Least improvement of the loss that counts. Only for early stopping.
     warm_start : bool, default=False
-        Let `fit` go on from the network of the last `fit`, with its scaling and its classes. Loss, class weights and
-        training settings may change; settings that shape the network or its data may not.
+        Let `fit` go on with the network of the last `fit`, and with its scaling and classes. Loss, class weights and
+        training settings may change in between. Settings that shape the network or its data may not.
     random_state : int, RandomState instance or None, default=None
-        Decides initial weights, order of rows, dropout and the rows set aside.
+        Seed of the initial weights, the order of rows, dropout and the rows that are set aside.
     verbose : bool or int, default=False
-        Show a progress bar for every epoch.
+        Show a progress bar for each epoch.
     backend : str or Backend, default=None
-        Where a network for host data lives: "numpy", "cupy", "torch:cuda:0", ...; None: where `nnbackend.use` or the
-        variable NNBACKEND says. Device arrays are used where they are.
+        Backend of a network for host data: "numpy", "cupy", "torch:cuda:0", ... None means the backend that
+        `nnbackend.use` or the variable NNBACKEND selects. Device arrays stay on their device.
     dtype : "float32", "float64" or None, default=None
-        Precision of the network, and of the probabilities; None: that of X, float64 where X is of another kind.
-        float32 is the faster.
+        Precision of the network and of the probabilities. None uses the precision of X, or float64 if X does not hold
+        floats. float32 is faster.
     loss : "log_loss" or Loss, default="log_loss"
-        Cross entropy, or a `nnbackend.Loss` that classifies: for one label a row such as `nnbackend.SoftmaxWithLoss`,
-        for several such as `nnbackend.SigmoidWithLoss`.
+        Cross entropy, or a `nnbackend.Loss` that classifies, such as `nnbackend.SoftmaxWithLoss` for one label a row
+        and `nnbackend.SigmoidWithLoss` for several.
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the loss, {label: weight}; 1 for those left out. "balanced": by the inverse of their
-        frequencies. Not for several labels a row.
+        Weight of each class in the loss, {label: weight}. Classes that are left out have the weight 1. "balanced"
+        weighs classes by the inverse of their frequencies. Not allowed if rows have several labels.
     label_smoothing : float, default=0.0
-        The share of every target that is spread over all classes, at least 0 and below 1.
+        Fraction of each target that is spread over all classes, at least 0 and below 1.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The class labels; the numbers of the columns where rows have several labels.
+        The class labels; if rows have several labels, the numbers of the columns.
     network_ : Network
         The trained network, for inputs that are scaled as `standardize` says.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features, where X had some that are all strings.
+        Names of the features, if X has names and all are strings.
     n_outputs_ : int
         Number of columns of the network's output.
     n_iter_ : int
-        Epochs of the last `fit` and of every `partial_fit` after it.
+        Epochs of the last `fit` and of each `partial_fit` after it.
     loss_curve_ : list of float, of length n_iter_
-        Mean training loss of every epoch.
+        Mean training loss of each epoch.
     validation_loss_curve_ : list of float or None
-        Loss on the validation set, by epoch; None without one.
+        Loss on the validation set, by epoch; None without a validation set.
     best_loss_ : float or None
-        The least of them; None with early stopping.
+        Least value of `loss_curve_`; None with early stopping.
     validation_scores_ : list of float or None
-        Accuracy on the validation set, by epoch; None without one.
+        Accuracy on the validation set, by epoch; None without a validation set.
     best_validation_score_ : float or None
-        That of the epoch that was kept; None without early stopping.
+        Score of the epoch whose network was kept; None without early stopping.
 
     See Also
     --------
@@ -148,8 +148,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     max_fun                  none: there is no L-BFGS
     =======================  ==============================================
 
-    Ctrl-C ends a fit after the step in hand. The estimator keeps what it has learned in full epochs and predicts with
-    it, and `fit` then raises KeyboardInterrupt, so that a search or a cross-validation around it ends, too.
+    Ctrl-C ends a fit after the current step. The estimator keeps what it has learned in full epochs, and can predict
+    with it. `fit` then raises KeyboardInterrupt, so that a search or a cross-validation ends as well.
 
     Examples
     --------
@@ -173,6 +173,33 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
 
+    @classmethod
+    def from_mlp(cls, mlp: Any) -> NNClassifier:
+        """Take over a fitted MLPClassifier. The predictions are the same, to rounding; it may be trained further.
+
+        Parameters
+        ----------
+        mlp : MLPClassifier
+            A fitted one. Its layers, classes and precision are taken over; the settings of its training are not.
+
+        Returns
+        -------
+        estimator : NNClassifier
+            One that does not standardize. Hidden layers without activation ("identity") become one affine layer.
+
+        Raises
+        ------
+        TypeError
+            For what is no MLP of scikit-learn.
+        sklearn.exceptions.NotFittedError
+            For one that is not fitted.
+        ValueError
+            For one that ends in another activation than softmax or logistic.
+        """
+        new = from_mlp(cls, mlp, ("softmax", "logistic"))
+        new._encoder = encoder(mlp)
+        return new
+
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
         self,
@@ -190,14 +217,14 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Finite numbers.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Labels; or 0 and 1 where a row may have several.
+            Labels; or 0 and 1 if a row may have several labels.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the loss, at least 0; a row of weight 0 is as good as absent.
+            Weights of the rows in the loss, at least 0. A row of weight 0 has no effect.
         validation : tuple (X, y) or (X, y, sample_weight), default=None
-            Data on which loss and score are recorded after every epoch. Early stopping looks at it.
+            Data on which loss and score are recorded after each epoch. Early stopping uses it.
         callbacks : sequence of callable, default=()
-            Functions that are called after every epoch with the `nnbackend.Trainer`, whose `history` they may read.
-            One that returns True ends the fit.
+            Functions that are called with the `nnbackend.Trainer` after each epoch. They may read its `history`. If one
+            returns True, the fit ends.
 
         Returns
         -------
@@ -212,7 +239,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         nnbackend.BackendError
             For a backend that does not work.
         nnbackend.NumericalError
-            Where the loss does not stay finite.
+            If the loss does not stay finite.
         """
         self._train(X, y, sample_weight, validation=validation, callbacks=callbacks)
         return self
@@ -221,17 +248,17 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> NNClassifier:
         """Train the network for one epoch on further data.
 
-        The first call makes the network; the scaling takes in the rows of every call.
+        The first call makes the network. The rows of each call take part in the scaling.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Finite numbers.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Labels; or 0 and 1 where a row may have several.
+            Labels; or 0 and 1 if a row may have several labels.
         classes : array-like of shape (n_classes,), default=None
-            All labels there will be. Required in the first call, unless rows have several. In later calls it may be
-            left out, and must be the same otherwise.
+            All labels that any call will have. Required in the first call, unless rows have several labels. Later calls
+            may leave it out, or pass the same labels.
         sample_weight : array-like of shape (n_samples,), default=None
             As in `fit`.
 
@@ -249,8 +276,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         self._train(X, y, sample_weight, classes, incremental=True)
         return self
 
-    def predict(self, X: Any) -> Array:
-        """The most likely class of every row by `predict_proba`; with several labels, 1 for each above 1/2.
+    def predict(self, X: Any) -> Any:
+        """Return the most likely class of each row; for several labels a row, 1 for each that is likelier than 1/2.
 
         Parameters
         ----------
@@ -262,8 +289,9 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
 
-        def decide(y: Array) -> Array:
-            xp, p = array_namespace(y), self.network_.loss_layer.output(y)  # decided by what predict_proba shows
+        def decide(y: Array) -> Any:
+            xp = array_namespace(y)
+            p = self.network_.loss_layer.output(y)  # the same probabilities as predict_proba gives
             if self._encoder is None:
                 return xp.astype(p > 0.5, xp.int64)
             labels, classes = xp.argmax(p, axis=1), self.classes_
@@ -273,8 +301,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
 
         return self._answer(X, "predict", decide)
 
-    def predict_proba(self, X: Any) -> Array:
-        """Probabilities of the classes, in the order of `classes_`; with several labels a row, of each label.
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probabilities of the classes, in the order of `classes_`, or of the labels if rows have several.
 
         Parameters
         ----------
@@ -287,8 +315,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         """
         return self._answer(X, "predict_proba", lambda y: self.network_.loss_layer.output(y))
 
-    def predict_log_proba(self, X: Any) -> Array:
-        """Logarithms of `predict_proba`, computed without it: they stay finite.
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithms of the probabilities. They are computed from the raw output, so that they stay finite.
 
         Parameters
         ----------
@@ -304,15 +332,15 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
             xp, loss = array_namespace(y), self.network_.loss_layer
             if isinstance(loss, SigmoidWithLoss):
                 return xp.minimum(y, 0.0) - xp.log1p(xp.exp(-xp.abs(y)))
-            if not isinstance(loss, SoftmaxWithLoss):  # one of the user's own
+            if not isinstance(loss, SoftmaxWithLoss):  # a loss of the user's own
                 return xp.log(loss.output(y))
             shifted = y - xp.max(y, axis=1, keepdims=True)
             return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
 
         return self._answer(X, "predict_log_proba", log_proba)
 
-    def decision_function(self, X: Any) -> Array:
-        """The network's raw output: the logarithm of `predict_proba` but for a constant in every row.
+    def decision_function(self, X: Any) -> Any:
+        """Return the network's raw output: the logarithm of `predict_proba` up to a constant in each row.
 
         Parameters
         ----------
@@ -322,7 +350,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         Returns
         -------
         y : ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
-            For two classes the second's less the first's, which is positive where the second is likelier.
+            For two classes, the output of the second minus that of the first: positive if the second is likelier.
         """
 
         def decision(y: Array) -> Array:
@@ -331,7 +359,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         return self._answer(X, "decision_function", decision)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of rows that are classified as y says; with several labels a row, all of them.
+        """Return the fraction of rows that are classified correctly. If rows have several labels, all must be correct.
 
         Parameters
         ----------
@@ -350,7 +378,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
 
     @property
     def classes_(self) -> HostArray:
-        """The class labels in the order of the columns of `predict_proba`, on the host."""
+        """Return the class labels, in the order of the columns of `predict_proba`, on the host."""
         classes: HostArray = np.arange(self.n_outputs_) if self._encoder is None else self._encoder.classes_
         return classes
 
@@ -376,7 +404,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         return self._indicators(y) if multilabel else self._labels(column_or_1d(y, warn=not first))
 
     def _indicators(self, y: Any) -> HostArray:
-        """Rows of 0 and 1 as the loss takes them."""
+        """Convert rows of 0 and 1 to targets of the loss."""
         t = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
         if not np.all((t == 0.0) | (t == 1.0)):
             raise ValueError(f"y: rows of several labels must hold 0 and 1, got {t.min():g} to {t.max():g}")
@@ -385,7 +413,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         return t * (1.0 - self.label_smoothing) + self.label_smoothing / 2.0
 
     def _labels(self, y: HostArray) -> HostArray:
-        """The number of each label. Labels are compared as they are: a cast could make another class of them."""
+        """Return the number of each label. Labels are compared without a cast, which could change their class."""
         numbers = {label: number for number, label in enumerate(self.classes_.tolist())}
         present, where = np.unique(y, return_inverse=True)
         unseen = [label for label in present.tolist() if label not in numbers]
@@ -428,7 +456,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):  # type: ignore[misc]
         return SoftmaxWithLoss(class_weight=self._class_weights(t), label_smoothing=float(self.label_smoothing))
 
     def _class_weights(self, t: HostArray) -> list[float] | None:
-        """The weight of every class; with "balanced" 1 for a class without rows in t."""
+        """Return the weight of each class. With "balanced" it is 1 for a class without rows in t."""
         if self.class_weight is None:
             return None
         weights = np.ones(self.n_outputs_)

@@ -1,4 +1,4 @@
-"""Numbers as targets."""
+"""Predict numbers with a neural network."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from nnbackend.estimator.base import NNEstimator, knows_other_names
+from nnbackend.estimator.mlp import from_mlp
 from nnbackend.estimator.scaling import HostArray, Moments, column_moments, host, require_numbers
 from nnbackend.functions.array import Array
 from nnbackend.layers import Huber, Loss, MeanAbsoluteError, MeanSquaredError, QuantileLoss
@@ -33,67 +34,66 @@ LOSSES: dict[str, type[Loss]] = {
 class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     """A neural network as a scikit-learn regressor, for one or several target columns.
 
-    With the defaults inputs and targets are standardized inside the model, and it trains well without tuning. What X
-    may be, and where the network is trained, is the same as for `NNClassifier`.
+    The defaults standardize inputs and targets inside the model, and train well without tuning. X may be of the same
+    kinds as for `NNClassifier`, and the network is trained on the same device.
 
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Widths of the hidden layers; empty for a linear model.
     activation : str or sequence of str, default="relu"
-        Of every hidden layer, or one name for each: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid".
+        Activation of the hidden layers (or one each): "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid".
     optimizer : str or Optimizer, default="adamw"
         "adamw", "adam", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", or an optimizer with its settings.
     lr : float or Schedule, default=None
-        Learning rate. None: an Optimizer's own; otherwise one cycle up and down over the whole of `fit`
-        (`nnbackend.OneCycle`), and a constant in a training whose end is not known: in `partial_fit`, and with
-        early stopping.
+        Learning rate. With None, an Optimizer keeps its own. For a name, the rate goes up and down once in the course
+        of `fit` (`nnbackend.OneCycle`). It is constant in `partial_fit` and with early stopping, since the number of
+        steps is then not known.
     batch_size : int or "auto", default="auto"
-        Rows per step, at most all there are. "auto": a power of 2 from 32 to 256 that makes some 24 steps an epoch.
+        Rows per step, at most all rows. "auto" chooses a power of 2 from 32 to 256 that gives about 24 steps per epoch.
     epochs : int, default=None
-        Passes over the data. None: as many as make 1500 steps, but at least 20 and at most 100.
+        Passes over the data. None chooses a number that gives about 1500 steps, at least 20 and at most 100.
     max_iter : int, default=None
-        Another name for `epochs`, of which only one may be given.
+        Another name for `epochs`. Only one of the two may be given.
     dropout : float, default=0.0
-        Share of every hidden layer that is dropped while training, at least 0 and below 1.
+        Fraction of the units of each hidden layer that are dropped while training, at least 0 and below 1.
     batch_normalization : bool, default=False
-        Normalise every hidden layer over the batch, ahead of its activation.
+        Normalise each hidden layer over the batch, before its activation.
     weight_decay : float, default=None
-        Of the optimizer. For "adamw" it is decoupled, and None is 10 features / rows, at most 1, times 1500 / steps
-        if a fit runs for more than 1500 steps. For the others it is that of an L2 penalty, and None is none. An
-        Optimizer keeps its own if this is None.
+        Weight decay of the optimizer. For "adamw" it is decoupled. None then means 10 features / rows, at most 1, times
+        1500 / steps if a fit has more than 1500 steps. For the other names it is the strength of an L2 penalty, and
+        None means 0. If None, an Optimizer keeps its own.
     standardize : bool, default=True
-        Scale every feature and every target to mean 0 and standard deviation 1, by the rows trained on; a feature to
-        less where one of them lies more than 10 deviations from the mean, so that it lies at 10. A sparse X is divided
-        by one number instead, so that its rows have a length of about 1. The losses, and `tol`, are those of the
-        scaled targets. A target that is constant in training is answered exactly.
+        Scale each feature and each target to mean 0 and standard deviation 1, as measured on the training rows. If a
+        value of a feature lies more than 10 deviations from the mean, the feature is scaled so that it lies at 10. A
+        sparse X is divided by one number instead, so that its rows have a length of about 1. Losses and `tol` refer to
+        the scaled targets. If a target is constant in training, the prediction is exactly that constant.
     early_stopping : bool, default=False
-        Stop when the loss on a validation set has not become better by more than `tol` for `n_iter_no_change` epochs;
-        the best epoch's network is kept. The set is the one given to `fit`, or else rows set aside. Without early
-        stopping, all epochs are run.
+        Stop when the loss on a validation set has not improved by more than `tol` for `n_iter_no_change` epochs, and
+        keep the network of the best epoch. The validation set is passed to `fit`; if it is not, rows are set aside.
     validation_fraction : float, default=0.1
-        The share of rows set aside. Only for early stopping without a set of its own.
+        Fraction of the rows that early stopping sets aside if `fit` gets no validation set.
     n_iter_no_change : int, default=10
-        Epochs to wait for a better loss. Only for early stopping.
+        Epochs to wait for an improvement. Only for early stopping.
     tol : float, default=1e-4
-        By how much the loss has to become better. Only for early stopping.
+        Least improvement of the loss that counts. Only for early stopping.
     warm_start : bool, default=False
-        Let `fit` go on from the network of the last `fit`, with its scaling. Loss and training settings may change;
-        settings that shape the network or its data may not.
+        Let `fit` go on with the network of the last `fit`, and with its scaling. Loss and training settings may change
+        in between. Settings that shape the network or its data may not.
     random_state : int, RandomState instance or None, default=None
-        Decides initial weights, order of rows, dropout and the rows set aside.
+        Seed of the initial weights, the order of rows, dropout and the rows that are set aside.
     verbose : bool or int, default=False
-        Show a progress bar for every epoch.
+        Show a progress bar for each epoch.
     backend : str or Backend, default=None
-        Where a network for host data lives: "numpy", "cupy", "torch:cuda:0", ...; None: where `nnbackend.use` or the
-        variable NNBACKEND says. Device arrays are used where they are.
+        Backend of a network for host data: "numpy", "cupy", "torch:cuda:0", ... None means the backend that
+        `nnbackend.use` or the variable NNBACKEND selects. Device arrays stay on their device.
     dtype : "float32", "float64" or None, default=None
-        Precision of the network, and of the predictions; None: that of X, float64 where X is of another kind.
-        float32 is the faster.
+        Precision of the network and of the predictions. None uses the precision of X, or float64 if X does not hold
+        floats. float32 is faster.
     loss : "squared_error", "absolute_error", "huber", "quantile" or Loss, default="squared_error"
-        What is minimised; "huber" turns linear at one (scaled) unit.
+        The loss to minimise. "huber" becomes linear at one (scaled) unit.
     quantile : float, default=0.5
-        For loss="quantile": the share of targets that is to lie below the prediction, above 0 and below 1.
+        For loss="quantile", the fraction of targets that shall lie below the prediction, above 0 and below 1.
 
     Attributes
     ----------
@@ -102,22 +102,22 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features, where X had some that are all strings.
+        Names of the features, if X has names and all are strings.
     n_outputs_ : int
         Number of columns of the network's output.
     n_iter_ : int
-        Epochs of the last `fit` and of every `partial_fit` after it.
+        Epochs of the last `fit` and of each `partial_fit` after it.
     loss_curve_ : list of float, of length n_iter_
-        Mean training loss of every epoch.
+        Mean training loss of each epoch.
     validation_loss_curve_ : list of float or None
-        Loss on the validation set, by epoch; None without one.
+        Loss on the validation set, by epoch; None without a validation set.
     best_loss_ : float or None
-        The least of them; None with early stopping.
+        Least value of `loss_curve_`; None with early stopping.
     validation_scores_ : list of float or None
-        1 - loss / loss of the mean target, on the validation set, by epoch: R^2 for squared errors and one column.
-        None without one.
+        1 - loss / (loss of predicting the mean target) on the validation set, by epoch: R^2 for squared errors and one
+        column. None without a validation set.
     best_validation_score_ : float or None
-        That of the epoch that was kept; None without early stopping.
+        Score of the epoch whose network was kept; None without early stopping.
 
     See Also
     --------
@@ -144,8 +144,8 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     max_fun                  none: there is no L-BFGS
     =======================  ==============================================
 
-    Ctrl-C ends a fit after the step in hand. The estimator keeps what it has learned in full epochs and predicts with
-    it, and `fit` then raises KeyboardInterrupt, so that a search or a cross-validation around it ends, too.
+    Ctrl-C ends a fit after the current step. The estimator keeps what it has learned in full epochs, and can predict
+    with it. `fit` then raises KeyboardInterrupt, so that a search or a cross-validation ends as well.
 
     Examples
     --------
@@ -166,6 +166,33 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         "quantile": [Interval(Real, 0, 1, closed="neither")],
     }
 
+    @classmethod
+    def from_mlp(cls, mlp: Any) -> NNRegressor:
+        """Take over a fitted MLPRegressor. The predictions are the same, to rounding; it may be trained further.
+
+        Parameters
+        ----------
+        mlp : MLPRegressor
+            A fitted one. Its layers and precision are taken over; the settings of its training are not.
+
+        Returns
+        -------
+        estimator : NNRegressor
+            One that does not standardize. Hidden layers without activation ("identity") become one affine layer.
+
+        Raises
+        ------
+        TypeError
+            For what is no MLP of scikit-learn.
+        sklearn.exceptions.NotFittedError
+            For one that is not fitted.
+        ValueError
+            For one that ends in an activation.
+        """
+        new = from_mlp(cls, mlp, ("identity",))
+        new._flat, new._y_moments = new.n_outputs_ == 1, None
+        return new
+
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
         self,
@@ -185,12 +212,12 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Numbers.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the loss, at least 0; a row of weight 0 is as good as absent.
+            Weights of the rows in the loss, at least 0. A row of weight 0 has no effect.
         validation : tuple (X, y) or (X, y, sample_weight), default=None
-            Data on which loss and score are recorded after every epoch. Early stopping looks at it.
+            Data on which loss and score are recorded after each epoch. Early stopping uses it.
         callbacks : sequence of callable, default=()
-            Functions that are called after every epoch with the `nnbackend.Trainer`, whose `history` they may read.
-            One that returns True ends the fit.
+            Functions that are called with the `nnbackend.Trainer` after each epoch. They may read its `history`. If one
+            returns True, the fit ends.
 
         Returns
         -------
@@ -205,7 +232,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         nnbackend.BackendError
             For a backend that does not work.
         nnbackend.NumericalError
-            Where the loss does not stay finite.
+            If the loss does not stay finite.
         """
         self._train(X, y, sample_weight, validation=validation, callbacks=callbacks)
         return self
@@ -214,7 +241,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNRegressor:
         """Train the network for one epoch on further data.
 
-        The first call makes the network; the scaling takes in the rows of every call.
+        The first call makes the network. The rows of each call take part in the scaling.
 
         Parameters
         ----------
@@ -237,8 +264,8 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         self._train(X, y, sample_weight, incremental=True)
         return self
 
-    def predict(self, X: Any) -> Array:
-        """The target of every row.
+    def predict(self, X: Any) -> Any:
+        """Return the prediction for each row.
 
         Parameters
         ----------
@@ -257,7 +284,7 @@ class NNRegressor(RegressorMixin, NNEstimator):  # type: ignore[misc]
         return self._answer(X, "predict", restore)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The coefficient of determination R^2, the mean over the columns of y.
+        """Return the coefficient of determination R^2, as the mean over the columns of y.
 
         Parameters
         ----------

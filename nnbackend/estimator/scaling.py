@@ -17,16 +17,16 @@ from nnbackend.functions.array import Array, array_namespace, device, pieces
 
 HostArray: TypeAlias = npt.NDArray[Any]
 
-ROWS = 2048  # that are scaled, or predicted, at a time
-REACH = 10.0  # the largest scaled feature: a pixel that is blank but once would otherwise become a hundred
+ROWS = 2048  # the number of rows that are scaled, or predicted, at a time
+REACH = 10.0  # the largest scaled feature; a pixel that is set in one image only could otherwise become 100
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Total weight, mean, standard deviation, least and largest value of each column.
+    """Holds the total weight of the rows, and the mean, standard deviation, least and largest value of each column.
 
-    The sum of two is that of all their rows. eps: the relative precision in which they were computed.
-    clip: cut scaled features at so many deviations (what older versions did; it stays for their pickles).
+    The sum of two describes the rows of both. eps: the relative precision of the numbers. clip: the number of
+    deviations at which scaled features are cut. Older versions did so, and their pickles have it.
     """
 
     weight: float
@@ -38,7 +38,7 @@ class Moments:
     clip: float | None = None
 
     def __add__(self, other: Moments) -> Moments:
-        """Chan, Golub, LeVeque 1979, for deviations, whose squares might overflow."""
+        """Combine the moments of two sets of rows (Chan, Golub, LeVeque 1979), without squares, which may overflow."""
         weight = self.weight + other.weight
         share, step = other.weight / weight, other.mean - self.mean
         inner = np.hypot((1.0 - share) ** 0.5 * self.deviation, share**0.5 * other.deviation)
@@ -54,35 +54,45 @@ class Moments:
 
     @property
     def constant(self) -> HostArray:
-        """Which columns hold one value, but for rounding."""
+        """Return, for each column, whether it holds a single value (up to rounding)."""
         constant: HostArray = self.deviation <= 10 * self.eps * np.abs(self.mean)
         return constant
 
-    def standardized(self, x: Array) -> Array:
-        """The columns of x with mean 0 and standard deviation 1."""
+    def standardized(self, x: Any) -> Any:
+        """Scale the columns of x to mean 0 and standard deviation 1."""
         mean, scale = _beside(x, self.mean, np.where(self.constant, 1.0, self.deviation))
         return (x - mean) / scale
 
-    def restored(self, x: Array) -> Array:
-        """The inverse of `standardized`; a constant column is the constant, whatever x holds there."""
-        mean, scale = _beside(x, self.mean, np.where(self.constant, 0.0, self.deviation))
+    def restored(self, x: Any) -> Any:
+        """Invert `standardized`. A constant column becomes its constant, whatever x holds there."""
+        mean, scale = _beside(x, *self.restoring)
         return x * scale + mean
 
-    def scaled(self, x: Any) -> Array:
-        """The columns of x, dense or CSR, as features: standardized, or smaller where values lie further out.
+    @property
+    def restoring(self) -> tuple[HostArray, HostArray]:
+        """Return what `restored` adds, and what it multiplies by before."""
+        return self.mean, np.where(self.constant, 0.0, self.deviation)
 
-        The farthest of the values seen becomes `REACH` at most. The map is linear, so no two values become one.
+    def scaled(self, x: Any) -> Any:
+        """Standardize the columns of x, dense or CSR, and divide a column by more if it has outliers.
+
+        The farthest value that was seen becomes `REACH` at most. The map is linear, so distinct values stay distinct.
         """
         x = dense(x)
+        mean, scale = _beside(x, *self.scaling)
+        scaled = (x - mean) / scale
+        return scaled if self.clip is None else array_namespace(x).clip(scaled, -self.clip, self.clip)
+
+    @property
+    def scaling(self) -> tuple[HostArray, HostArray]:
+        """What `scaled` subtracts and then divides by, before it clips."""
         if self.clip is not None:
-            return array_namespace(x).clip(self.standardized(x), -self.clip, self.clip)
+            return self.mean, np.where(self.constant, 1.0, self.deviation)
         farthest = np.maximum(self.high - self.mean, self.mean - self.low)
-        scale = np.where(self.constant, 1.0, np.maximum(self.deviation, farthest / REACH))
-        mean, scale = _beside(x, self.mean, scale)
-        return (x - mean) / scale
+        return self.mean, np.where(self.constant, 1.0, np.maximum(self.deviation, farthest / REACH))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "squares" in state:  # of an older version
+        if "squares" in state:  # a pickle of an older version
             deviation, nothing = np.sqrt(state["squares"] / state["weight"]), np.full_like(state["mean"], np.nan)
             kept = {name: state[name] for name in ("weight", "mean", "eps")}
             state = kept | {"deviation": deviation, "low": nothing, "high": nothing, "clip": 5.0}
@@ -91,8 +101,10 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class RowLength:
-    """The number of rows, and the root mean square of their Euclidean lengths. One number scales sparse rows: their
-    zeros stay zeros, and rare features, whose deviation is small, are not blown up.
+    """Holds the number of rows, and the root mean square of their Euclidean lengths.
+
+    Sparse rows are divided by this one number. Their zeros stay zeros, and rare features, whose deviations are small,
+    do not become large.
     """
 
     weight: float
@@ -104,12 +116,12 @@ class RowLength:
         return RowLength(weight, math.hypot((1.0 - share) ** 0.5 * self.length, share**0.5 * other.length))
 
     def scaled(self, x: Any) -> Any:
-        """The rows of x, dense or CSR, so long that the mean of their squared lengths is 1 for those seen."""
+        """Divide the rows of x, dense or CSR. The mean squared length of the rows that were seen becomes 1."""
         return x / (self.length or 1.0)
 
 
 def row_length(x: Any, weight: HostArray | None) -> RowLength:
-    """The length of the rows of x, dense or CSR, with weighted rows if there is a weight, (n,)."""
+    """Measure the length of the rows of x, dense or CSR. weight: the weights of the rows, (n,), or None."""
     total = None
     for rows, block in blocks(x):
         values = block.data if is_sparse(block) else block
@@ -129,7 +141,7 @@ def row_length(x: Any, weight: HostArray | None) -> RowLength:
 
 
 def column_moments(x: Any, weight: HostArray | None) -> Moments:
-    """The moments of the columns of x, with weighted rows if there is a weight, (n,). A row's weight may be tiny."""
+    """Measure the moments of the columns of x. weight: the weights of the rows, (n,), or None. They may be tiny."""
     total = None
     for rows, block in blocks(x):
         part = _block_moments(dense(block), None if weight is None else weight[rows])
@@ -139,7 +151,10 @@ def column_moments(x: Any, weight: HostArray | None) -> Moments:
 
 
 def _block_moments(x: Array, weight: HostArray | None) -> Moments:
-    """The columns are divided by powers of 2, which is exact, so that no square overflows or vanishes."""
+    """Measure the moments of one block.
+
+    Columns are divided by powers of 2, which is exact, so that no square overflows or vanishes.
+    """
     xp = array_namespace(x)
     low, high = (_on_host(a) for a in (xp.min(x, axis=0), xp.max(x, axis=0)))
     _, exponent = np.frexp(np.maximum(np.abs(low), np.abs(high)))
@@ -154,7 +169,7 @@ def _block_moments(x: Array, weight: HostArray | None) -> Moments:
         mean = share @ z
         square = share @ (z - mean) ** 2
     mean, deviation = (_on_host(a) * unit for a in (mean, xp.sqrt(square)))
-    mean = np.clip(mean, low, high)  # where rounding led out of the values: that of a constant column is exact
+    mean = np.clip(mean, low, high)  # rounding may lead out of the range; the mean of a constant column is exact
     return Moments(size, mean, deviation, low, high, float(xp.finfo(x.dtype).eps))
 
 
@@ -163,39 +178,39 @@ def _on_host(x: Array) -> HostArray:
 
 
 def _beside(x: Array, *columns: HostArray) -> list[Array]:
-    """Host arrays as arrays of x's kind, precision and device."""
+    """Convert host arrays to the library, precision and device of x."""
     return [array_namespace(x).asarray(a, dtype=x.dtype, device=device(x)) for a in columns]
 
 
 def blocks(x: Any) -> Iterator[tuple[slice, Any]]:
-    """Blocks of rows: in float64 for host data, dense or CSR, in their own precision on a device."""
+    """Yield blocks of rows. Host data, dense or CSR, comes in float64, and data on a device in its own precision."""
     for rows in pieces(x.shape[0], ROWS):
         block = x[rows] if is_sparse(x) else x[rows, :]
         yield rows, block if on_device(x) else block.astype(np.float64, copy=False)
 
 
 def is_sparse(x: object) -> bool:
-    """Is x a CSR matrix or array of SciPy?"""
+    """Say whether x is a CSR matrix or array of SciPy."""
     return getattr(x, "format", "") == "csr"
 
 
 def dense(x: Any) -> Any:
-    """x itself, or the array that a CSR matrix stands for."""
+    """Return a CSR matrix as a dense array, and any other x as it is."""
     return x.toarray() if is_sparse(x) else x
 
 
 def on_device(x: object) -> bool:
-    """Is x an array of a library other than NumPy, and one on which a network can live?"""
+    """Say whether x is an array of a library, other than NumPy, on which a network can live."""
     return name_of(x) not in ("", "numpy")
 
 
 def host(x: Any) -> Any:
-    """x for scikit-learn's own functions: device arrays as NumPy arrays, all else as it is."""
+    """Return a device array as a NumPy array, for functions of scikit-learn, and any other x as it is."""
     return to_numpy(x) if on_device(x) else x
 
 
 def take(x: Any, rows: HostArray | None) -> Any:
-    """The rows of x with these numbers; None stays None, and None for rows is all of them."""
+    """Return the rows of x with these numbers. If `rows` is None, return x; if x is None, return None."""
     if x is None or rows is None:
         return x
     if not on_device(x):
@@ -205,7 +220,7 @@ def take(x: Any, rows: HostArray | None) -> Any:
 
 
 def require_numbers(argument: str, values: Any) -> None:
-    """Raise ValueError for dates, durations, strings and other objects, which a cast would turn into numbers."""
+    """Raise ValueError if values are dates, durations, strings or other objects, which a cast may turn into numbers."""
     array = values if hasattr(values, "dtype") and hasattr(values.dtype, "kind") else np.asarray(values)
     kind = array.dtype.kind
     if kind in "biuf":

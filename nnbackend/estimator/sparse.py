@@ -12,10 +12,10 @@ from nnbackend.training import Trainer
 
 
 class SparseRows:
-    """The rows of a CSR matrix, made ready for the network when they are asked for.
+    """Gives batches of the rows of a CSR matrix, prepared for the network at each access.
 
-    x: (n, features), a CSR matrix of SciPy. prepare: takes some of its rows, a CSR matrix, and returns the batch that
-    the network's first layer takes.
+    x: a CSR matrix of SciPy, (n, features). prepare: a function that takes some of its rows, as a CSR matrix, and
+    returns the input of the network's first layer.
     """
 
     ndim = 2
@@ -25,17 +25,17 @@ class SparseRows:
         self.shape: tuple[int, int] = x.shape
 
     def __getitem__(self, rows: Any) -> Any:
-        """The batch of these rows: a slice or row numbers, alone or before an Ellipsis."""
+        """Return the batch of these rows. rows: a slice or row numbers, alone or before an Ellipsis."""
         return self._prepare(self._x[rows[0] if isinstance(rows, tuple) else rows])
 
 
 @gather.register
-def _(x: SparseRows, rows: Array) -> Any:
+def _(x: SparseRows, rows: Array) -> Any:  # type: ignore[misc]  # its rows are made when they are asked for
     return x[to_numpy(rows)]
 
 
 class SparseTrainer(Trainer):
-    """A Trainer whose x may be `SparseRows`. Its steps read row numbers on the host, so none is captured."""
+    """Trains on `SparseRows` as well. Its steps are not captured, because they read row numbers on the host."""
 
     def _checked(self, x: Any, t: Any, argument: str, weight: Any = None) -> Any:
         if not isinstance(x, SparseRows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, MaybeArray, array_namespace
 from nnbackend.functions.dispatch import floating
 
 
@@ -13,7 +13,7 @@ def affine(x: Array, W: Array, b: Array) -> Array:
 
 
 @floating
-def affine_backward(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> Array | None:
+def affine_backward(dy: Array, x: Array, W: Array, dW: Array, db: Array, need_dx: bool = True) -> MaybeArray:
     """Write dW = x^T dy and db = column sums of dy into the given arrays; return dx = dy W^T.
 
     dy: (n, o); x: (n, i) and W: (i, o) of the forward; dW: (i, o) and db: (o,), slices of a gradient buffer.

@@ -6,10 +6,10 @@ side by side in memory, and what works on features (affine, normalisation, bias)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.array import Array, MaybeArray, array_namespace, device
 from nnbackend.functions.dispatch import floating
 
 Pair: TypeAlias = tuple[int, int]
@@ -21,7 +21,7 @@ def pair(size: Size) -> Pair:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def output_size(image: Pair, window: Size, stride: Size = 1, padding: Size = 0) -> Pair:
+def output_size(image: Sequence[int], window: Size, stride: Size = 1, padding: Size = 0) -> Pair:
     """How many windows fit an image: floor((length + 2 padding - window) / stride) + 1, for h and for w.
 
     Dumoulin, Visin (2016), relationship 6. Raises ValueError where not even one fits.
@@ -37,7 +37,7 @@ def output_size(image: Pair, window: Size, stride: Size = 1, padding: Size = 0) 
     return counts[0], counts[1]
 
 
-def windows(count: Pair, window: Size, stride: Size) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+def windows(count: Sequence[int], window: Size, stride: Size) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
     """For every place (i, j) in a window: i, j, and the index of what lies there in all of `count` windows."""
     (rows, columns), (height, width), (down, right) = count, pair(window), pair(stride)
     for i in range(height):
@@ -93,7 +93,7 @@ def convolution_backward(
     stride: Size = 1,
     padding: Size = 0,
     need_dx: bool = True,
-) -> Array | None:
+) -> MaybeArray:
     """Write dW and db into the given arrays, slices of a gradient buffer; return dx.
 
     dy: (n, h', w', o); x, W, stride, padding as in the forward; dW: (kh, kw, c, o), db: (o,). Without need_dx

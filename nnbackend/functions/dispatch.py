@@ -10,16 +10,26 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from nnbackend.functions.array import array_namespace
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
 _floating: dict[int, Any] = {}  # floating dtypes by their identity: to hash one takes longer than some functions
 
 
-def floating(definition: Callable[..., Any]) -> Any:
+class Floating(Protocol[P, R_co]):
+    """A singledispatch function with the signature of its definition."""
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R_co: ...
+
+    def dispatch(self, kind: type) -> Callable[P, R_co]: ...
+
+
+def floating(definition: Callable[P, R_co]) -> Floating[P, R_co]:
     """Make a singledispatch function of a definition whose first argument is an array of floating numbers.
 
     Integers, booleans, numbers of Python and lists raise TypeError, as no library agrees with another on what they
@@ -37,8 +47,9 @@ def floating(definition: Callable[..., Any]) -> Any:
             )
         return definition(first, *rest, **named)
 
-    function: Any = functools.singledispatch(checked)
-    function.floating = True
+    dispatched: Any = functools.singledispatch(checked)
+    dispatched.floating = True
+    function: Floating[P, R_co] = dispatched
     return function
 
 

@@ -22,7 +22,7 @@ from nnbackend.functions.array import Array, array_namespace, one_hot
 
 @singledispatch
 def softmax_cross_entropy_rows(
-    x: Array, t: Array, weight: Array = None, class_weight: Array = None, label_smoothing: float = 0.0
+    x: Array, t: Array, weight: Array | None = None, class_weight: Array | None = None, label_smoothing: float = 0.0
 ) -> Array:
     """-sum c q log softmax(x) of every row: (n,), with q = (1 - label_smoothing) t + label_smoothing / classes.
 
@@ -42,7 +42,7 @@ def softmax_cross_entropy_rows(
 
 @singledispatch
 def softmax_cross_entropy_variants(
-    y: Array, dx: Array, W: Array, t: Array, class_weight: Array = None, label_smoothing: float = 0.0
+    y: Array, dx: Array, W: Array, t: Array, class_weight: Array | None = None, label_smoothing: float = 0.0
 ) -> Array:
     """`softmax_cross_entropy_rows` of k variants of y: variant i has the logits y + dx[:, i] W[i, :].
 
@@ -59,8 +59,8 @@ def softmax_cross_entropy_variants(
 def softmax_cross_entropy(
     x: Array,
     t: Array,
-    weight: Array = None,
-    class_weight: Array = None,
+    weight: Array | None = None,
+    class_weight: Array | None = None,
     label_smoothing: float = 0.0,
     divisor: float | None = None,
 ) -> tuple[Array, Array]:
@@ -82,8 +82,8 @@ def softmax_cross_entropy(
 def softmax_cross_entropy_backward(
     y: Array,
     t: Array,
-    weight: Array = None,
-    class_weight: Array = None,
+    weight: Array | None = None,
+    class_weight: Array | None = None,
     label_smoothing: float = 0.0,
     divisor: float | None = None,
 ) -> Array:
@@ -99,7 +99,7 @@ def softmax_cross_entropy_backward(
     return fraction(dx, total_weight(t, weight, class_weight)) if divisor is None else dx / divisor
 
 
-def _class_target(x: Array, t: Array, class_weight: Array, label_smoothing: float) -> Array:
+def _class_target(x: Array, t: Array, class_weight: Array | None, label_smoothing: float) -> Array:
     """The factor of every -log softmax(x): c q, (n, classes)."""
     xp = array_namespace(x)
     target = one_hot(t, x.shape[1], x.dtype) if t.ndim == 1 else xp.astype(t, x.dtype, copy=False)
@@ -109,7 +109,7 @@ def _class_target(x: Array, t: Array, class_weight: Array, label_smoothing: floa
 
 
 @singledispatch
-def count_correct(y: Array, t: Array, weight: Array = None) -> Array:
+def count_correct(y: Array, t: Array, weight: Array | None = None) -> Array:
     """How many rows of y, (n, classes), have their largest element where t says: a 0-d integer array.
 
     t: (n,) integer labels or (n, classes) one-hot rows. With `weight` it is the sum of those rows' weights.
@@ -123,7 +123,9 @@ def count_correct(y: Array, t: Array, weight: Array = None) -> Array:
 
 
 @singledispatch
-def sigmoid_cross_entropy_rows(x: Array, t: Array, weight: Array = None, pos_weight: Array = None) -> Array:
+def sigmoid_cross_entropy_rows(
+    x: Array, t: Array, weight: Array | None = None, pos_weight: Array | None = None
+) -> Array:
     """The mean of -(p t log s + (1 - t) log(1 - s)), s = sigmoid(x), over every axis but the first: (n,).
 
     x: (n, ...) logits, floating; t: the same shape, 0, 1 or a probability. pos_weight: the p above, a 0-d array or
@@ -140,7 +142,7 @@ def sigmoid_cross_entropy_rows(x: Array, t: Array, weight: Array = None, pos_wei
 
 @singledispatch
 def sigmoid_cross_entropy(
-    x: Array, t: Array, weight: Array = None, pos_weight: Array = None, divisor: float | None = None
+    x: Array, t: Array, weight: Array | None = None, pos_weight: Array | None = None, divisor: float | None = None
 ) -> tuple[Array, Array]:
     """The mean of `sigmoid_cross_entropy_rows`, a 0-d array; and sigmoid(x), which the backward reads."""
     return _mean(sigmoid_cross_entropy_rows(x, t, weight, pos_weight), weight, divisor), sigmoid(x)
@@ -148,7 +150,7 @@ def sigmoid_cross_entropy(
 
 @singledispatch
 def sigmoid_cross_entropy_backward(
-    y: Array, t: Array, weight: Array = None, pos_weight: Array = None, divisor: float | None = None
+    y: Array, t: Array, weight: Array | None = None, pos_weight: Array | None = None, divisor: float | None = None
 ) -> Array:
     """dx = (y - t) / the number of elements; with pos_weight p, (1 - t) y - p t (1 - y) in place of y - t.
 
@@ -160,7 +162,7 @@ def sigmoid_cross_entropy_backward(
 
 
 @singledispatch
-def count_correct_multilabel(y: Array, t: Array, weight: Array = None) -> Array:
+def count_correct_multilabel(y: Array, t: Array, weight: Array | None = None) -> Array:
     """How many rows of logits y have every element on the side that t says (y > 0 where t > 1/2): 0-d, integer.
 
     y, t: the same shape, (n, ...). With `weight` it is the sum of those rows' weights.
@@ -174,13 +176,13 @@ def count_correct_multilabel(y: Array, t: Array, weight: Array = None) -> Array:
 
 
 @singledispatch
-def squared_error_rows(y: Array, t: Array, weight: Array = None) -> Array:
+def squared_error_rows(y: Array, t: Array, weight: Array | None = None) -> Array:
     """The mean of (y - t)^2 over every axis but the first: (n,). y, t: the same shape, (n, ...)."""
     return _rows((y - t) ** 2, weight)
 
 
 @singledispatch
-def mean_squared_error(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
+def mean_squared_error(y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
     """mean((y - t)^2) over all elements, a 0-d array. y, t: the same shape."""
     if weight is None and divisor is None:
         return array_namespace(y).mean((y - t) ** 2)
@@ -188,31 +190,33 @@ def mean_squared_error(y: Array, t: Array, weight: Array = None, divisor: float 
 
 
 @singledispatch
-def mean_squared_error_backward(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
+def mean_squared_error_backward(y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
     """dy = 2 (y - t) / the number of elements."""
     return (y - t) * (2.0 * _shares(y, weight, divisor))
 
 
 @singledispatch
-def absolute_error_rows(y: Array, t: Array, weight: Array = None) -> Array:
+def absolute_error_rows(y: Array, t: Array, weight: Array | None = None) -> Array:
     """The mean of |y - t| over every axis but the first: (n,). y, t: the same shape, (n, ...)."""
     return _rows(array_namespace(y).abs(y - t), weight)
 
 
 @singledispatch
-def mean_absolute_error(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
+def mean_absolute_error(y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
     """mean(|y - t|) over all elements, a 0-d array. y, t: the same shape."""
     return _mean(absolute_error_rows(y, t, weight), weight, divisor)
 
 
 @singledispatch
-def mean_absolute_error_backward(y: Array, t: Array, weight: Array = None, divisor: float | None = None) -> Array:
+def mean_absolute_error_backward(
+    y: Array, t: Array, weight: Array | None = None, divisor: float | None = None
+) -> Array:
     """dy = sign(y - t) / the number of elements (0 is taken as the derivative at the kink)."""
     return array_namespace(y).sign(y - t) * _shares(y, weight, divisor)
 
 
 @singledispatch
-def huber_rows(y: Array, t: Array, weight: Array = None, delta: float = 1.0) -> Array:
+def huber_rows(y: Array, t: Array, weight: Array | None = None, delta: float = 1.0) -> Array:
     """The mean over every axis but the first, (n,), of d^2 / 2 where |d| = |y - t| <= delta, else
     delta (|d| - delta / 2). y, t: the same shape, (n, ...). Huber 1964.
     """
@@ -223,20 +227,22 @@ def huber_rows(y: Array, t: Array, weight: Array = None, delta: float = 1.0) -> 
 
 
 @singledispatch
-def huber(y: Array, t: Array, weight: Array = None, delta: float = 1.0, divisor: float | None = None) -> Array:
+def huber(y: Array, t: Array, weight: Array | None = None, delta: float = 1.0, divisor: float | None = None) -> Array:
     """The mean of `huber_rows`, a 0-d array."""
     return _mean(huber_rows(y, t, weight, delta), weight, divisor)
 
 
 @singledispatch
-def huber_backward(y: Array, t: Array, weight: Array = None, delta: float = 1.0, divisor: float | None = None) -> Array:
+def huber_backward(
+    y: Array, t: Array, weight: Array | None = None, delta: float = 1.0, divisor: float | None = None
+) -> Array:
     """dy = (y - t), cut to [-delta, delta], / the number of elements."""
     xp = array_namespace(y)
     return xp.minimum(xp.maximum(y - t, -delta), delta) * _shares(y, weight, divisor)
 
 
 @singledispatch
-def quantile_loss_rows(y: Array, t: Array, weight: Array = None, quantile: float = 0.5) -> Array:
+def quantile_loss_rows(y: Array, t: Array, weight: Array | None = None, quantile: float = 0.5) -> Array:
     """The mean over every axis but the first, (n,), of q (t - y) where y <= t, else (1 - q) (y - t), q = quantile.
 
     y, t: the same shape, (n, ...). Koenker, Bassett 1978: it is least where a share q of the targets lies below y.
@@ -248,7 +254,7 @@ def quantile_loss_rows(y: Array, t: Array, weight: Array = None, quantile: float
 
 @singledispatch
 def quantile_loss(
-    y: Array, t: Array, weight: Array = None, quantile: float = 0.5, divisor: float | None = None
+    y: Array, t: Array, weight: Array | None = None, quantile: float = 0.5, divisor: float | None = None
 ) -> Array:
     """The mean of `quantile_loss_rows`, a 0-d array."""
     return _mean(quantile_loss_rows(y, t, weight, quantile), weight, divisor)
@@ -256,7 +262,7 @@ def quantile_loss(
 
 @singledispatch
 def quantile_loss_backward(
-    y: Array, t: Array, weight: Array = None, quantile: float = 0.5, divisor: float | None = None
+    y: Array, t: Array, weight: Array | None = None, quantile: float = 0.5, divisor: float | None = None
 ) -> Array:
     """dy = (1 - q where y > t, -q where y < t, 0 at the kink) / the number of elements."""
     xp = array_namespace(y)
@@ -267,7 +273,7 @@ def quantile_loss_backward(
 # --- the weighted mean -------------------------------------------------------------------------------------------
 
 
-def total_weight(t: Array, weight: Array = None, class_weight: Array = None) -> Array | int:
+def total_weight(t: Array, weight: Array | None = None, class_weight: Array | None = None) -> Array | int:
     """What the mean divides by: the sum of the rows' weights, 0-d on the device; without any, the number of rows.
 
     class_weight, (classes,), counts for integer labels t, (n,), and not for one-hot rows.
@@ -286,14 +292,14 @@ def fraction(part: Array, whole: Array | int) -> Array:
     return xp.where(whole == 0.0, 0.0 * part, part / xp.where(whole == 0.0, 1.0, whole))
 
 
-def _rows(elements: Array, weight: Array) -> Array:
+def _rows(elements: Array, weight: Array | None) -> Array:
     """The mean of every row's elements, times the row's weight."""
     xp = array_namespace(elements)
     rows = xp.mean(xp.reshape(elements, (elements.shape[0], -1)), axis=-1)
     return rows if weight is None else weight * rows
 
 
-def _mean(rows: Array, weight: Array, divisor: float | None) -> Array:
+def _mean(rows: Array, weight: Array | None, divisor: float | None) -> Array:
     """The mean of rows that are multiplied by their weights already."""
     xp = array_namespace(rows)
     if divisor is not None:
@@ -301,7 +307,7 @@ def _mean(rows: Array, weight: Array, divisor: float | None) -> Array:
     return xp.mean(rows) if weight is None else fraction(xp.sum(rows), xp.sum(weight))
 
 
-def _shares(y: Array, weight: Array, divisor: float | None) -> Array | float:
+def _shares(y: Array, weight: Array | None, divisor: float | None) -> Array | float:
     """What every element of y, (n, ...), counts in the mean: a number, or one for each row, broadcasting."""
     n, size = y.shape[0], math.prod(y.shape)
     if weight is None:
@@ -311,6 +317,6 @@ def _shares(y: Array, weight: Array, divisor: float | None) -> Array | float:
     return xp.reshape(shares * (n / size), (n,) + (1,) * (y.ndim - 1))
 
 
-def _count(right: Array, weight: Array) -> Array:
+def _count(right: Array, weight: Array | None) -> Array:
     xp = array_namespace(right)
     return xp.sum(xp.astype(right, xp.int64)) if weight is None else xp.sum(xp.where(right, weight, 0.0))

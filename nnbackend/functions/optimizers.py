@@ -23,13 +23,13 @@ __all__ = [
 
 
 @singledispatch
-def sgd_step(p: Array, g: Array, lr: float, weight_decay: float = 0.0) -> None:
+def sgd_step(p: Array, g: Array, lr: float | Array, weight_decay: float = 0.0) -> None:
     """p <- p - lr g, in place. p, g: (size,), floating."""
     p -= lr * _penalised(p, g, weight_decay)
 
 
 @singledispatch
-def momentum_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+def momentum_step(p: Array, g: Array, v: Array, lr: float | Array, momentum: float, weight_decay: float = 0.0) -> None:
     """v <- momentum v + g; p <- p - lr v, in place (Polyak 1964, in PyTorch's form).
 
     For a constant lr this is the book's v <- momentum v - lr g; p <- p + v.
@@ -40,7 +40,7 @@ def momentum_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weig
 
 
 @singledispatch
-def nesterov_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+def nesterov_step(p: Array, g: Array, v: Array, lr: float | Array, momentum: float, weight_decay: float = 0.0) -> None:
     """v <- momentum v + g; p <- p - lr (g + momentum v), in place (Nesterov 1983; Sutskever et al. 2013, in
     PyTorch's form: p is the point that has looked ahead already).
     """
@@ -51,7 +51,7 @@ def nesterov_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weig
 
 
 @singledispatch
-def adagrad_step(p: Array, g: Array, h: Array, lr: float, eps: float, weight_decay: float = 0.0) -> None:
+def adagrad_step(p: Array, g: Array, h: Array, lr: float | Array, eps: float, weight_decay: float = 0.0) -> None:
     """h <- h + g^2; p <- p - lr g / (sqrt(h) + eps), in place (Duchi, Hazan, Singer 2011)."""
     g = _penalised(p, g, weight_decay)
     h += g * g
@@ -59,7 +59,9 @@ def adagrad_step(p: Array, g: Array, h: Array, lr: float, eps: float, weight_dec
 
 
 @singledispatch
-def rmsprop_step(p: Array, g: Array, h: Array, lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> None:
+def rmsprop_step(
+    p: Array, g: Array, h: Array, lr: float | Array, alpha: float, eps: float, weight_decay: float = 0.0
+) -> None:
     """h <- alpha h + (1 - alpha) g^2; p <- p - lr g / (sqrt(h) + eps), in place (Tieleman, Hinton 2012, in
     PyTorch's form: eps outside the root).
     """
@@ -75,8 +77,8 @@ def adam_step(
     g: Array,
     m: Array,
     v: Array,
-    t: float,
-    lr: float,
+    t: float | Array,
+    lr: float | Array,
     beta1: float,
     beta2: float,
     eps: float,
@@ -103,8 +105,8 @@ def adamw_step(
     g: Array,
     m: Array,
     v: Array,
-    t: float,
-    lr: float,
+    t: float | Array,
+    lr: float | Array,
     beta1: float,
     beta2: float,
     eps: float,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import reduce
+from typing import Any
 
 from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.functions.convolution import Size, output_size, pad, pair, unpadded, windows
@@ -44,8 +45,9 @@ def average_pooling(x: Array, size: Size, stride: Size, padding: Size = 0) -> Ar
     """The mean of every window, per channel; padding counts as zeros. Arguments and result as in `max_pooling`."""
     count = output_size(x.shape[1:3], size, stride, padding)
     x = pad(x, padding)
-    total = sum(x[index] for _, _, index in windows(count, size, stride))
-    return total / math.prod(pair(size))
+    total: Any = sum(x[index] for _, _, index in windows(count, size, stride))
+    y: Array = total / math.prod(pair(size))
+    return y
 
 
 @floating

@@ -1,4 +1,4 @@
-"""The two ends of a training step: the rows that go in, the figures that come out.
+"""The two ends of a training step: the rows that go in, the metrics that come out.
 
 `at` says which step of the epoch it is. It is an int, or counters on the device, so that a recorded step can be
 repeated: an array, (k,), int64, of which the first is the number of the step.
@@ -31,20 +31,20 @@ def take_rows(order: Array, at: Array | int, stride: int, start: int, size: int,
 
 
 @singledispatch
-def record(figures: Array, at: Array | int, *values: Array | float) -> None:
-    """figures[i, at] <- values[i], in place; counters on the device are then each advanced by one.
+def record(metrics: Array, at: Array | int, *values: Array | float) -> None:
+    """metrics[i, at] <- values[i], in place; counters on the device are then each advanced by one.
 
-    figures: (k, steps), floating; values: at most k numbers or 0-d arrays, cast to the dtype of figures.
+    metrics: (k, steps), floating; values: at most k numbers or 0-d arrays, cast to the dtype of metrics.
     """
-    xp = array_namespace(figures)
+    xp = array_namespace(metrics)
     for i, value in enumerate(values):
         if not isinstance(value, int | float):
-            value = xp.astype(value, figures.dtype, copy=False)
+            value = xp.astype(value, metrics.dtype, copy=False)
         if isinstance(at, int):
-            figures[i, at] = value
+            metrics[i, at] = value
         else:
-            here = xp.arange(figures.shape[1], dtype=at.dtype, device=device(at)) == at[0]
-            figures[i, ...] = xp.where(here, value, figures[i, ...])
+            here = xp.arange(metrics.shape[1], dtype=at.dtype, device=device(at)) == at[0]
+            metrics[i, ...] = xp.where(here, value, metrics[i, ...])
     if not isinstance(at, int):
         at += 1
 
@@ -53,17 +53,17 @@ def record(figures: Array, at: Array | int, *values: Array | float) -> None:
 def softmax_cross_entropy_recorded(
     x: Array,
     t: Array,
-    figures: Array,
+    metrics: Array,
     at: Array | int,
-    class_weight: Array = None,
+    class_weight: Array | None = None,
     label_smoothing: float = 0.0,
     divisor: float | None = None,
 ) -> Array:
     """Do all that the end of a classifier does in a training step: record the mean loss and the number of correct
-    rows in figures[:2, at], as `record` does, and return dx, the gradient of the mean loss.
+    rows in metrics[:2, at], as `record` does, and return dx, the gradient of the mean loss.
 
     x: (n, classes) logits; t, class_weight, label_smoothing, divisor: as `softmax_cross_entropy` takes them.
     """
     loss, y = softmax_cross_entropy(x, t, None, class_weight, label_smoothing, divisor)
-    record(figures, at, loss, count_correct(x, t))
+    record(metrics, at, loss, count_correct(x, t))
     return softmax_cross_entropy_backward(y, t, None, class_weight, label_smoothing, divisor)

@@ -31,7 +31,7 @@ from nnbackend.layers.base import Layer
 
 @dataclass(eq=False)
 class Sigmoid(Layer):
-    """1 / (1 + exp(-x)), elementwise, any shape."""
+    """Computes 1 / (1 + exp(-x)) for each element. x: any shape."""
 
     elementwise = True
     initializer = Xavier()
@@ -46,7 +46,7 @@ class Sigmoid(Layer):
 
 @dataclass(eq=False)
 class ReLU(Layer):
-    """max(x, 0), elementwise, any shape."""
+    """Computes max(x, 0) for each element. x: any shape."""
 
     elementwise = True
     initializer = He()
@@ -61,7 +61,7 @@ class ReLU(Layer):
 
 @dataclass(eq=False)
 class LeakyReLU(Layer):
-    """x where x > 0, else alpha x, elementwise, any shape. Raises ValueError unless 0 <= alpha < 1."""
+    """Computes x if x > 0, else alpha x, for each element. x: any shape. Raises ValueError unless 0 <= alpha < 1."""
 
     alpha: float = 0.01
     elementwise = True
@@ -84,7 +84,7 @@ class LeakyReLU(Layer):
 
 @dataclass(eq=False)
 class Tanh(Layer):
-    """The hyperbolic tangent, elementwise, any shape."""
+    """Computes the hyperbolic tangent of each element. x: any shape."""
 
     elementwise = True
     initializer = Xavier()
@@ -99,7 +99,10 @@ class Tanh(Layer):
 
 @dataclass(eq=False)
 class ELU(Layer):
-    """x where x > 0, else alpha (exp(x) - 1), elementwise, any shape. Raises ValueError for a negative alpha."""
+    """Computes x if x > 0, else alpha (exp(x) - 1), for each element. x: any shape.
+
+    Raises ValueError for a negative alpha.
+    """
 
     alpha: float = 1.0
     elementwise = True
@@ -119,8 +122,9 @@ class ELU(Layer):
 
 @dataclass(eq=False)
 class SiLU(Layer):
-    """x sigmoid(x), elementwise, any shape."""
+    """Computes x sigmoid(x) for each element. x: any shape."""
 
+    elementwise = True
     initializer = He()
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -133,8 +137,12 @@ class SiLU(Layer):
 
 @dataclass(eq=False)
 class GELU(Layer):
-    """x times the probability that a standard Gaussian is below x (tanh form), elementwise, any shape."""
+    """Computes x times the probability that a standard Gaussian is below x, for each element. x: any shape.
 
+    The probability is approximated with tanh; see `nn.functions.gelu`.
+    """
+
+    elementwise = True
     initializer = He()
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -147,7 +155,7 @@ class GELU(Layer):
 
 @dataclass(eq=False)
 class Softmax(Layer):
-    """exp(x) / sum(exp(x)) over the last axis. To train a classifier, use the loss SoftmaxWithLoss instead."""
+    """Computes exp(x) / sum(exp(x)) over the last axis. To train a classifier, use the loss SoftmaxWithLoss instead."""
 
     initializer = Xavier()
 

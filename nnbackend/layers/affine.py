@@ -7,17 +7,17 @@ from typing import Any
 
 from nnbackend.checks import positive_integer
 from nnbackend.functions import affine, affine_backward
-from nnbackend.functions.array import Array, array_namespace, device, take_columns
+from nnbackend.functions.array import Array
 from nnbackend.initializers import Initializer, initializer
-from nnbackend.layers.base import Columns, Layer, Products, Shape, check_input
+from nnbackend.layers.base import Layer, Shape, check_input
 from nnbackend.parameters import Parameter
 
 
 @dataclass(eq=False)
 class Affine(Layer):
-    """y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
+    """Computes y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
 
-    On NumPy x may also be a CSR matrix or array of SciPy, of the parameters' dtype: the products pass over its zeros.
+    On NumPy x may also be a CSR matrix or array of SciPy in the parameters' dtype. Its products skip the zeros.
     weight, bias: an Initializer, its name, or the standard deviation of a normal distribution. If weight is None, the
     next activation decides: He for ReLU and Leaky ReLU, Xavier otherwise.
     Raises ValueError for sizes that are not positive integers and for unknown initializers.
@@ -44,7 +44,7 @@ class Affine(Layer):
         return affine(x, self.W.data, self.b.data)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        # kernels are chosen by dy, and know no sparse x: the definition does
+        # a kernel is chosen by dy and cannot read a sparse x; the definition can
         backward = affine_backward if type(self._x) is type(dy) else affine_backward.dispatch(object)
         return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
 
@@ -58,25 +58,11 @@ class Affine(Layer):
             and x.shape[1:] == (self.input_size,)
         )
 
-    def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
-        """Return the variants of y as Columns. Adding h to W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
-        xp = array_namespace(x)
-        at = xp.arange(elements.start, elements.stop, device=device(x))
-        columns = at % self.output_size
-        dy = h if parameter is self.b else h * take_columns(x, at // self.output_size)
-        return Columns(y, columns, take_columns(y, columns) + dy)
-
-    def forward_columns(self, x: Columns, y: Array) -> Products:
-        """Return the variants of y as Products: adding dx to column j of x adds dx times W[j, :] to y."""
-        xp = array_namespace(y)
-        dx = x.values - take_columns(x.x, x.columns)
-        return Products(y, dx, xp.take(self.W.data, x.columns, axis=0))
-
     def config(self) -> dict[str, Any]:
         return {
             "input_size": self.input_size,
             "output_size": self.output_size,
-        }  # values are saved, not their origin
+        }  # a file holds the values, so it needs no initializers
 
     @property
     def input_shape(self) -> Shape:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from nnbackend.backends import Backend, backend, describe
 from nnbackend.errors import BackendError
 from nnbackend.functions import record, total_weight
-from nnbackend.functions.array import Array, array_namespace, device, take_columns
+from nnbackend.functions.array import Array
 from nnbackend.initializers import Initializer
 from nnbackend.parameters import Parameter, ParameterBuffer
 from nnbackend.random import host_generator
 
 Shape = tuple[int, ...]
-RowShape = tuple[int | None, ...]  # None where any length will do
+RowShape = tuple[int | None, ...]  # None stands for any length
 
 
 class Same:
@@ -32,6 +31,7 @@ class Same:
 
 
 def _settled(value: Any) -> Any:
+    """Return the value in a form that compares equal if a recorded step may still use it."""
     if isinstance(value, str | int | float | None):
         return value
     if isinstance(value, list | tuple):
@@ -57,18 +57,19 @@ def _arguments(kind: type) -> tuple[str, ...]:
 
 
 class Part:
-    """Base class of layers and losses. The network gives the name. The dataclass fields are the settings."""
+    """Base class of layers and losses. The network sets the name. The constructor's arguments are the settings."""
 
     name = ""
 
     @property
     def kind(self) -> str:
+        """Return the name of the class, by which files know it."""
         return type(self).__name__
 
     def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for saving and copying: each is the attribute of the same name.
+        """Return the constructor's arguments, for saving and copying. Each is read from the attribute of its name.
 
-        Raises TypeError if the class keeps an argument in no such attribute.
+        Raises TypeError if an argument has no such attribute.
         """
         settings = {}
         for name in _arguments(type(self)):  # type: ignore[arg-type]
@@ -83,61 +84,22 @@ class Part:
     def signature(self) -> dict[str, Any]:
         """Return what a recorded training step of this part may depend on: the part itself and its public attributes.
 
-        Numbers and text are compared by value, everything else by identity. Names that begin with an underscore are
-        caches, and so are attributes that a step changes.
+        Numbers and text are compared by value, everything else by identity. Attributes whose names begin with an
+        underscore are left out, because they hold caches and values that a step changes.
         """
         settings = {name: _settled(value) for name, value in vars(self).items() if not name.startswith("_")}
         return {"": Same(self), **settings}
 
+    def to_onnx(self, graph: Any, x: str) -> str:
+        """Add to an ONNX graph what `forward` computes in inference mode (a loss: what `output` does); return its name.
+
+        A layer or loss of your own may override it, and need not if it keeps to the array API. graph: an
+        `nnbackend.interchange.onnx.Graph`. x: the name of the input in the graph.
+        """
+        raise NotImplementedError
+
     def __str__(self) -> str:
         return self.name or self.kind
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Holds k variants of a batch, each of which differs from it in one column, as after a change of one weight.
-
-    x: (n, c), the batch. columns: (k,) integers. values: (n, k); values[:, i] is column columns[i] of variant i.
-    """
-
-    x: Array
-    columns: Array
-    values: Array
-
-    def products(self) -> Products:
-        """Return the same variants as Products: a change times a row with a single one."""
-        xp, c = array_namespace(self.x), self.x.shape[1]
-        W = xp.take(xp.eye(c, dtype=self.x.dtype, device=device(self.x)), self.columns, axis=0)
-        return Products(self.x, self.values - take_columns(self.x, self.columns), W)
-
-    def rows(self) -> Array:
-        """Return all rows of all variants, (n k, c): first the k variants of row 0, then those of row 1, and so on.
-
-        The result is column-major, so that a softmax over it works along the long axis.
-        """
-        xp, c = array_namespace(self.x), self.x.shape[1]
-        numbers = xp.arange(c, dtype=self.columns.dtype, device=device(self.columns))
-        changed = numbers[:, None, None] == self.columns[None, None, :]
-        return xp.reshape(xp.where(changed, self.values[None, ...], self.x.T[:, :, None]), (c, -1)).T
-
-
-@dataclass(frozen=True)
-class Products:
-    """Holds k variants of a batch, each of which differs from it by the product of a column and a row.
-
-    x: (n, c), the batch. columns: (n, k). W: (k, c). Variant i is x + columns[:, i] W[i, :].
-    """
-
-    x: Array
-    columns: Array
-    W: Array
-
-    def rows(self) -> Array:
-        """Return all rows of all variants in the order of `Columns.rows`, also column-major."""
-        xp = array_namespace(self.x)
-        variants = self.W.T[:, None, :] * self.columns[None, :, :]  # (c, n, k)
-        variants += self.x.T[:, :, None]
-        return xp.reshape(variants, (self.x.shape[1], -1)).T
 
 
 class Layer(Part):
@@ -165,9 +127,11 @@ class Layer(Part):
     """
 
     initializer: Initializer | None = None
-    keeps_shape = True  # has a row of y the shape of its row of x? Asked only where input_shape is None
-    draws = False  # random numbers, while training, by the clock that `bind` gives it?
-    elementwise = False  # in inference mode, is every element of y a function of that element of x and no other?
+    keeps_shape = True  # a row of y has the shape of its row of x; this is read only if input_shape is None
+    draws = False  # the layer draws random numbers while training, by the clock that `bind` receives
+    elementwise = False  # in inference mode, each element of y depends on the same element of x alone
+
+    waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return y for a batch x. Axis 0 is the batch."""
@@ -181,13 +145,22 @@ class Layer(Part):
         """
         raise NotImplementedError
 
+    def follow(self, update: list[Array]) -> None:
+        """Let the running statistics follow one training batch.
+
+        A layer that changes parameters which are not trainable does it here. If `waiting` is None, `forward` calls this
+        method; otherwise it appends the update, arrays of fixed shapes, to `waiting`: the updates of all processes
+        are then applied in the order of the batches.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no follow(update), so it trains in one process alone")
+
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one output row for one input row of `shape`. Raise ValueError if `shape` does not fit."""
         return shape
 
     @property
     def input_shape(self) -> RowShape | None:
-        """The shape of one input row as far as the settings fix it; None stands for any length, or any shape."""
+        """Return the shape of one input row as far as the settings fix it. None stands for any length, or any shape."""
         return None
 
     def least_rows(self, shape: Shape) -> int:
@@ -205,29 +178,6 @@ class Layer(Part):
         network's seed.
         """
 
-    # for numerical gradients, in inference mode: a layer that knows a shorter way may override these two
-
-    def forward_changed(self, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns | Array:
-        """Return k variants of y = forward(x): h is added to one element of `parameter` in each.
-
-        elements: the flat indices of the k elements. The result is a Columns, or an array of the rows of all variants.
-        """
-        xp = array_namespace(x)
-        flat = xp.reshape(parameter.data, (-1,), copy=False)
-        variants = []
-        for k in elements:
-            before = xp.asarray(flat[k], copy=True)
-            flat[k] = before + h
-            variants.append(self.forward(x))
-            flat[k] = before
-        return xp.reshape(xp.stack(variants, axis=1), (-1, *y.shape[1:]))
-
-    def forward_columns(self, x: Columns, y: Array) -> Columns | Products | Array:
-        """Return `forward` of the variants x, as Columns, Products or rows. y: `forward` of the unchanged batch."""
-        if self.elementwise:
-            return Columns(y, x.columns, self.forward(x.values))
-        return self.forward(x.rows())
-
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
         """Give a layer outside a network its parameters, and return it. (A Network does this for its layers.)"""
         parameters = list(self.parameters().values())
@@ -239,31 +189,27 @@ class Layer(Part):
 class Loss(Part):
     """Base class of losses, which compare the output y of a network with the target t.
 
-    The loss of a batch is sum(w_i l_i) / divisor: l_i the loss of a row, w_i its weight (`weight`: (n,), at least 0, in
-    the dtype of y). divisor: n times the mean weight of the whole set that the batch is a part of, so that a weight of
-    k counts like k rows, however small the batch; by default the sum of the batch's own weights, or n without weights.
-    A subclass with `classifies` set knows right from wrong, and has `count_correct`. One that meets no weights may
-    leave `weight` and `divisor` out everywhere: they are passed if there are weights.
+    The loss of a batch of n rows is sum(w_i l_i) / divisor, with the loss l_i and the weight w_i of each row.
+    weight: (n,) numbers of at least 0, in the dtype of y; every weight is 1 if it is None.
+    divisor: n times the mean weight of the set from which the batch comes. A weight of k then counts like k rows,
+    however small the batch. By default it is the sum of the batch's own weights.
+
+    A subclass that sets `classifies` has `count_correct`. A subclass may leave `weight` and `divisor` out of its
+    signatures if it is used without weights, because they are passed only if there are weights.
     """
 
     classifies = False
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
-        """The mean loss of the batch, a 0-d array that stays on the device."""
+        """Return the mean loss of the batch: a 0-d array that stays on the device."""
         raise NotImplementedError
 
     def rows(self, y: Array, t: Array) -> Array:
-        """The loss of every row, (n,), without its sample weight; `forward` is sum(w_i rows_i) / divisor."""
+        """Return the loss of every row, (n,), without its weight: `forward` is sum(w_i rows_i) / divisor."""
         raise NotImplementedError
 
-    def variants(self, y: Products, t: Array) -> Array:
-        """The loss of every row of every variant of y, (n, k), for numerical gradients."""
-        n, k = y.columns.shape
-        xp = array_namespace(y.x)
-        return xp.reshape(self.rows(y.rows(), xp.repeat(t, k, axis=0)), (n, k))
-
     def total(self, t: Array, weight: Array | None = None) -> Array | int:
-        """The sum of the weights, 0-d on the device; without any, the number of rows: what `forward` divides by."""
+        """Return the default divisor of `forward`: the sum of the weights, 0-d on the device, or the number of rows."""
         return total_weight(t, weight)
 
     def backward(self) -> Array:
@@ -271,16 +217,18 @@ class Loss(Part):
         raise NotImplementedError
 
     def mean_weight(self, t: Array, weight: Array | None = None) -> float | None:
-        """Return the mean weight of the rows of a set, which reads the device once; None if nothing weights them."""
+        """Return the mean weight of the rows of a set, or None if nothing weights them. Reads the device once."""
         total = self.total(t, weight) if weight is not None else self.total(t)
         return None if isinstance(total, int) else float(total) / t.shape[0]
 
-    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int, divisor: float | None = None) -> Array:
-        """Do what a training step without sample weights asks of a loss: record the mean loss of the batch in
-        figures[0, at] and, if the loss classifies, the number of correct rows in figures[1, at]; return dy.
+    def recorded(self, y: Array, t: Array, metrics: Array, at: Array | int, divisor: float | None = None) -> Array:
+        """Record the mean loss of a batch in metrics[0, at], and return dy.
+
+        If the loss classifies, the number of correct rows goes to metrics[1, at]. A training step without sample
+        weights calls this in place of `forward` and `backward`.
         """
         loss = self.forward(y, t) if divisor is None else self.forward(y, t, None, divisor)
-        record(figures, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
+        record(metrics, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
         return self.backward()
 
     def output(self, y: Array) -> Array:

@@ -63,7 +63,7 @@ class Convolution(Layer):
     def config(self) -> dict[str, Any]:
         return {
             name: getattr(self, name) for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding")
-        }  # values are saved, not their origin
+        }  # a file holds the values, so it needs no initializers
 
     @property
     def input_shape(self) -> RowShape:
@@ -77,7 +77,7 @@ class Convolution(Layer):
 
 @dataclass(eq=False)
 class Pooling(Layer):
-    """Base class of both poolings. They reduce each channel over windows of `size`, one every `stride`.
+    """Base class of max and average pooling, which reduce each channel over windows of `size`, `stride` apart.
 
     x: (n, h, w, c), y: (n, h', w', c). size, stride, padding: one number, or (vertical, horizontal). If stride is
     None, it is `size`. padding: at most half the size.
@@ -162,7 +162,7 @@ def _pair(value: object, least: int, argument: str) -> Pair:
 
 def _output_size(layer: Layer, shape: Shape, window: Size, stride: Size, padding: Size) -> Pair:
     try:
-        return output_size(shape[:2], window, stride, padding)  # type: ignore[arg-type]
+        return output_size(shape[:2], window, stride, padding)
     except ValueError as error:
         raise ValueError(f"{layer}: {error}") from error
 

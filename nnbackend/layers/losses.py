@@ -1,4 +1,4 @@
-"""Losses, the last part of a network."""
+"""Losses. A loss is the last part of a network."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ from nnbackend.functions import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_recorded,
     softmax_cross_entropy_rows,
-    softmax_cross_entropy_variants,
     squared_error_rows,
     total_weight,
 )
 from nnbackend.functions.array import Array, array_namespace, device
-from nnbackend.layers.base import Loss, Products, Shape
+from nnbackend.layers.base import Loss, Shape
 
 
 @dataclass(eq=False)
 class SoftmaxWithLoss(Loss):
-    """Softmax and cross entropy in one (the book's SoftmaxWithLoss). y: (n, classes) logits.
+    """Computes the cross entropy of softmax(y), the book's SoftmaxWithLoss. y: (n, classes) logits.
 
     t: (n,) integer labels in [0, classes), or (n, classes) one-hot rows or probabilities.
     class_weight: one number of at least 0 for each class. With labels the loss is the mean weighted by the labels'
@@ -79,12 +78,6 @@ class SoftmaxWithLoss(Loss):
     def rows(self, y: Array, t: Array) -> Array:
         return softmax_cross_entropy_rows(y, t, None, self._on_device.like(y, y.dtype), self.label_smoothing)
 
-    def variants(self, y: Products, t: Array) -> Array:
-        if type(self).rows is not SoftmaxWithLoss.rows:  # a subclass means another loss
-            return super().variants(y, t)
-        class_weight = self._on_device.like(y.x, y.x.dtype)
-        return softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, self.label_smoothing)
-
     def total(self, t: Array, weight: Array | None = None) -> Array | int:
         return total_weight(t, weight, self._on_device.like(t))
 
@@ -92,11 +85,11 @@ class SoftmaxWithLoss(Loss):
         settings = (self._class_weight, self.label_smoothing, self._divisor)
         return softmax_cross_entropy_backward(self._y, self._t, self._weight, *settings)
 
-    def recorded(self, y: Array, t: Array, figures: Array, at: Array | int, divisor: float | None = None) -> Array:
-        if type(self) is not SoftmaxWithLoss:  # a subclass may have changed any of the functions that this one joins
-            return super().recorded(y, t, figures, at, divisor)
+    def recorded(self, y: Array, t: Array, metrics: Array, at: Array | int, divisor: float | None = None) -> Array:
+        if type(self) is not SoftmaxWithLoss:  # a subclass may override a function that this one joins
+            return super().recorded(y, t, metrics, at, divisor)
         class_weight = self._on_device.like(y, y.dtype)
-        return softmax_cross_entropy_recorded(y, t, figures, at, class_weight, self.label_smoothing, divisor)
+        return softmax_cross_entropy_recorded(y, t, metrics, at, class_weight, self.label_smoothing, divisor)
 
     def output(self, y: Array) -> Array:
         return softmax(y)
@@ -114,46 +107,48 @@ class SoftmaxWithLoss(Loss):
         (classes,) = shape
         if self.class_weight is not None and len(self.class_weight) != classes:
             raise ValueError(f"{self}: class_weight has {len(self.class_weight)} numbers for {classes} classes")
-        self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
-        t = on.asarray(t, argument="t")
-        if tuple(t.shape) == (n, classes):
-            t = on.asarray(t, dtype)
-            if not on.xp.all(on.xp.isfinite(t)):
+        self._on_device.like(
+            on.zeros((1,), dtype), on.dtype(dtype)
+        )  # made now, because a recorded step must not allocate it
+        labels = on.asarray(t, argument="t")
+        if tuple(labels.shape) == (n, classes):
+            rows = on.asarray(labels, dtype)
+            if not on.xp.all(on.xp.isfinite(rows)):
                 raise ValueError("t: one-hot rows contain NaN or infinity")
-            return t
-        if t.ndim != 1:
+            return rows
+        if labels.ndim != 1:
             raise ValueError(
-                f"t: expected ({n},) integer labels or ({n}, {classes}) one-hot rows, got shape {tuple(t.shape)}"
+                f"t: expected ({n},) integer labels or ({n}, {classes}) one-hot rows, got shape {tuple(labels.shape)}"
             )
-        if t.shape[0] != n:
-            raise ValueError(f"x has {n} rows, but t has {t.shape[0]}")
-        if not on.xp.isdtype(t.dtype, "integral"):
-            raise ValueError(f"t: labels must be integers, got dtype {t.dtype}")
-        low, high = int(on.xp.min(t)), int(on.xp.max(t))
+        if labels.shape[0] != n:
+            raise ValueError(f"x has {n} rows, but t has {labels.shape[0]}")
+        if not on.xp.isdtype(labels.dtype, "integral"):
+            raise ValueError(f"t: labels must be integers, got dtype {labels.dtype}")
+        low, high = int(on.xp.min(labels)), int(on.xp.max(labels))
         if low < 0 or high >= classes:
             raise ValueError(f"t: labels must lie in 0 to {classes - 1}, got {low} to {high}")
-        return on.asarray(t, "int64")
+        return on.asarray(labels, "int64")
 
 
 class _Elementwise(Loss):
     """Base class of losses of single elements. t: the shape of y, or (n,) for outputs of one column."""
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
-        t = on.asarray(t, dtype, "t")
-        if t.ndim > 0 and t.shape[0] != n:
-            raise ValueError(f"x has {n} rows, but t has {t.shape[0]}")
-        if tuple(t.shape) == (n,) and shape == (1,):
-            t = on.xp.reshape(t, (n, 1))
-        if tuple(t.shape) != (n, *shape):
-            raise ValueError(f"t: expected shape {(n, *shape)}, as the network's output, got {tuple(t.shape)}")
-        if not on.xp.all(on.xp.isfinite(t)):
+        targets = on.asarray(t, dtype, "t")
+        if targets.ndim > 0 and targets.shape[0] != n:
+            raise ValueError(f"x has {n} rows, but t has {targets.shape[0]}")
+        if tuple(targets.shape) == (n,) and shape == (1,):
+            targets = on.xp.reshape(targets, (n, 1))
+        if tuple(targets.shape) != (n, *shape):
+            raise ValueError(f"t: expected shape {(n, *shape)}, as the network's output, got {tuple(targets.shape)}")
+        if not on.xp.all(on.xp.isfinite(targets)):
             raise ValueError("t contains NaN or infinity")
-        return t
+        return targets
 
 
 @dataclass(eq=False)
 class SigmoidWithLoss(_Elementwise):
-    """Sigmoid and binary cross entropy in one, the mean over all elements. Each column is a yes-or-no answer.
+    """Computes the binary cross entropy of sigmoid(y), the mean over all elements. Each column is a yes-or-no answer.
 
     y: (n, ...) logits. t: 0, 1 or a probability for each element, in the shape of y, or (n,) for outputs of one column.
     A row is correct if every element is on the correct side of 1/2. For one column this is the usual accuracy, for
@@ -204,16 +199,19 @@ class SigmoidWithLoss(_Elementwise):
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
         if isinstance(self.pos_weight, list) and (not shape or len(self.pos_weight) != shape[-1]):
             raise ValueError(f"{self}: pos_weight has {len(self.pos_weight)} numbers for output rows of shape {shape}")
-        self._on_device.like(on.zeros((1,), dtype), on.dtype(dtype))  # there before the first step
-        t = super().target(t, n, shape, on, dtype)
-        if on.xp.any((t < 0.0) | (t > 1.0)):
-            raise ValueError(f"t: {self} takes targets from 0 to 1, got {float(on.xp.min(t))} to {float(on.xp.max(t))}")
-        return t
+        self._on_device.like(
+            on.zeros((1,), dtype), on.dtype(dtype)
+        )  # made now, because a recorded step must not allocate it
+        targets, xp = super().target(t, n, shape, on, dtype), on.xp
+        if xp.any((targets < 0.0) | (targets > 1.0)):
+            low, high = float(xp.min(targets)), float(xp.max(targets))
+            raise ValueError(f"t: {self} takes targets from 0 to 1, got {low} to {high}")
+        return targets
 
 
 @dataclass(eq=False)
 class MeanSquaredError(_Elementwise):
-    """mean((y - t)^2) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
+    """Computes mean((y - t)^2) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
         self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
@@ -228,7 +226,7 @@ class MeanSquaredError(_Elementwise):
 
 @dataclass(eq=False)
 class MeanAbsoluteError(_Elementwise):
-    """mean(|y - t|) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
+    """Computes mean(|y - t|) over all elements of the batch. t: the shape of y, or (n,) for outputs of one column."""
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
         self._y, self._t, self._weight, self._divisor = y, t, weight, divisor
@@ -243,10 +241,10 @@ class MeanAbsoluteError(_Elementwise):
 
 @dataclass(eq=False)
 class Huber(_Elementwise):
-    """The mean over all elements of d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2), with d = y - t.
+    """Computes the mean over all elements of d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2), with d = y - t.
 
-    Large errors count linearly, so that outliers weigh less than squared (Huber 1964). t: the shape of y, or (n,) for
-    outputs of one column. Raises ValueError for a delta that is not positive and finite.
+    Large errors count linearly, so that outliers weigh less than in a squared error (Huber 1964).
+    t: the shape of y, or (n,) for outputs of one column. Raises ValueError for a delta that is not positive and finite.
     """
 
     delta: float = 1.0
@@ -268,9 +266,10 @@ class Huber(_Elementwise):
 
 @dataclass(eq=False)
 class QuantileLoss(_Elementwise):
-    """The mean over all elements of q (t - y) where y <= t, else (1 - q) (y - t): its least is the quantile q of the
-    targets (Koenker, Bassett 1978). t: the shape of y; (n,) is taken for outputs of one column.
+    """Computes the mean over all elements of q (t - y) if y <= t, else (1 - q) (y - t).
 
+    The mean is smallest if y is the quantile q of the targets (Koenker, Bassett 1978). t: the shape of y, or (n,) for
+    outputs of one column.
     Raises ValueError for a quantile that is not between 0 and 1.
     """
 
@@ -301,7 +300,7 @@ class _Constant:
         self._values = values
         self._arrays: list[Array] = []
 
-    def like(self, x: Array, dtype: Any = None) -> Array:
+    def like(self, x: Array, dtype: Any = None) -> Array | None:
         """Return the numbers as an array of x's kind, on its device, in `dtype` (None: any floating dtype)."""
         if self._values is None:
             return None

@@ -12,15 +12,15 @@ from nnbackend.functions import (
     layer_normalization,
     layer_normalization_backward,
 )
-from nnbackend.functions.array import Array, array_namespace, take_columns
+from nnbackend.functions.array import Array, array_namespace
 from nnbackend.initializers import Constant
-from nnbackend.layers.base import Columns, Layer, Shape, check_input
+from nnbackend.layers.base import Layer, Shape, check_input
 from nnbackend.parameters import Parameter
 
 
 @dataclass(eq=False)
 class Normalization(Layer):
-    """Base class of both normalisations: a scale gamma and a shift beta for each of `features`, the last axis."""
+    """Base class of both normalisations. Holds a scale gamma and a shift beta for each of `features`, the last axis."""
 
     features: int
     eps: float = 1e-5
@@ -44,11 +44,12 @@ class Normalization(Layer):
 class BatchNormalization(Normalization):
     """Normalises each feature by the mean and variance of the batch while training, by running statistics otherwise.
 
-    x: (n, features), or (n, height, width, features): the last axis is kept apart, all others are averaged over.
-    momentum: how much of the running mean and variance each training batch leaves, at least 0 and below 1 (0.9, as
-    in the book, is PyTorch's 0.1). The running variance is that of the population (divided by n - 1), as PyTorch's.
-    A batch of a single row, such as the rest of an epoch, has no variance: it is normalized as in inference and leaves
-    the running statistics alone. A Trainer refuses a batch_size of 1.
+    x: (n, features), or (n, height, width, features). Mean and variance are taken over all axes but the last.
+    momentum: the fraction of the running mean and variance that each training batch keeps, at least 0 and below 1.
+    The book's 0.9 is PyTorch's 0.1, which is the fraction that a batch adds.
+    The running variance is divided by n - 1, as in PyTorch.
+    A batch of one row, such as the last batch of an epoch, has no variance. It is normalised as in inference, and the
+    running statistics do not change. A Trainer refuses a batch_size of 1.
     """
 
     momentum: float = 0.9
@@ -64,26 +65,26 @@ class BatchNormalization(Normalization):
         gamma, beta, mean, var = self.gamma.data, self.beta.data, self.running_mean.data, self.running_var.data
         check_input(self, x, gamma, self.features, axes=None)
         rows = math.prod(x.shape[:-1])
-        self._training = training = training and rows > 1  # one row has no variance: it is no sample of anything
+        self._training = training = training and rows > 1  # one row has no variance
         if not training:
             self._scale = 1.0 / array_namespace(x).sqrt(var + self.eps)
             self._x_hat = (x - mean) * self._scale
             return gamma * self._x_hat + beta
         y, self._x_hat, self._scale, batch_mean, batch_var = batch_normalization(x, gamma, beta, self.eps)
         fresh = 1.0 - self.momentum
-        mean[...] = self.momentum * mean + fresh * batch_mean
-        var[...] = self.momentum * var + (fresh * rows / (rows - 1)) * batch_var
+        update = [fresh * batch_mean, (fresh * rows / (rows - 1)) * batch_var]
+        if self.waiting is None:
+            self.follow(update)
+        else:
+            self.waiting.append(update)
         return y
+
+    def follow(self, update: list[Array]) -> None:
+        for running, fresh in zip((self.running_mean.data, self.running_var.data), update, strict=True):
+            running[...] = self.momentum * running + fresh
 
     def least_rows(self, shape: Shape) -> int:
         return 2 if math.prod(shape[:-1]) == 1 else 1
-
-    def forward_columns(self, x: Columns, y: Array) -> Columns:
-        """Return the variants of y as Columns: in inference mode each column is scaled and shifted on its own."""
-        xp = array_namespace(y)
-        scale = xp.take(self.gamma.data / xp.sqrt(self.running_var.data + self.eps), x.columns)
-        dx = x.values - take_columns(x.x, x.columns)
-        return Columns(y, x.columns, take_columns(y, x.columns) + scale * dx)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         if self._training:

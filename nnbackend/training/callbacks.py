@@ -1,4 +1,4 @@
-"""Callbacks: functions that `Trainer.fit` calls with the trainer after every epoch; one that returns True ends it."""
+"""Callbacks: functions that `Trainer.fit` calls with the trainer after every epoch. One that returns True ends it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SIGNS = {"loss": 1, "val_loss": 1, "accuracy": -1, "val_accuracy": -1}  # 1: les
 class EarlyStopping:
     """Ends the fit when `monitor` has not improved by more than min_delta for `patience` epochs (Prechelt 1998).
 
-    monitor: "val_loss", "val_accuracy", "loss" or "accuracy". restore_best: when the fit is over, stopped or not, the
-    network gets the values and running statistics of the best epoch back; after Ctrl-C it keeps the last ones, so
-    that the next fit can go on. The optimizer's state and the history stay as they are: a run that is made longer goes
-    on from the best values, and is not the run that was longer from the start.
+    monitor: "val_loss", "val_accuracy", "loss" or "accuracy". restore_best: whether the network gets the values and
+    running statistics of the best epoch back at the end of the fit. After Ctrl-C the network keeps the last values, so
+    that the next fit can go on. The optimizer's state and the history stay as they are: if a further fit follows, it
+    goes on from the best values, and the run differs from one that was longer from the start.
 
-    best, best_epoch: the best value so far and the epoch that it was reached in, from 1; None before the first.
-    Raises ValueError for an unknown monitor, a patience that is no positive integer, a negative min_delta; and in
-    use, where the monitor is not recorded.
+    best: the best value so far. best_epoch: its epoch, from 1. Both are None before the first epoch.
+    Raises ValueError for an unknown monitor, a patience that is not a positive integer, or a negative min_delta; and in
+    a fit that does not record the monitor.
     """
 
     monitor: str = "val_loss"
@@ -63,18 +63,18 @@ class EarlyStopping:
         return stop
 
     def _meet(self, trainer: Trainer) -> None:
-        if trainer is not self._trainer:  # another run: what was best in the last one is of no matter
+        if trainer is not self._trainer:  # another run: the best of the last one does not count
             self._trainer, self.best, self.best_epoch = trainer, None, None
             self._waited, self._kept = 0, None
 
     def snapshot(self, trainer: Trainer) -> dict[str, Any]:
-        """What a checkpoint holds of it: numbers and arrays by name."""
+        """Return the state for a checkpoint: numbers and arrays by name."""
         self._meet(trainer)
         kept = {f"kept.{name}": value for name, value in (self._kept or {}).items()}
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self._waited, **kept}
 
     def restore(self, trainer: Trainer, snapshot: Mapping[str, Any]) -> None:
-        """Go on, for `trainer`, where `snapshot` was taken. ValueError for one that is none of this network's."""
+        """Take back the state that `snapshot` has returned. Raise ValueError if it is not one of this network."""
         kept = {name.removeprefix("kept."): value for name, value in snapshot.items() if name.startswith("kept.")}
         shapes, own = (
             {name: (tuple(a.shape), a.dtype) for name, a in b.items()}

@@ -1,19 +1,20 @@
-"""Where did the numbers stop being finite?"""
+"""Find the place at which numbers stop being finite."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from nnbackend.functions.array import Array, array_namespace, is_finite, pieces
 from nnbackend.network import Network
 
-AT_ONCE = 2**20  # elements looked at together: one pass over all of MNIST takes NumPy twice as long
+AT_ONCE = 2**20  # elements that are checked together: NumPy needs twice as long for all of MNIST at once
 
 
 def all_finite(*arrays: Array) -> bool:
-    """Is every element of them finite? One host read."""
-    finite: Array = True
+    """Say whether every element of the arrays is finite. The host reads the device once."""
+    finite: Array | bool = True
     for a in arrays:
         xp = array_namespace(a)
         whole = xp.reshape(a, (1,)) if a.ndim == 0 else a
@@ -24,9 +25,10 @@ def all_finite(*arrays: Array) -> bool:
 
 
 def first_not_finite(network: Network, batches: Iterable[tuple[Array, ...]]) -> str:
-    """Pass the batches, (x, t) or (x, t, weight), as a step would and name the first thing that is not finite: a
-    parameter, a layer's output, the loss, or a gradient on the way back. Reads the device at every layer; running
-    statistics and the count of passes are as before afterwards.
+    """Pass batches as a step does, and name the first thing that is not finite.
+
+    batches: (x, t) or (x, t, weight) each. The result names a parameter, a layer's output, the loss, or a gradient.
+    The host reads the device at every layer. Running statistics and the count of passes stay as they were.
     """
     kept = network.buffer.snapshot()
     try:
@@ -38,7 +40,7 @@ def first_not_finite(network: Network, batches: Iterable[tuple[Array, ...]]) -> 
         network.buffer.restore(kept)
 
 
-def _first_in_pass(network: Network, x: Array, t: Array, *weight: Array) -> str:
+def _first_in_pass(network: Network, x: Array, t: Array, *weight: Any) -> str:
     for name, values in network.params.items():
         if not all_finite(values):
             return f"the parameter {name}"

@@ -1,4 +1,4 @@
-"""What a training run has recorded: lists with one entry per epoch."""
+"""Record a training run: lists with one entry per epoch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 @dataclass
 class History:
-    """Per epoch: mean training loss and accuracy over its batches as they were trained, the same on the validation
-    data after it, its duration (training and validation) in seconds, training samples per second, and the steps that
-    were left out (where the trainer's on_fault is "skip").
+    """Holds lists with one entry per epoch.
 
-    Accuracies are fractions. Lists that do not apply (no validation, no classes) stay empty. `interrupted` says that
-    Ctrl-C came during the last `fit`.
+    loss, accuracy: the means over the batches of the epoch, each as it was trained. val_loss, val_accuracy: those of
+    the validation data after the epoch. seconds: the time that training and validation took. samples_per_second: the
+    training rows per second. skipped: the steps that were left out, if the trainer's on_fault is "skip".
+
+    Accuracies are fractions. A list that does not apply (no validation data, no classes) stays empty. interrupted:
+    whether Ctrl-C came during the last `fit`.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -30,13 +32,26 @@ class History:
         return len(self.loss)
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON knows it."""
+        """Return the record as JSON-able values."""
         return asdict(self)
 
-    def plot(self, path: str | PathLike[str] | None = None) -> Any:
-        """Draw loss and accuracy by epoch; returns the matplotlib figure, and writes it to `path` where given.
+    @classmethod
+    def from_dict(cls, record: dict[str, Any], epochs: int) -> History:
+        """Return the history that `as_dict` has returned. Raise ValueError if it is not one of so many epochs."""
+        history = cls(**record)
+        if len(history) != epochs:
+            raise ValueError(f"its history has {len(history)} epochs, and the run has {epochs}")
+        for name, values in vars(history).items():
+            if name != "interrupted" and not (
+                isinstance(values, list) and len(values) <= epochs and all(isinstance(v, int | float) for v in values)
+            ):
+                raise ValueError(f"its history of {name} is {values!r:.50}")
+        return history
 
-        Raises ImportError with the pip line where matplotlib is missing, ValueError where no epoch is recorded.
+    def plot(self, path: str | PathLike[str] | None = None) -> Any:
+        """Draw loss and accuracy by epoch. Return the matplotlib figure, and write it to `path` if one is given.
+
+        Raises ImportError, with the pip line, if matplotlib is missing, and ValueError if no epoch is recorded.
         """
         from nnbackend.plotting import plot_history
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the system's request to end, that let the step in hand finish."""
+"""Take Ctrl-C and SIGTERM, and let the current step finish."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from types import FrameType
 
 
 class Interrupt:
-    """`requested` becomes true at the first signal; a second Ctrl-C raises KeyboardInterrupt as usual."""
+    """Holds whether a signal has come. A second Ctrl-C raises KeyboardInterrupt as usual.
+
+    requested: whether any signal has come. terminated: whether SIGTERM has.
+    """
 
     requested = False
     terminated = False
@@ -25,9 +28,11 @@ class Interrupt:
 
 @contextmanager
 def listen(terminate: bool = False) -> Iterator[Interrupt]:
-    """Within the block Ctrl-C is only noted; with `terminate` SIGTERM, too, which takes its usual effect at the end.
-    Outside the main thread signals cannot be taken: nothing changes. Nor does it for a signal whose handler Python has
-    not installed (a program that embeds Python), since that could not be put back.
+    """Note Ctrl-C within the block instead of raising KeyboardInterrupt.
+
+    terminate: whether to note SIGTERM, too, which then ends the process at the end of the block. Nothing changes
+    outside the main thread, where Python cannot take signals, nor for a signal whose handler Python has not installed
+    (in a program that embeds Python), because that handler could not be put back.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -40,5 +45,5 @@ def listen(terminate: bool = False) -> Iterator[Interrupt]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        if interrupt.terminated:  # whatever else went wrong in the meantime
+        if interrupt.terminated:  # even if the block raised an error
             signal.raise_signal(signal.SIGTERM)

@@ -1,15 +1,19 @@
-"""A batch that is too large for the memory: which one is not?"""
+"""Find a batch size that fits in memory."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from nnbackend.functions.array import Array
 from nnbackend.network import Network
 from nnbackend.training.step import one_pass
 
 
-def size_that_fits(network: Network, batch_size: int, x: Array, t: Array, *weight: Array) -> int:
-    """The largest of batch_size / 2, / 4, ... for which a pass works; 0 where none does. It is tried, not estimated,
-    with a quarter more rows, since a step holds more than its pass. Running statistics are as before afterwards.
+def size_that_fits(network: Network, batch_size: int, x: Array, t: Array, *weight: Any) -> int:
+    """Return the largest of batch_size / 2, / 4, ... for which a pass works, or 0 if none does.
+
+    Each size is tried with a quarter more rows, because a step holds more memory than its pass. Running statistics
+    stay as they were.
     """
     kept = network.buffer.snapshot()
     size = batch_size // 2

@@ -1,4 +1,4 @@
-"""A progress bar for one epoch."""
+"""Show a progress bar for one epoch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ REPORTS_PER_EPOCH = 10
 
 
 class Progress:
-    """A bar that counts samples. It says when it is time for figures, so that the device is read ten times an
-    epoch and not every step; switched off, it never asks.
+    """Counts samples in a bar.
+
+    It says when it is time for metrics, so that the host reads the device ten times an epoch and not in every step. A
+    bar that is not shown never asks for metrics.
     """
 
     def __init__(self, shown: bool, epoch: int, last_epoch: int, samples: int, steps: int, start: int):
@@ -31,12 +33,12 @@ class Progress:
         if self._bar is not None:
             self._bar.update(samples)
 
-    def wants_figures(self, step: int) -> bool:
+    def wants_metrics(self, step: int) -> bool:
         return self._bar is not None and step % self._every == 0
 
-    def show(self, **figures: float | None) -> None:
+    def show(self, **metrics: float | None) -> None:
         if self._bar is not None:
-            self._bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items() if value is not None})
+            self._bar.set_postfix({name: f"{value:.4f}" for name, value in metrics.items() if value is not None})
 
     def __enter__(self) -> Progress:
         return self

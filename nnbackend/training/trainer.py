@@ -1,43 +1,39 @@
-"""The training loop. A step is a device program: nothing inside it reads a device value on the host."""
+"""Train a network. A step is a device program: nothing inside it reads a device value on the host."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from nnbackend.backends import Backend, describe, on_its_device, to_numpy
-from nnbackend.backends.steps import Launch, Rows, Uncaptured
+from nnbackend.backends.steps import Epoch, Launch, Rows, Uncaptured
 from nnbackend.checks import positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
+from nnbackend.functions import record
 from nnbackend.functions.array import Array
 from nnbackend.functions.optimizers import clip_by_norm
-from nnbackend.layers.base import Same
-from nnbackend.network import Network, given
+from nnbackend.layers.base import Layer, Same
+from nnbackend.network import Network, optional
 from nnbackend.optimizers import Optimizer
 from nnbackend.random import checked_seed, host_generator
-from nnbackend.training.checkpoint import (
-    Checkpoint,
-    Keeper,
-    Resumed,
-    Stamp,
-    fingerprints,
-    keeping,
-    parted,
-    restore,
-    resume_fit,
-    stamp,
-)
+from nnbackend.training.checkpoint import Checkpoint, Keeper
+from nnbackend.training.checkpoint_content import Resumed, content, describe_run, fingerprints, restore, resume_fit
+from nnbackend.training.checkpoint_file import CheckpointFile
+from nnbackend.training.communication import Communicator
 from nnbackend.training.faults import all_finite, first_not_finite
 from nnbackend.training.history import History
 from nnbackend.training.interrupt import Interrupt, listen
 from nnbackend.training.memory import size_that_fits
 from nnbackend.training.progress import Progress
-from nnbackend.training.step import recorded_pass, several_passes
+from nnbackend.training.state import RunState, numbers_and_arrays
+from nnbackend.training.step import SeveralPasses, keeps_statistics, recorded_pass
 
 Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 
@@ -45,19 +41,24 @@ Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 class Trainer:
     """Trains a network by mini-batches.
 
-    batch_size: rows per pass, at least 1; the last batch of an epoch holds what is left over.
+    batch_size: rows per pass, at least 1; the last batch of an epoch holds the rows that are left over.
     seed: decides the order of the rows: epoch e is shuffled by (seed, e) and nothing else.
-    clip_norm: a gradient whose Euclidean norm is larger is scaled down to it (Pascanu, Mikolov, Bengio 2013).
-    accumulate: batches per step. Their gradients add up to that of one batch of accumulate batch_size rows, in the
-    memory of batch_size (what looks at a batch as a whole, such as BatchNormalization, still sees batch_size rows).
-    on_fault: a step after which the loss, a value or the optimizer's state is not finite will "stop" the training, or
-    is undone and left out ("skip", which costs a copy of all values and a look at them in every step).
+    clip_norm: the largest Euclidean norm of a gradient; a larger gradient is scaled down to it (Pascanu, Mikolov,
+    Bengio 2013).
+    accumulate: batches per step. Their gradients add up to the gradient of one batch of accumulate x batch_size rows,
+    in the memory of batch_size rows. A layer that looks at a batch as a whole, such as BatchNormalization, still sees
+    batch_size rows.
+    on_fault: "stop" ends the training after a step that leaves a loss, a value or an optimizer's state that is not
+    finite. "skip" undoes such a step and leaves it out, for which every step copies all values and looks at them.
     drop_last: whether to leave out the rows of an epoch that do not fill a last step.
-    checkpoint: a Checkpoint, or the path of one that is written after every epoch.
+    checkpoint: a Checkpoint, or the path of one, which is then written after every epoch.
+    communicator: the processes that train together, from `nn.communicator()`. They share the batches of every step, so
+    their number divides accumulate. Each process is given the same network, settings and data, and ends with the same
+    network; on NumPy with the bits of one process. The process of rank 0 writes the checkpoints and shows the bar.
 
-    `fit` again goes on: with the next epoch, or within the one that an interrupt cut short. `history` covers all
-    fits. Raises ValueError for a batch_size or accumulate that is no positive integer, a clip_norm that is no positive
-    number, another on_fault.
+    Another `fit` goes on with the next epoch, or within the epoch that an interrupt cut short. `history` covers all
+    fits. Raises ValueError for a batch_size or accumulate that is not a positive integer, a clip_norm that is not a
+    positive number, another on_fault, or an accumulate that the processes cannot share.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Trainer:
         on_fault: str = "stop",
         drop_last: bool = False,
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        communicator: Communicator | None = None,
     ):
         positive_integer("batch_size", batch_size)
         positive_integer("accumulate", accumulate)
@@ -90,20 +92,16 @@ class Trainer:
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         if not isinstance(self.checkpoint, Checkpoint | None):
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
+        self.communicator = Communicator() if communicator is None else communicator
+        self._check_communicator()
         with network.backend.active():
-            self.state = optimizer.init(network.buffer.data)
-        self._gradient_sum: Array = None  # room for it, from the first step with accumulate on
-        self.history = History()
-        self.epoch = 0  # epochs completed
-        self.position = 0  # steps done in the epoch that is under way
-        self.fits = 0  # calls of fit so far
-        self.began, self.last_epoch = 0, 0  # the epochs between which the present fit lies
-        self.seconds = 0.0  # spent on the epoch that is under way
-        # of each of its steps, on the device: loss, correct rows; with sample weights also their sum
-        self.figures: Array = None
-        self.seen: Stamp = None  # what the checkpoint file was when this trainer last read or wrote it
+            self.state = RunState(optimizer.init(network.buffer.data))
+        self._passes: SeveralPasses | None = None  # made by the first step of several batches
+        # whether to stop, and whether it is time for a checkpoint: in this process before a step, in any after it
+        self._decisions: tuple[bool, ...] = (False, False)
+        self._file = None if self.checkpoint is None else CheckpointFile(self.checkpoint.file)
         self._resumed: Resumed | None = None
-        self._mean_weight: float | None = None  # of the rows of the present fit; None if nothing weights them
+        self._mean_weight: float | None = None  # of the rows of the present fit; None if no row has a weight
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
         self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
 
@@ -117,46 +115,70 @@ class Trainer:
         """Return the network's backend."""
         return self.network.backend
 
+    def _check_communicator(self) -> None:
+        size = self.communicator.size if isinstance(self.communicator, Communicator) else 0
+        if size == 0:
+            raise TypeError(f"communicator: expected the result of nn.communicator(), got {self.communicator!r}")
+        if self.accumulate % size:
+            raise ValueError(f"accumulate is {self.accumulate}, which {size} processes cannot share equally")
+        for name, layer in self.network.layers.items() if size > 1 else ():
+            if keeps_statistics(layer) and type(layer).follow is Layer.follow:
+                raise ValueError(f"{name} keeps statistics and has no method `follow`: it trains in one process alone")
+
+    @property
+    def history(self) -> History:
+        """Return the record of all fits."""
+        return self.state.history
+
+    @property
+    def epoch(self) -> int:
+        """Return the number of completed epochs."""
+        return self.state.epoch
+
+    @property
+    def last_epoch(self) -> int:
+        """Return the number of completed epochs with which the present fit ends."""
+        return self.state.last_epoch
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to this process."""
-        return vars(self) | {"_runner": None, "_drawn": None}
+        """Return the attributes without those that belong to this process."""
+        return vars(self) | {"_runner": None, "_drawn": None, "_passes": None}
 
     @on_its_device
     def resume(self, path: str | os.PathLike[str] | None = None) -> bool:
-        """Take up the run whose checkpoint is at `path` (None: where this trainer writes them). Is there one?
+        """Take up the run whose checkpoint is at `path`, and say whether there is one.
 
-        Called before the first `fit`, on a trainer that was made as that run's was, it lets the program be the same
-        for the first run and for those that go on with it: fits that were complete return at once, and the one that
-        was cut short goes on where it was, `epochs` counted from its beginning. (A script of several fits looks at
-        `history.interrupted` before it begins the next.) On NumPy weights and history become, bit for bit, those of a
-        run that nothing interrupted; another backend may go on, within rounding.
+        path: a file, or a folder; None is the path at which this trainer writes its checkpoints.
 
-        Raises ModelFileError for a damaged file, and CheckpointError where network or settings are not those of the
-        checkpoint; so does the `fit` that goes on where data or callbacks are not. It names what differs.
+        Call it before the first `fit`, on a trainer made as the one of that run. The same program then serves for the
+        first run and for those that go on with it. A fit that was complete returns at once. The fit that was cut short
+        goes on where it was, and counts `epochs` from its beginning. (A script of several fits looks at
+        `history.interrupted` before it begins the next.) On NumPy, weights and history become, bit for bit, those of a
+        run that nothing interrupted. Another backend may go on with the run, within rounding.
+
+        Raises ModelFileError for a damaged file, and CheckpointError if network or settings differ from those of the
+        checkpoint. The `fit` that goes on raises CheckpointError if data or callbacks differ. Each names the
+        difference.
         """
-        if self.fits:
+        if self.state.fits:
             raise ValueError("resume comes before the first fit")
-        if path is None and self.checkpoint is None:
+        own = self._file
+        file = own if path is None else CheckpointFile(Checkpoint(path).file)
+        if file is None:
             raise ValueError("resume: there is no path, and the trainer has no checkpoint=")
-        file = Checkpoint(path).file if path is not None else self.checkpoint.file  # type: ignore[union-attr]
-        found = stamp(file)
-        if found is not None:
-            self._resumed = restore(self, file)
-            if self.checkpoint is not None and file == self.checkpoint.file:
-                self.seen = found
-        return found is not None
+        if own is not None and file.path == own.path:
+            file = own  # which then knows the version that was read
+        if not self.communicator.on_root(file.exists):
+            return False
+        self._resumed = restore(self, file)
+        return True
 
     def settings(self) -> dict[str, Any]:
-        """What decides the run beside network and data, as JSON knows it."""
+        """Return what decides the run, apart from network and data, as JSON-able values."""
         rule = {"kind": type(self.optimizer).__name__, **self.optimizer.config()}
-        names = (
-            "batch_size",
-            "seed",
-            "clip_norm",
-            "accumulate",
-            "on_fault",
-            *(["drop_last"] if self.drop_last else []),
-        )
+        names = ["batch_size", "seed", "clip_norm", "accumulate", "on_fault"]
+        if self.drop_last:  # files of earlier versions do not have it
+            names.append("drop_last")
         return {"optimizer": rule, **{name: getattr(self, name) for name in names}}
 
     @on_its_device
@@ -173,21 +195,24 @@ class Trainer:
     ) -> History:
         """Train for `epochs` further epochs and return the history.
 
-        x: (n, ...) rows, t: n targets, as the network's loss takes them; sample_weight: (n,) numbers of at least 0,
+        x: (n, ...) rows. t: n targets, as the network's loss takes them. sample_weight: (n,) numbers of at least 0,
         which make every mean a weighted one. validation: (x, t) or (x, t, sample_weight), evaluated after every
-        epoch. Host data is moved to the network's backend once. callbacks: called with the trainer after every
-        epoch; one that returns True ends the fit. progress: show a bar. A callback that has a state of its own, which
-        a checkpoint is to hold, gives it as `snapshot(trainer)`, a dict of numbers and arrays, and takes it back with
-        `restore(trainer, snapshot)`.
+        epoch. Host data is moved to the network's backend once. progress: whether to show a bar.
 
-        Ctrl-C finishes the step in hand and returns, with `history.interrupted` set. With `checkpoint` one is written
-        then, and at SIGTERM, too, which ends the process afterwards as it would have at once. A second Ctrl-C raises
-        KeyboardInterrupt in the midst of it all: go on in a new trainer that resumes. A loss that is not finite
-        raises NumericalError, which names epoch, step and the first layer at fault; the network then holds the last
-        values before that step. Raises ValueError for data that is empty, not finite, of unequal lengths, smaller
-        than a batch, or does not fit the network; TypeError for a callback that cannot be called; MemoryError, with
-        a batch_size that fits, where the memory ends; CheckpointError where checkpoints cannot be written, another
-        process writes them, or the file holds another run's.
+        callbacks: functions that are called with the trainer after every epoch; one that returns True ends the fit. A
+        callback whose state belongs into a checkpoint has two methods: `snapshot(trainer)` returns a dict of numbers
+        and arrays, and `restore(trainer, snapshot)` takes it back.
+
+        Ctrl-C finishes the current step and returns, with `history.interrupted` set. If the trainer has a
+        `checkpoint`, one is then written. SIGTERM does the same, and ends the process afterwards as usual. A second
+        Ctrl-C raises KeyboardInterrupt at once, in the middle of a step: go on in a new trainer that resumes. A loss
+        that is not finite raises NumericalError, which names epoch, step and the first layer at fault; the network
+        then holds the last values before that step.
+
+        Raises ValueError for data that is empty, not finite, of unequal lengths, smaller than a batch, or does not
+        fit the network; TypeError for a callback that cannot be called; MemoryError, with a batch_size that fits, if
+        the memory is too small; CheckpointError if checkpoints cannot be written, another process writes them, or the
+        file holds those of another run.
         """
         positive_integer("epochs", epochs)
         for callback in callbacks:
@@ -201,32 +226,59 @@ class Trainer:
                 raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(validation)} items")
             x, t, *weight = validation
             checked = self._checked(x, t, "validation x", *weight)
-        prints = self._fingerprints(data, checked)
+        found = self._fingerprints(data, checked)
+        self._agree(callbacks, int(epochs), found)
         checkpoint = None if self._is_complete(int(epochs)) else self.checkpoint
-        with (
-            listen(terminate=checkpoint is not None) as interrupt,
-            keeping(self, checkpoint, callbacks, prints) as keeper,
-        ):
-            if not self._has_work(int(epochs), callbacks, prints, data):
+        keeper = None
+        if checkpoint is not None and self._file is not None:
+            keeper = Keeper(checkpoint, self._file, partial(content, self, callbacks, found))
+        with listen(terminate=checkpoint is not None) as interrupt, ExitStack() as stack:
+            if keeper is not None:
+                self.communicator.on_root(partial(keeper.claim, stack))
+            if not self._begin_fit(int(epochs), callbacks, found, data):
                 return self.history
             if self._runner is None:
                 self._runner = self.network.backend.compile(self.network.buffer)
-            stopped = False
-            while self.epoch < self.last_epoch and not stopped:
-                try:
-                    self._run_epoch(data, checked, progress, interrupt, keeper)
-                except MemoryError as error:
-                    raise self._too_large(error, data) from None
-                if self.history.interrupted:
-                    break
-                answers = [callback(self) for callback in callbacks]  # all are called, even after a True
-                stopped = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
-                if keeper is not None and keeper.after("epochs") and self.epoch < self.last_epoch and not stopped:
-                    keeper.write()
-            if keeper is not None:
-                keeper.write(last=True, stopped=stopped)
-            self.history.interrupted = interrupt.requested  # also where it came too late to cut anything short
+            self._run_epochs(data, checked, callbacks, progress, interrupt, keeper)
         return self.history
+
+    def _agree(self, callbacks: Sequence[Callable[[Trainer], object]], epochs: int, found: dict[str, str]) -> None:
+        """Raise CommunicationError, which says what differs, unless all processes are about to do the same fit."""
+        if self.communicator.size > 1:
+            state, buffer = self.state, self.network.buffer
+            description = describe_run(self, callbacks, found) | {
+                "epochs": epochs,
+                "progress": [state.fits, state.epoch, state.step],
+                "values": fingerprints({"parameters": buffer.data, "statistics": buffer.state}),
+            }
+            self.communicator.check_agreement(description)
+
+    def _run_epochs(
+        self,
+        data: Data,
+        validation: Data | None,
+        callbacks: Sequence[Callable[[Trainer], object]],
+        progress: bool,
+        interrupt: Interrupt,
+        keeper: Keeper | None,
+    ) -> None:
+        state, communicator, stopped = self.state, self.communicator, False
+        while state.epoch < state.last_epoch and not stopped:
+            try:
+                self._run_epoch(data, validation, progress and communicator.is_root, interrupt, keeper)
+            except MemoryError as error:
+                raise self._too_large(error, data) from None
+            if state.history.interrupted:
+                break
+            answers = [callback(self) for callback in callbacks]  # all are called, even after a True
+            stop = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
+            stopped, elapsed = communicator.any(stop, keeper is not None and keeper.elapsed())
+            unfinished = state.epoch < state.last_epoch and not stopped
+            if keeper is not None and keeper.after("epochs", elapsed) and unfinished:
+                self._write(keeper)
+        if keeper is not None:
+            self._write(keeper, last=True, stopped=stopped)
+        (state.history.interrupted,) = communicator.any(interrupt.requested)  # also if it came too late to cut anything
 
     def _check_batch_size(self, data: Data) -> None:
         x, t, weight = data
@@ -240,47 +292,54 @@ class Trainer:
         least, layer = self.network.least_rows(tuple(x.shape[1:]))
         if self.batch_size < least:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
-        self._mean_weight = self.network.loss_layer.mean_weight(t, *given(weight))
+        self._mean_weight = self.network.loss_layer.mean_weight(t, *optional(weight))
         if self._mean_weight == 0:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
     def _is_complete(self, epochs: int) -> bool:
-        """Is nothing left to do of this fit in the run that was resumed?"""
-        resumed = self._resumed
-        if resumed is None or self.fits + 1 > resumed.fits:
+        """Say whether the run that was resumed has completed this fit."""
+        resumed, fit = self._resumed, self.state.fits + 1
+        if resumed is None or fit > resumed.fits:
             return False
-        return self.fits + 1 < resumed.fits or resumed.stopped or self.epoch >= resumed.began + epochs
+        return fit < resumed.fits or resumed.stopped or self.epoch >= resumed.first_epoch + epochs
 
     def _fingerprints(self, data: Data, validation: Data | None) -> dict[str, str]:
-        """Of all data, by name; none where no checkpoint is concerned."""
-        if self.checkpoint is None and self._resumed is None:
+        """Return the fingerprints of all data by name, or none if nothing is to be compared with them."""
+        if self.checkpoint is None and self._resumed is None and self.communicator.size == 1:
             return {}
         names = ("x", "t", "sample_weight", "validation x", "validation t", "validation sample_weight")
         return fingerprints(dict(zip(names, (*data, *(validation or (None,) * 3)), strict=True)))
 
-    def _has_work(
-        self, epochs: int, callbacks: Sequence[Callable[[Trainer], object]], prints: dict[str, str], data: Data
+    def _begin_fit(
+        self, epochs: int, callbacks: Sequence[Callable[[Trainer], object]], found: dict[str, str], data: Data
     ) -> bool:
-        """Begin a fit, or go on with the one of a checkpoint. False where that was complete already."""
-        resumed, stopped, began = self._resumed, False, self.epoch
-        if resumed is not None and self.fits + 1 == resumed.fits:
-            resume_fit(resumed, self, callbacks, prints)
-            if self.figures is not None and tuple(self.figures.shape) != self._figures_shape(data):
-                raise ModelFileError(f"the checkpoint's figures, of shape {tuple(self.figures.shape)}, make no sense")
-            began, stopped = resumed.began, resumed.stopped
-        self.fits += 1  # from here on nothing is refused
-        self.history.interrupted = False
-        if resumed is not None and self.fits < resumed.fits:
+        """Begin a fit, or go on with the one of a checkpoint. Return False if that one was complete already."""
+        state, resumed = self.state, self._resumed
+        stopped, first_epoch = False, state.epoch
+        if resumed is not None and state.fits + 1 == resumed.fits:
+            resume_fit(resumed, self, callbacks, found)
+            shape = None if state.metrics is None else tuple(state.metrics.shape)
+            if shape not in (None, self._metrics_shape(data)):
+                raise ModelFileError(f"the checkpoint's metrics have shape {shape}, which does not fit the data")
+            first_epoch, stopped = resumed.first_epoch, resumed.stopped
+        state.fits += 1  # from here on nothing is refused
+        state.history.interrupted = False
+        if resumed is not None and state.fits < resumed.fits:
             return False
         self._resumed = None
-        self.began, self.last_epoch = began, began + epochs
-        return not stopped and self.epoch < self.last_epoch
+        state.first_epoch, state.last_epoch = first_epoch, first_epoch + epochs
+        return not stopped and state.epoch < state.last_epoch
 
-    def _figures_shape(self, data: Data) -> tuple[int, int]:
-        """Two figures for every step of an epoch, and with sample weights their sum."""
+    def _metrics_shape(self, data: Data) -> tuple[int, int]:
+        """Return the shape of the metrics: two for every step of an epoch, and with sample weights also their sum."""
         n, rows_per_step = data[0].shape[0], self.batch_size * self.accumulate
         steps = n // rows_per_step if self.drop_last else math.ceil(n / rows_per_step)
         return 2 if data[2] is None else 3, steps
+
+    def _write(self, keeper: Keeper, **how: bool) -> None:
+        """Write a checkpoint, in the process of rank 0. how: as `Keeper.write` takes it."""
+        self.communicator.on_root(partial(keeper.write, **how))
+        keeper.begin_period()
 
     def _run_epoch(
         self,
@@ -292,121 +351,161 @@ class Trainer:
     ) -> None:
         n = data[0].shape[0]
         rows_per_step = self.batch_size * self.accumulate
-        shape = self._figures_shape(data)
+        state, shape = self.state, self._metrics_shape(data)
         steps, whole = shape[1], n // rows_per_step
-        order = self._order(n)
-        if self.figures is None or tuple(self.figures.shape) != shape:
-            self.position, self.figures = 0, self.network.backend.zeros(shape, self.network.dtype)
-        if self.position == 0:
-            self.seconds = 0.0
-        snapshot, first = self._snapshot(), self.position
-        began = time.perf_counter()
-        launch = self._runner.epoch(
-            self._step,
-            rows_per_step,
-            order,
-            self.figures,
-            self.state,
-            self.optimizer,
-            (data[0], data[1], *given(data[2])),
-            first=first,
-            ahead=(self.last_epoch - self.epoch) * whole - first,
-            depends=self._signature,
-        )
-        with Progress(progress, self.epoch + 1, self.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
-            while self.position < steps and not interrupt.requested:
+        if state.metrics is None or tuple(state.metrics.shape) != shape:
+            state.step, state.metrics = 0, self.network.backend.zeros(shape, self.network.dtype)
+        if state.step == 0:
+            state.seconds = 0.0
+        snapshot, first = self._snapshot(), state.step
+        since = time.perf_counter()
+        epoch = self._epoch(data)
+        ahead = (state.last_epoch - state.epoch) * whole - first
+        launch = self._runner.prepare(epoch, first=first, ahead=ahead)
+        shared = self.communicator.size > 1
+
+        def wishes() -> tuple[bool, bool]:
+            return interrupt.requested, keeper is not None and keeper.elapsed()
+
+        with Progress(progress, state.epoch + 1, state.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
+            (stop,) = self.communicator.any(interrupt.requested)
+            while state.step < steps and not stop:
+                if shared:
+                    self._decisions = wishes()
                 self._guarded(launch)
-                bar.advance(rows_per_step if self.position < whole else n - whole * rows_per_step)
-                self.position += 1
-                if bar.wants_figures(self.position):
-                    bar.show(**self._summary(snapshot, first, data, order))
-                if keeper is not None and keeper.after("steps") and self.position < steps:
-                    self._summary(snapshot, first, data, order)  # what is not finite is never kept
-                    self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
-                    keeper.write()
-            if self.position == steps and self.epoch + 1 < self.last_epoch:
-                self._draw(n, self.epoch + 1)  # while the device still works
-            summary = self._summary(snapshot, first, data, order)
-            if self.position < steps:
-                self.history.interrupted = True
+                bar.advance(rows_per_step if state.step < whole else n - whole * rows_per_step)
+                state.step += 1
+                if bar.wants_metrics(state.step):
+                    bar.show(**self._summary(snapshot, first, epoch))
+                if not shared:
+                    self._decisions = wishes()
+                elif state.step > whole:  # each process has done this step alone
+                    self._decisions = False, False
+                stop, elapsed = self._decisions
+                if keeper is not None and keeper.after("steps", elapsed) and state.step < steps:
+                    self._summary(snapshot, first, epoch)  # values that are not finite are never kept
+                    now = time.perf_counter()
+                    state.seconds, since = state.seconds + now - since, now
+                    self._write(keeper)
+            if state.step == steps and state.epoch + 1 < state.last_epoch:
+                self._draw(n, state.epoch + 1)  # while the device still works
+            summary = self._summary(snapshot, first, epoch)
+            if state.step < steps:
+                state.history.interrupted = True
             else:
                 if validation is not None:
                     loss, accuracy = self.network.evaluate(*validation)
                     summary["val_loss"] = float(loss)
                     summary["val_accuracy"] = None if accuracy is None else float(accuracy)
                 bar.show(**summary)
-        self.seconds += time.perf_counter() - began
-        if self.position == steps:
+        state.seconds += time.perf_counter() - since
+        if state.step == steps:
             self._record(summary, n)
+
+    def _epoch(self, data: Data) -> Epoch:
+        """Return what the steps of the current epoch work on."""
+        state, (x, t, weight) = self.state, data
+        order = self.network.backend.asarray(self._draw(x.shape[0], state.epoch), "int64")
+        return Epoch(
+            step=self._step if self.communicator.size == 1 else self._shared_step,
+            stride=self.batch_size * self.accumulate,
+            order=order,
+            metrics=state.metrics,
+            state=state.optimizer,
+            optimizer=self.optimizer,
+            data=(x, t, *optional(weight)),
+            depends=self._signature,
+        )
 
     def _guarded(self, launch: Launch) -> None:
         """Do one step. If on_fault is "skip" and the step leaves a value that is not finite, undo it and record NaN."""
-        kept = self._snapshot() if self.on_fault == "skip" else None
-        launch(self.position)
-        if kept is not None and not (all_finite(self.figures[:1, self.position]) and self._sound()):
+        kept, state = self._snapshot() if self.on_fault == "skip" else None, self.state
+        launch(state.step)
+        if kept is not None and not (all_finite(state.metrics[:1, state.step]) and self._sound()):
             self._restore(kept)
-            self.figures[0, self.position] = math.nan
+            state.metrics[0, state.step] = math.nan
 
     def _sound(self) -> bool:
-        """Are all values, and the optimizer's state, finite?"""
-        return all_finite(self.network.buffer.data, *parted(self.state)[1].values())
+        """Say whether all values, and the optimizer's state, are finite."""
+        return all_finite(self.network.buffer.data, *numbers_and_arrays(self.state.optimizer)[1].values())
 
     # --- a step -------------------------------------------------------------------------------------------------
 
     def _step(
         self,
         rows: Rows,
-        figures: Array,
+        metrics: Array,
         at: Array | int,
         update: Callable[[Array, Array], None],
         x: Array,
         t: Array,
         weight: Array | None = None,
     ) -> None:
-        """Do one update: gather, forward, backward, record the figures, update; all on the device."""
-        network, weights = self.network, given(weight)
-        if rows.size > self.batch_size:
-            places = (self._sum_of_gradients(), figures, at)
-            several_passes(network, rows, self.batch_size, *places, self._mean_weight, x, t, *weights)
+        """Do one update: gather, forward, backward, record the metrics, update; all on the device."""
+        network, data = self.network, (x, t, *optional(weight))
+        if rows.size <= self.batch_size:
+            recorded_pass(network, metrics, at, self._mean_weight, *rows.take(*data))
         else:
-            recorded_pass(network, figures, at, self._mean_weight, *rows.take(x, t, *weights))
+            record(metrics, at, *self._several_passes().alone(rows, self._mean_weight, *data))
+        self._update(update)
+
+    def _shared_step(
+        self,
+        rows: Rows,
+        metrics: Array,
+        at: Array | int,
+        update: Callable[[Array, Array], None],
+        *data: Array,
+    ) -> Iterator[Callable[[], None]]:
+        """Do the same together with the other processes. Yields the function that exchanges the sums with them."""
+        if rows.size < rows.stride:
+            self._step(rows, metrics, at, update, *data)  # each process does the last, smaller step alone
+            return
+        passes = self._several_passes()
+        exchange = passes.shared(rows, self._mean_weight, *data)
+
+        def outside() -> None:
+            self._decisions = exchange(self._decisions)
+
+        yield outside
+        record(metrics, at, *(passes.metrics[i] for i in range(len(data))))
+        self._update(update)
+
+    def _update(self, update: Callable[[Array, Array], None]) -> None:
+        buffer = self.network.buffer
         if self.clip_norm is not None:
-            clip_by_norm(network.buffer.grad, self.clip_norm)
-        update(network.buffer.data, network.buffer.grad)
+            clip_by_norm(buffer.grad, self.clip_norm)
+        update(buffer.data, buffer.grad)
 
     def _signature(self) -> dict[str, object]:
         """Return what a step reads beside its arguments, as `Part.signature` does."""
         names = ("batch_size", "accumulate", "clip_norm", "_mean_weight")
-        room = Same(self._sum_of_gradients()) if self.accumulate > 1 else None
-        return {name: getattr(self, name) for name in names} | {"room": room} | self.network.signature()
+        sums = Same(self._several_passes().sums.gradients) if self.accumulate > 1 else None
+        return {name: getattr(self, name) for name in names} | {"sums": sums} | self.network.signature()
 
-    def _sum_of_gradients(self) -> Array:
-        if self._gradient_sum is None:
-            self._gradient_sum = self.network.backend.xp.zeros_like(self.network.buffer.grad)
-        return self._gradient_sum
-
-    def _order(self, n: int) -> Array:
-        """Return the epoch's row numbers, shuffled, on the device."""
-        return self.network.backend.asarray(self._draw(n, self.epoch), "int64")
+    def _several_passes(self) -> SeveralPasses:
+        if self._passes is None:
+            self._passes = SeveralPasses(self.network, self.batch_size, self.accumulate, self.communicator)
+        return self._passes
 
     def _draw(self, n: int, epoch: int) -> np.ndarray[Any, Any]:
-        """Return the order of n rows in an epoch, on the host; the last one is kept until it is asked for."""
+        """Return the shuffled order of n rows in an epoch, on the host. Keep the last one, for the next call."""
         wanted = (self.seed, epoch, n)
         if self._drawn is None or self._drawn[0] != wanted:
             self._drawn = wanted, host_generator(self.seed, epoch).permutation(n)
         return self._drawn[1]
 
-    def _summary(self, snapshot: dict[str, Any], first: int, data: Data, order: Array) -> dict[str, float | None]:
-        """Mean loss and accuracy of the epoch so far: the one place where training reads the device."""
-        figures = to_numpy(self.figures)[:, : self.position].astype(np.float64)
-        good = np.isfinite(figures[0])
+    def _summary(self, snapshot: dict[str, Any], first: int, epoch: Epoch) -> dict[str, float | None]:
+        """Return mean loss and accuracy of the epoch so far. Training reads the device here and nowhere else."""
+        state = self.state
+        metrics = to_numpy(state.metrics)[:, : state.step].astype(np.float64)
+        good = np.isfinite(metrics[0])
         if self.on_fault == "stop" and not (good.all() and self._sound()):
-            self._fail(self.position if good.all() else int(good.argmin()), snapshot, first, data, order)
-        if self.position == self.figures.shape[1] and not good.any():
-            raise NumericalError(f"every step of epoch {self.epoch + 1} was skipped: none left finite values")
-        rows_per_step = self.batch_size * self.accumulate
-        sizes = np.minimum(rows_per_step, order.shape[0] - rows_per_step * np.arange(self.position))[good]
-        losses, correct, *weights = figures[:, good]
+            self._fail(state.step if good.all() else int(good.argmin()), snapshot, first, epoch)
+        if state.step == state.metrics.shape[1] and not good.any():
+            raise NumericalError(f"every step of epoch {state.epoch + 1} was skipped: none left finite values")
+        sizes = np.minimum(epoch.stride, epoch.order.shape[0] - epoch.stride * np.arange(state.step))[good]
+        losses, correct, *weights = metrics[:, good]
         rows = (weights[0] if weights else sizes).sum() or 1
         summary: dict[str, float | None] = {
             "loss": float(losses @ sizes / (sizes.sum() or 1)),
@@ -415,13 +514,13 @@ class Trainer:
         return summary | ({"skipped": int((~good).sum())} if self.on_fault == "skip" else {})
 
     def _record(self, summary: dict[str, float | None], n: int) -> None:
-        history = self.history
+        state, history = self.state, self.history
         for name, value in summary.items():
             if value is not None:
                 getattr(history, name).append(value)
-        history.seconds.append(self.seconds)
-        history.samples_per_second.append(n / self.seconds)
-        self.epoch, self.position = self.epoch + 1, 0
+        history.seconds.append(state.seconds)
+        history.samples_per_second.append(n / state.seconds)
+        state.epoch, state.step = state.epoch + 1, 0
 
     def _checked(self, x: Any, t: Any, argument: str, weight: Any = None) -> Data:
         x, t = self.network.data(x, t)
@@ -432,47 +531,46 @@ class Trainer:
     # --- the way back to the last good values -------------------------------------------------------------------
 
     def _snapshot(self) -> dict[str, Any]:
-        """Everything that a step changes, copied."""
+        """Return copies of everything that a step changes."""
         copy = self.network.backend.xp.asarray
-        numbers, slots = parted(self.state)
-        state = numbers | {name: copy(value, copy=True) for name, value in slots.items()}
-        return {"network": self.network.buffer.snapshot(), "optimizer": state}
+        numbers, buffers = numbers_and_arrays(self.state.optimizer)
+        optimizer = numbers | {name: copy(value, copy=True) for name, value in buffers.items()}
+        return {"network": self.network.buffer.snapshot(), "optimizer": optimizer}
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         self.network.buffer.restore(snapshot["network"])
-        numbers, slots = parted(snapshot["optimizer"])
-        self.state.update(numbers)
-        for name, value in slots.items():
-            self.state[name][...] = value  # in place: a captured step holds the addresses
+        numbers, buffers = numbers_and_arrays(snapshot["optimizer"])
+        self.state.optimizer.update(numbers)
+        for name, value in buffers.items():
+            self.state.optimizer[name][...] = value  # in place: a captured step holds the addresses
 
-    def _fail(self, bad: int, snapshot: dict[str, Any], first: int, data: Data, order: Array) -> None:
-        """Repeat the epoch up to the step that failed, which leaves the last good values, and say what failed.
+    def _fail(self, bad: int, snapshot: dict[str, Any], first: int, epoch: Epoch) -> None:
+        """Repeat the epoch up to the step that failed, which leaves the last good values, and raise NumericalError.
 
         bad: the first step (from 0) whose loss, or whose starting values, are not finite.
         """
-        arrays = (data[0], data[1], *given(data[2]))
-        rows_per_step = self.batch_size * self.accumulate
+        state = self.state
         self._restore(snapshot)
-        launch = Uncaptured().epoch(self._step, rows_per_step, order, self.figures, self.state, self.optimizer, arrays)
-        for self.position in range(first, bad):
+        launch = Uncaptured().prepare(epoch)
+        for state.step in range(first, bad):
             kept = self._snapshot()
-            launch(self.position)
+            launch(state.step)
             if not self._sound():  # which no loss has shown yet
                 self._restore(kept)
-                bad = self.position
+                bad = state.step
                 break
-        self.position = bad
-        rows = Rows(order, bad, rows_per_step)
-        place = first_not_finite(self.network, rows.batches(self.batch_size, *arrays))
+        state.step = bad
+        rows = Rows(epoch.order, bad, epoch.stride)
+        place = first_not_finite(self.network, rows.batches(self.batch_size, *epoch.data))
         raise NumericalError(
-            f"training met a value that is not finite at epoch {self.epoch + 1}, step {bad + 1}: {place}. "
+            f"training met a value that is not finite at epoch {state.epoch + 1}, step {bad + 1}: {place}. "
             f"The network holds the values before that step."
         )
 
     def _too_large(self, error: MemoryError, data: Data) -> MemoryError:
-        """What to say where the memory ends: the cause, and a batch size for which it does not."""
-        error.__traceback__ = None  # with it goes what the failed step has allocated
-        size = size_that_fits(self.network, self.batch_size, *data[:2], *given(data[2]))
+        """Return an error that says why the memory is too small, and names a batch size for which it is not."""
+        error.__traceback__ = None  # the traceback holds what the failed step has allocated
+        size = size_that_fits(self.network, self.batch_size, *data[:2], *optional(data[2]))
         cause = f"a batch of {self.batch_size} rows does not fit the memory: {error}."
         if size == 0:
             return MemoryError(f"{cause} Nor does one row: the network or the data is too large.")

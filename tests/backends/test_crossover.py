@@ -157,9 +157,13 @@ def test_devices_and_versions() -> None:
 
 
 def test_a_measurement_that_cannot_be_written_names_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, *arguments: Any, **settings: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    path = crossover.write(measured())
 
-    monkeypatch.setattr(Path, "write_text", full)
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as the system says it, without a name
+
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*measured-cupy.json'$"):
-        crossover.write(measured())
+        crossover.write(measured(second=(1.0, 1.0, 1.0)))
+    assert crossover.read("cupy") == measured()  # the last measurement is still there
+    assert list(path.parent.iterdir()) == [path]

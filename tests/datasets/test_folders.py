@@ -121,7 +121,7 @@ def test_files_of_numpy_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.npz: it has no y_train, x_test, y_test, but x_train"):
         mnist_host(path)
     np.savez(path, x_train=X, y_train=np.array([None] * 6), x_test=U, y_test=V)
-    with pytest.raises(DataError, match=r"a.npz: damaged, or no .npz file"):  # objects are pickles: not read
+    with pytest.raises(DataError, match=r"a.npz: damaged, or not an .npz file"):  # objects are pickles: not read
         mnist_host(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("x_train.npy", bytes(2**28 + 1))
@@ -129,7 +129,7 @@ def test_files_of_numpy_that_are_none(tmp_path: Path) -> None:
         mnist_host(path)
     for content in (b"", b"PK\x03\x04 broken"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"a.npz: damaged, or no .npz file"):
+        with pytest.raises(DataError, match=r"a.npz: damaged, or not an .npz file"):
             mnist_host(path)
 
 

@@ -116,7 +116,9 @@ def test_auto_prefers_the_folder_in_the_environment(tmp_path: Path, monkeypatch:
 
 def test_auto_does_not_pass_over_a_folder_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NNBACKEND_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"^NNBACKEND_DATA=.*nowhere: neither it nor `mnist` in it holds train-"):
+    with pytest.raises(
+        DataError, match=r"^NNBACKEND_DATA=.*nowhere: neither this folder nor `mnist` in it holds train-"
+    ):
         mnist()
     (tiny_set(tmp_path / "part") / "t10k-labels-idx1-ubyte").unlink()
     monkeypatch.setenv("NNBACKEND_DATA", str(tmp_path / "part"))

@@ -443,7 +443,7 @@ def test_settings_of_the_optimizer() -> None:
     assert optimizer(optimizer=nn.Adam(beta1=0.5), lr=0.1, weight_decay=0.2) == nn.Adam(0.1, 0.5, weight_decay=0.2)
     assert optimizer() == nn.AdamW(nn.OneCycle(0.02, 100), weight_decay=0.3)  # 10 * 6 features / 200 rows
     assert optimizer(optimizer="adam", lr=nn.Cosine(0.1, 5)) == nn.Adam(nn.Cosine(0.1, 5))
-    for name in base.LEARNING_RATES:
+    for name in base.PEAK_LEARNING_RATES:
         fitted = NNRegressor(optimizer=name, random_state=0, epochs=60).fit(x, y)
         assert fitted.score(x, y) > 0.5, name
         assert clone(fitted).set_params(epochs=None).partial_fit(x, y).partial_fit(x, y).n_iter_ == 2
@@ -652,3 +652,13 @@ def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "300 units, 64 components" in said
     assert f"drawn: {tmp_path / 'sklearn_estimator.png'}" in said
     assert (tmp_path / "sklearn_estimator.png").stat().st_size > 10_000
+
+
+def test_the_example_on_workers_of_dask(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed: pip install distributed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    path = Path(__file__).parents[2] / "examples" / "sklearn_estimator.py"
+    settings = ["--on", "dask", "--jobs", "2", "--epochs", "1", "--folds", "2", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(path), *settings], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "300 units, 64 components" in done.stdout

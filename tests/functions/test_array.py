@@ -6,6 +6,26 @@ from support import Namespace
 
 from nnbackend.backends import to_numpy
 from nnbackend.functions import gather, is_finite
+from nnbackend.functions.array import Array
+from nnbackend.functions.array import Namespace as Functions
+
+ASKED = [
+    name
+    for name, value in vars(Array).items()
+    if isinstance(value, property) or getattr(value, "__module__", "") == Array.__module__
+]
+
+
+def test_arrays_of_every_library_have_what_is_asked_of_them(on: Namespace) -> None:
+    x = on.array([[1.0, 2.0], [3.0, 4.0]])
+    assert len(ASKED) > 30
+    assert [name for name in ASKED if not hasattr(x, name)] == []
+    assert [name for name in Functions.__annotations__ if not callable(getattr(on.xp, name))] == []
+
+
+def test_nothing_is_asked_that_the_standard_does_not_have() -> None:
+    strict = pytest.importorskip("array_api_strict")
+    assert [name for name in ASKED if not hasattr(strict.ones((2, 2)), name)] == []
 
 
 @pytest.mark.parametrize("shape", [(9,), (9, 5), (9, 2, 3), (9, 0)])

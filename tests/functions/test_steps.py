@@ -33,14 +33,14 @@ def test_take_rows(on: Namespace, device: bool, at: int, start: int, size: int, 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("device", [False, True])
 def test_record(on: Namespace, dtype: str, device: bool) -> None:
-    figures, at = on.backend.zeros((4, 3), dtype), place(on, 1, device)
-    record(figures, at, on.array(0.5, dtype))
+    metrics, at = on.backend.zeros((4, 3), dtype), place(on, 1, device)
+    record(metrics, at, on.array(0.5, dtype))
     expected = [[0, 0.5, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
-    assert to_numpy(figures).tolist() == expected
+    assert to_numpy(metrics).tolist() == expected
     at = at if device else 2
-    record(figures, at, on.array(1.5, dtype), on.array(7, "int64"), 3.0, on.array(9, dtype))
+    record(metrics, at, on.array(1.5, dtype), on.array(7, "int64"), 3.0, on.array(9, dtype))
     expected = [[0, 0.5, 1.5], [0, 0, 7], [0, 0, 3], [0, 0, 9]]
-    assert to_numpy(figures).tolist() == expected
+    assert to_numpy(metrics).tolist() == expected
     if device:
         assert to_numpy(at).tolist() == [3, 43]
 
@@ -55,27 +55,27 @@ def test_the_end_of_a_classifier(on: Namespace, dtype: str, device: bool, smooth
     x, t = rng.standard_normal((n, 5)), rng.integers(0, 5, n)
     p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
     q = (1 - smoothing) * np.eye(5)[t] + smoothing / 5
-    figures, at = on.backend.zeros((2, 2), dtype), place(on, 1, device)
+    metrics, at = on.backend.zeros((2, 2), dtype), place(on, 1, device)
     dx = softmax_cross_entropy_recorded(
-        on.array(x, dtype), on.array(t, "int64"), figures, at, label_smoothing=smoothing
+        on.array(x, dtype), on.array(t, "int64"), metrics, at, label_smoothing=smoothing
     )
     assert_close(dx, (p - q) / n, dtype, 5)
-    assert_close(figures[0, 1], np.asarray(-(q * np.log(p)).sum() / n), dtype, n)
-    assert float(figures[1, 1]) == (x.argmax(axis=1) == t).sum()
-    assert to_numpy(figures)[:, 0].tolist() == [0, 0]
+    assert_close(metrics[0, 1], np.asarray(-(q * np.log(p)).sum() / n), dtype, n)
+    assert float(metrics[1, 1]) == (x.argmax(axis=1) == t).sum()
+    assert to_numpy(metrics)[:, 0].tolist() == [0, 0]
     one_hot = on.backend.zeros((2, 2), dtype)
     again = softmax_cross_entropy_recorded(
         on.array(x, dtype), on.array(np.eye(5)[t], dtype), one_hot, 1, label_smoothing=smoothing
     )
     assert_close(again, to_numpy(dx), dtype)
-    assert_close(one_hot, to_numpy(figures), dtype, n)
+    assert_close(one_hot, to_numpy(metrics), dtype, n)
 
 
 def test_class_weights_at_the_end_of_a_classifier(on: Namespace) -> None:
     x, t, c = np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]]), np.array([1, 0]), np.array([0.5, 2.0, 1.0])
-    figures = on.backend.zeros((2, 1), "float64")
-    dx = softmax_cross_entropy_recorded(*(on.array(a) for a in (x, t)), figures, 0, on.array(c))
+    metrics = on.backend.zeros((2, 1), "float64")
+    dx = softmax_cross_entropy_recorded(*(on.array(a) for a in (x, t)), metrics, 0, on.array(c))
     p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
     w = c[t]
     assert_close(dx, w[:, None] * (p - np.eye(3)[t]) / w.sum(), "float64", 3)
-    assert_close(figures[:, 0], np.array([-(w * np.log(p[[0, 1], t])).sum() / w.sum(), 1.0]), "float64", 3)
+    assert_close(metrics[:, 0], np.array([-(w * np.log(p[[0, 1], t])).sum() / w.sum(), 1.0]), "float64", 3)

@@ -75,7 +75,7 @@ def test_an_epoch_that_is_cut_short_is_not_reported(monkeypatch: pytest.MonkeyPa
     original, trainer, calls = nn.Trainer._step, make(), []
 
     def step(self: nn.Trainer, *batch: Any) -> None:
-        if self.epoch == 1 and self.position == 2:
+        if self.epoch == 1 and self.state.step == 2:
             signal.raise_signal(signal.SIGINT)
         original(self, *batch)
 
@@ -167,7 +167,7 @@ def test_an_interrupt_keeps_the_last_values(monkeypatch: pytest.MonkeyPatch) -> 
     original, stopping = nn.Trainer._step, nn.EarlyStopping("loss", patience=3)
 
     def step(self: nn.Trainer, *batch: Any) -> None:
-        if self.epoch == 3 and self.position == 2:
+        if self.epoch == 3 and self.state.step == 2:
             signal.raise_signal(signal.SIGINT)
         original(self, *batch)
 

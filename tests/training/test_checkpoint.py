@@ -21,9 +21,11 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
-from nnbackend import serialization
+from nnbackend import files, serialization
 from nnbackend.backends import to_numpy, why_not
-from nnbackend.training.checkpoint import aged, differences, fingerprints, period
+from nnbackend.training.checkpoint import period
+from nnbackend.training.checkpoint_content import differences, fingerprints
+from nnbackend.training.checkpoint_file import older
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -58,7 +60,7 @@ def fit(trainer: nn.Trainer, epochs: int = 6, callbacks: Any = None, weight: Any
 def outcome(trainer: nn.Trainer) -> dict[str, Any]:
     """Everything that a run leaves, but for how long it took."""
     arrays = {name: to_numpy(a).tobytes() for name, a in trainer.network.buffer.snapshot().items()}
-    state = {name: a if isinstance(a, int) else to_numpy(a).tobytes() for name, a in trainer.state.items()}
+    state = {name: a if isinstance(a, int) else to_numpy(a).tobytes() for name, a in trainer.state.optimizer.items()}
     history = trainer.history.as_dict()
     return (
         arrays | state | {name: history[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy", "skipped")}
@@ -88,7 +90,7 @@ def resumed_at(step: int, rule: str, backend: str, file: Path, monkeypatch: pyte
     interrupt_at(monkeypatch, step)
     cut_short = fit(make(rule, file, backend))
     assert cut_short.history.interrupted
-    assert (cut_short.epoch, cut_short.position) == divmod(step, STEPS)
+    assert (cut_short.epoch, cut_short.state.step) == divmod(step, STEPS)
     trainer = make(rule, file, backend)
     assert trainer.resume()
     return trainer
@@ -137,7 +139,7 @@ def test_a_run_may_be_cut_short_many_times(tmp_path: Path, monkeypatch: pytest.M
             fit(trainer)
     trainer = make("adam", tmp_path / "run")
     assert trainer.resume()
-    assert (trainer.epoch, trainer.position) == (3, 0)
+    assert (trainer.epoch, trainer.state.step) == (3, 0)
     assert outcome(fit(trainer)) == outcome(reference)
 
 
@@ -296,7 +298,7 @@ def test_seconds_count_from_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_last_k_are_kept(tmp_path: Path) -> None:
     fit(make(file=nn.Checkpoint(tmp_path, keep=3)), 5, [])
     newest = tmp_path / "checkpoint.safetensors"
-    files = [newest, aged(newest, 1), aged(newest, 2)]
+    files = [newest, older(newest, 1), older(newest, 2)]
     assert sorted(tmp_path.iterdir()) == sorted(files)
     assert [serialization.read(file)[1]["training"]["epoch"] for file in files] == [5, 4, 3]
 
@@ -366,7 +368,7 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_pa
         trainer = make(file=place)
         with pytest.raises(nn.CheckpointError, match="cannot write checkpoints to"):
             fit(trainer)
-        assert trainer.state["t"] == 0
+        assert trainer.state.optimizer["t"] == 0
 
 
 def test_the_checkpoint_of_another_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -434,7 +436,7 @@ def test_sigterm_finishes_the_step_writes_and_ends_the_process(kept: bool, tmp_p
         import nnbackend as nn, test_checkpoint as tests
         step = nn.Trainer._step
         def stepped(self, *arguments):
-            if self.state["t"] == 7:
+            if self.state.optimizer["t"] == 7:
                 os.kill(os.getpid(), signal.SIGTERM)
             step(self, *arguments)
         nn.Trainer._step = stepped
@@ -449,7 +451,7 @@ def test_sigterm_finishes_the_step_writes_and_ends_the_process(kept: bool, tmp_p
     if kept:
         trainer = make(file=tmp_path / "run")
         assert trainer.resume()
-        assert (trainer.epoch, trainer.position) == (1, 3)
+        assert (trainer.epoch, trainer.state.step) == (1, 3)
         assert outcome(fit(trainer)) == outcome(fit(make()))
 
 
@@ -467,7 +469,7 @@ def test_a_refused_fit_can_be_made_good(tmp_path: Path, monkeypatch: pytest.Monk
             trainer.fit(-X[:40], T[:40], 6, validation=(X[40:], T[40:]), callbacks=[nn.EarlyStopping(patience=6)])
     lock = tmp_path / "run.lock"
     with monkeypatch.context() as patch:
-        patch.setattr("nnbackend.training.checkpoint._lock", held)
+        patch.setattr("nnbackend.training.checkpoint_file._lock", held)
         with pytest.raises(nn.CheckpointError, match="being written by another process"):
             fit(trainer)
     lock.unlink()
@@ -582,7 +584,7 @@ def test_sigterm_is_never_lost(case: str, tmp_path: Path) -> None:
         import nnbackend as nn, test_checkpoint as tests
         step = nn.Trainer._step
         def stepped(self, *arguments):
-            if self.state["t"] == 7:
+            if self.state.optimizer["t"] == 7:
                 for _ in range({2 if case == "twice" else 1}):
                     os.kill(os.getpid(), signal.SIGTERM)
             step(self, *arguments)
@@ -651,7 +653,7 @@ def test_settings_that_json_does_not_know_are_refused_before_the_first_step(tmp_
     trainer = nn.Trainer(network, nn.SGD(), checkpoint=tmp_path / "run", batch_size=8)
     with pytest.raises(TypeError, match=r"values that JSON can express, got \{1, 2\}"):
         fit(trainer, 1, [])
-    assert trainer.state["t"] == 0
+    assert trainer.state.optimizer["t"] == 0
 
 
 class Counting(nn.SGD):
@@ -677,18 +679,18 @@ def test_numbers_in_the_state_of_an_optimizer(tmp_path: Path, monkeypatch: pytes
     trainer = counting(tmp_path / "run")
     assert trainer.resume()
     fit(trainer, callbacks=[])
-    assert trainer.state == reference.state
+    assert trainer.state.optimizer == reference.state.optimizer
     assert trainer.network.buffer.data.tobytes() == reference.network.buffer.data.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(2, 9), (4, 5), (1, 5)])
-def test_figures_of_another_data_set(shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_another_data_set(shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt_at(monkeypatch, 7)
     fit(make(file=tmp_path / "run"))
     tampered(tmp_path / "run", lambda tensors, d: tensors.update({"training.figures": np.zeros(shape, "float32")}))
     trainer = make(file=tmp_path / "run")
     assert trainer.resume()
-    with pytest.raises(nn.ModelFileError, match="figures"):
+    with pytest.raises(nn.ModelFileError, match="metrics"):
         fit(trainer)
 
 
@@ -728,12 +730,12 @@ def test_what_callbacks_keep_can_be_read_again_or_is_not_written(tmp_path: Path)
     trainer = make(file=tmp_path / "more")
     with pytest.raises(nn.CheckpointError, match="callbacks keep more than a checkpoint of this network may hold"):
         fit(trainer, 1, [Hoards(2**26)])
-    assert trainer.state["t"] == 0
+    assert trainer.state.optimizer["t"] == 0
 
 
 def test_a_complete_run_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(make(file=tmp_path / "run"), 2, [])
-    monkeypatch.setattr("nnbackend.training.checkpoint._lock", held)
+    monkeypatch.setattr("nnbackend.training.checkpoint_file._lock", held)
     trainer = make(file=tmp_path / "run")
     assert trainer.resume()
     assert fit(trainer, 2, []).epoch == 2
@@ -879,7 +881,7 @@ def test_bad_settings_and_files_are_refused(tmp_path: Path) -> None:
         fit(make(), 1, []).resume(tmp_path / "run")
     network = make().network
     network.save(tmp_path / "saved")
-    with pytest.raises(nn.CheckpointError, match="a saved network, but no checkpoint"):
+    with pytest.raises(nn.CheckpointError, match="a saved network without a state of training"):
         make().resume(tmp_path / "saved")
 
 
@@ -937,7 +939,7 @@ def test_a_checkpoint_that_makes_no_sense_changes_nothing(
     with pytest.raises((nn.ModelFileError, nn.CheckpointError)):
         trainer.resume()
     assert outcome(trainer) == before
-    assert (trainer.epoch, trainer.position, trainer.fits) == (0, 0, 0)
+    assert (trainer.epoch, trainer.state.step, trainer.state.fits) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -1080,7 +1082,7 @@ def test_a_fault_never_reaches_the_checkpoint(tmp_path: Path, monkeypatch: pytes
         fit(make(file=nn.Checkpoint(tmp_path / "run", every="1steps")), 4, [])
     trainer = make(file=tmp_path / "run")
     assert trainer.resume()
-    assert (trainer.epoch, trainer.position) == (1, 2)
+    assert (trainer.epoch, trainer.state.step) == (1, 2)
     assert np.isfinite(trainer.network.buffer.data).all()
 
 
@@ -1096,7 +1098,7 @@ def test_a_diverging_optimizer_state_is_a_fault(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(nn.RMSprop, "step", step)
     with pytest.raises(nn.NumericalError, match="epoch 2, step 2"), np.errstate(over="ignore"):
         fit(trainer, 4, [])
-    assert np.isfinite(trainer.state["h"]).all()
+    assert np.isfinite(trainer.state.optimizer["h"]).all()
 
 
 def test_on_fault_is_checked() -> None:
@@ -1115,7 +1117,7 @@ def test_names_of_250_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
         interrupt_at(patch, 8)
         fit(make(file=nn.Checkpoint(file, every="3steps", keep=2)))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names - {f"{serialization.stem(file)}.lock"} == {name, f"{name}.1"}
+    assert names - {f"{files.stem(file)}.lock"} == {name, f"{name}.1"}
     trainer = make(file=nn.Checkpoint(file, keep=2))
     assert trainer.resume()
     assert outcome(fit(trainer)) == expected
@@ -1176,21 +1178,21 @@ def test_the_loops_in_c_are_what_the_backend_says(monkeypatch: pytest.MonkeyPatc
 
 
 def test_where_inodes_never_agree_the_lock_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnbackend.training import checkpoint
+    from nnbackend.training import checkpoint_file
 
-    monkeypatch.setattr(checkpoint, "_inode", lambda path: -1)
+    monkeypatch.setattr(checkpoint_file, "_inode", lambda path: -1)
     assert fit(make(file=tmp_path / "run"), 1, []).epoch == 1
-    monkeypatch.setattr(serialization, "WINDOWS", True)  # where they differ, and the lock cannot be removed
-    monkeypatch.setattr(checkpoint, "_lock", lambda handle: None)
+    monkeypatch.setattr(files, "WINDOWS", True)  # where they differ, and the lock cannot be removed
+    monkeypatch.setattr(checkpoint_file, "_lock", lambda handle: None)
     asked = []
-    monkeypatch.setattr(checkpoint, "_inode", asked.append)
+    monkeypatch.setattr(checkpoint_file, "_inode", asked.append)
     (tmp_path / "run").unlink()
     assert fit(make(file=tmp_path / "run"), 1, []).epoch == 1
     assert asked == []
 
 
 def test_on_windows_a_scanner_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnbackend.training import checkpoint
+    from nnbackend.training import checkpoint_file
 
     replace, count = Path.replace, 0
 
@@ -1202,8 +1204,8 @@ def test_on_windows_a_scanner_costs_no_checkpoint(tmp_path: Path, monkeypatch: p
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", hold)
-    monkeypatch.setattr(serialization, "WINDOWS", True)
-    monkeypatch.setattr(checkpoint, "_lock", lambda handle: None)
-    monkeypatch.setattr(serialization.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files, "WINDOWS", True)
+    monkeypatch.setattr(checkpoint_file, "_lock", lambda handle: None)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     fit(make(file=nn.Checkpoint(tmp_path / "run", keep=2)), 3, [])
     assert {path.name for path in tmp_path.iterdir()} == {"run", "run.1", "run.lock"}

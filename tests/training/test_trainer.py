@@ -155,7 +155,7 @@ def test_accumulated_batches_are_one_larger_batch(
         net = make(nn.SoftmaxWithLoss([1.0, 2.0, 0.5], 0.1) if loss == "class_weight" else None, dtype="float64")
         trainer = nn.Trainer(net, nn.Adam(lr=0.01), batch_size=min(size, N), accumulate=count, seed=3, clip_norm=0.5)
         history = trainer.fit(X, T, 2, sample_weight=weight)
-        runs.append((to_numpy(net.buffer.data), history, trainer.state["t"]))
+        runs.append((to_numpy(net.buffer.data), history, trainer.state.optimizer["t"]))
     (values, history, steps), (other_values, other, other_steps) = runs
     assert steps == other_steps == 2 * -(-N // (batch_size * accumulate))
     assert other.loss == pytest.approx(history.loss, rel=1e-12)
@@ -263,7 +263,7 @@ def test_ctrl_c_finishes_the_step_and_a_later_fit_goes_on(monkeypatch: pytest.Mo
         trainer = train(epochs=3, **settings)
     assert signal.getsignal(signal.SIGINT) is handler
     assert trainer.history.interrupted
-    assert (trainer.epoch, trainer.position, len(trainer.history)) == (1, 3, 1)
+    assert (trainer.epoch, trainer.state.step, len(trainer.history)) == (1, 3, 1)
     history = trainer.fit(X, T, epochs=2, **trainer_of(settings)[1])
     assert not history.interrupted
     assert history.loss == reference.history.loss
@@ -300,7 +300,7 @@ def test_a_diverging_run_stops_with_the_last_good_values(on: Namespace) -> None:
     ):
         trainer.fit(X, T, 3)
     assert np.isfinite(to_numpy(net.buffer.data)).all()
-    assert trainer.position < 8
+    assert trainer.state.step < 8
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 5), (2, 3), (2, 8)])
@@ -321,23 +321,21 @@ def test_the_step_and_the_layer_at_fault_are_named(epoch: int, step: int, featur
             return dy * (np.nan if self.values_seen() else 1.0)
 
         def values_seen(self) -> bool:
-            return trainer.state["t"] == (epoch - 1) * 8 + step - 1
+            return trainer.state.optimizer["t"] == (epoch - 1) * 8 + step - 1
 
     net = nn.Network([nn.Affine(8, 16), Faulty(), nn.Affine(16, 3)], loss, seed=1)
     trainer, fit = trainer_of(settings, net)
     with pytest.raises(nn.NumericalError, match=f"epoch {epoch}, step {step}: .*the gradient of Faulty1"):
         trainer.fit(X, T, 3, **fit)
-    assert trainer.state["t"] == (epoch - 1) * 8 + step - 1
+    assert trainer.state.optimizer["t"] == (epoch - 1) * 8 + step - 1
     healthy = nn.Network([nn.Affine(8, 16), nn.Affine(16, 3)], loss, seed=1)
     reference, fit = trainer_of(settings, healthy)
     if epoch == 2:
         reference.fit(X, T, 1, **fit)
-    x, t, weight = checked = reference._checked(X, T, "x", settings.get("sample_weight"))
+    checked = reference._checked(X, T, "x", settings.get("sample_weight"))
     reference._check_batch_size(checked)
-    order, figures = reference._order(N), np.zeros(reference._figures_shape(checked), "float32")
-    data = (x, t) if weight is None else (x, t, weight)
-    stride = reference.batch_size * reference.accumulate
-    launch = Uncaptured().epoch(reference._step, stride, order, figures, reference.state, reference.optimizer, data)
+    reference.state.metrics = np.zeros(reference._metrics_shape(checked), "float32")
+    launch = Uncaptured().prepare(reference._epoch(checked))
     for i in range(step - 1):
         launch(i)
     assert net.buffer.data.tobytes() == healthy.buffer.data.tobytes()

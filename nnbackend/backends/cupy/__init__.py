@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,6 +16,7 @@ from nnbackend.backends.base import Backend
 from nnbackend.backends.cupy import cuda
 from nnbackend.backends.steps import ParameterStore, Uncaptured
 from nnbackend.errors import BackendError
+from nnbackend.functions.array import Array
 
 
 class CupyBackend(Backend):
@@ -74,6 +76,23 @@ class CupyBackend(Backend):
         from nnbackend.backends.cupy.graph import Captured
 
         return Captured(store, cupy)
+
+    @classmethod
+    def device_of(cls, local_rank: int) -> str:
+        try:
+            import cupy
+
+            return str(local_rank % cupy.cuda.runtime.getDeviceCount())
+        except Exception:  # `open` says what is wrong
+            return ""
+
+    def device_sum(self, size: int, rank: int, share: Callable[[Any], Any]) -> Callable[[Array], None] | None:
+        import cupy
+
+        from nnbackend.backends.cupy import nccl
+
+        with self.device:
+            return nccl.device_sum(cupy, size, rank, share)
 
     def memory(self) -> dict[str, int]:
         import cupy

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from nnbackend.errors import unknown_name
-from nnbackend.functions.array import Array
+
+CuPyArray: TypeAlias = Any
 
 # cublasComputeType_t for products of float32 arrays; sums and results are float32 in all three
 PRECISIONS = {"float32": 68, "tf32": 77, "bfloat16": 75}
@@ -46,7 +47,7 @@ class Handle:
     workspace: device memory for cuBLAS, kept alive by the handle (a captured product must not allocate memory).
     """
 
-    def __init__(self, stream: int | None = None, workspace: Array = None):
+    def __init__(self, stream: int | None = None, workspace: CuPyArray | None = None):
         self._library, self._handle = library(), ctypes.c_void_p()
         self._bound, self._workspace = stream is not None, workspace
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
@@ -57,7 +58,7 @@ class Handle:
             address, size = ctypes.c_void_p(workspace.data.ptr), ctypes.c_size_t(workspace.nbytes)
             self._call("cublasSetWorkspace_v2", self._handle, address, size)
 
-    def matmul(self, a: Array, b: Array, out: Array, stream: int) -> None:
+    def matmul(self, a: CuPyArray, b: CuPyArray, out: CuPyArray, stream: int) -> None:
         """Compute out <- a b. a: (n, k), b: (k, m), out: (n, m), all float32 or all float64.
 
         Each array needs an axis of stride 1. In `out` it is the last axis.
@@ -87,7 +88,7 @@ class Handle:
             raise RuntimeError(f"{name} returned cuBLAS status {status}")
 
 
-def layout(x: Array) -> tuple[int, int] | None:
+def layout(x: CuPyArray) -> tuple[int, int] | None:
     """Return 1 if the matrix x is stored transposed (else 0), and its leading dimension as cuBLAS defines it.
 
     The result is None if neither axis has stride 1.

@@ -5,7 +5,7 @@ Launching the kernels one by one takes the host more time than the device needs 
 A capture runs no kernel. It records every launch with its addresses. Values that change from step to step must
 therefore lie on the device, always at the same address: the order of the rows, the number of the step, the learning
 rate. Every address must stay valid as long as the graph lives. The graph takes memory from a pool that only it uses,
-and holds references to all other arrays that it reads or writes, except data and figures: the caller must hold
+and holds references to all other arrays that it reads or writes, except data and metrics: the caller must hold
 them, and `serves` compares them. This module does not import CuPy; it gets the module as an argument.
 """
 
@@ -17,12 +17,12 @@ import sys
 import warnings
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 from nnbackend.backends.cupy import cublas
-from nnbackend.backends.steps import Launch, ParameterStore, Rows, Step, Uncaptured
+from nnbackend.backends.steps import Epoch, Launch, ParameterStore, Rows, Uncaptured
 from nnbackend.functions.array import Array
 
 WORKSPACE = 32 * 2**20  # bytes: the workspace size that cuBLAS recommends for Hopper
@@ -44,37 +44,22 @@ class Captured(Uncaptured):
         self._graph: _Graph | None = None
         self._refused = False
 
-    def epoch(
-        self,
-        step: Step,
-        stride: int,
-        order: Array,
-        figures: Array,
-        state: dict[str, Any],
-        optimizer: Any,
-        data: tuple[Array, ...],
-        *,
-        first: int = 0,
-        ahead: int = 0,
-        depends: Callable[[], dict[str, object]] = dict,
-    ) -> Launch:
-        plain = super().epoch(step, stride, order, figures, state, optimizer, data)
-        whole = order.shape[0] // stride
-        if self._graph is not None and not self._graph.serves(stride, order, figures, state, optimizer, data, depends):
+    def prepare(self, epoch: Epoch, *, first: int = 0, ahead: int = 0) -> Launch:
+        whole = epoch.whole_steps
+        if self._graph is not None and not self._graph.serves(epoch):
             self._graph = None  # free its memory before allocating more
         if self._graph is None:
             if self._refused or first >= whole or ahead < WORTH:
-                return plain
-            arguments = (step, stride, order, figures, state, optimizer, data, depends)
+                return epoch.run
             try:
-                self._graph = _Graph(self._cupy, self._store, first, plain, *arguments)
+                self._graph = _Graph(self._cupy, self._store, epoch, first)
             except _Refusal as refusal:
                 self._refused = True
                 warnings.warn(f"training goes on without a CUDA graph, more slowly: {refusal}", stacklevel=4)
-                return plain
+                return epoch.run
         graph = self._graph
-        graph.begin(order)
-        return lambda i: graph.launch(i, state, optimizer) if i < whole else plain(i)
+        graph.begin(epoch.order)
+        return lambda i: graph.launch(i, epoch.state, epoch.optimizer) if i < whole else epoch.run(i)
 
 
 class _Refusal(Exception):
@@ -116,26 +101,16 @@ class _Workshop:
 
 
 class _Graph:
-    """The graph of a step for certain arrays. The constructor restores all values that the step changes."""
+    """The graphs of a step for certain arrays: one, or several with work between them that is not captured.
 
-    def __init__(
-        self,
-        cupy: Any,
-        store: ParameterStore,
-        first: int,
-        plain: Launch,
-        step: Step,
-        stride: int,
-        order: Array,
-        figures: Array,
-        state: dict[str, Any],
-        optimizer: Any,
-        data: tuple[Array, ...],
-        depends: Callable[[], dict[str, object]],
-    ):
-        self._store, self._stride, self._optimizer, self._depends = store, stride, optimizer, depends()
-        self._kept = _slots(state)
-        self._lent = [weakref.ref(a) for a in (figures, *data)]
+    The constructor restores all values that the step changes.
+    """
+
+    def __init__(self, cupy: Any, store: ParameterStore, epoch: Epoch, first: int):
+        order, state, optimizer = epoch.order, epoch.state, epoch.optimizer
+        self._store, self._stride, self._optimizer, self._depends = store, epoch.stride, optimizer, epoch.depends()
+        self._slots = _slots(state)
+        self._lent = [weakref.ref(a) for a in (epoch.metrics, *epoch.data)]
         self._order = cupy.empty(order.shape, order.dtype)
         self._counters, self._lr = _Cells(cupy.empty((2,), "int64")), _Cells(cupy.empty((1,), "float64"))
         if optimizer.has_own_step:
@@ -145,12 +120,13 @@ class _Graph:
         def update(p: Array, g: Array) -> None:
             optimizer.update(p, g, state, self._counters.cell(1), self._lr.cell(0))  # `record` has counted this step
 
-        def whole() -> None:
-            step(Rows(self._order, self._counters.cells, stride), figures, self._counters.cells, update, *data)
+        def whole() -> Iterable[Callable[[], None]]:
+            at = self._counters.cells
+            return epoch.step(Rows(self._order, at, epoch.stride), epoch.metrics, at, update, *epoch.data) or ()
 
         before = _copies(store, state)
         steps_before = state["t"]
-        plain(first)
+        epoch.run(first)
         state["t"] = steps_before
         expected = _copies(store, state)
         _write_back(store, state, before)
@@ -159,13 +135,13 @@ class _Graph:
         cupy.get_default_memory_pool().free_all_blocks()  # the graph's pool cannot take them
         try:
             self._workshop = _Workshop.lend(cupy)
-            self._graph = self._capture(cupy, whole)
+            self._parts = self._capture(cupy, whole)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise _Refusal(f"the step could not be captured ({cause})") from error
         finally:
             _write_back(store, state, before)
-        after = depends()  # what a step changes is a cache of the step
+        after = epoch.depends()  # what a step changes is a cache of the step
         self._depends = {name: value for name, value in self._depends.items() if after.get(name) == value}
         self._forget()  # the rehearsal has advanced the counters
         self.launch(first, dict(state), optimizer)
@@ -178,46 +154,44 @@ class _Graph:
     def __del__(self) -> None:
         workshop = vars(self).pop("_workshop", None)
         if workshop is not None and not sys.is_finalizing():
-            vars(self).pop("_graph", None)  # before another graph uses its memory
+            vars(self).pop("_parts", None)  # before another graph uses its memory
             workshop.take_back()
 
-    def _capture(self, cupy: Any, work: Callable[[], None]) -> Any:
+    def _capture(
+        self, cupy: Any, work: Callable[[], Iterable[Callable[[], None]]]
+    ) -> list[tuple[Any, Callable[[], None] | None]]:
+        """Return the graphs of the parts of a step; each with the function that follows it outside a graph, or None."""
         stream = self._workshop.stream
         with self._workshop.active(cupy), cublas.capturing(self._workshop.handle):
             try:
-                work()  # a rehearsal, which compiles and loads kernels and makes cached arrays
+                for outside in work():  # a rehearsal, which compiles and loads kernels and makes cached arrays
+                    outside()
             finally:
                 stream.synchronize()
             with _no_collection():
+                parts: list[tuple[Any, Callable[[], None] | None]] = []
                 stream.begin_capture()
                 try:
-                    work()
+                    for outside in work():
+                        parts.append((stream.end_capture(), outside))
+                        stream.begin_capture()
                 except BaseException:
                     with suppress(Exception):
                         stream.end_capture()
                     raise
-                return stream.end_capture()
+                return [*parts, (stream.end_capture(), None)]
 
-    def serves(
-        self,
-        stride: int,
-        order: Array,
-        figures: Array,
-        state: dict[str, Any],
-        optimizer: Any,
-        data: tuple[Array, ...],
-        depends: Callable[[], dict[str, object]],
-    ) -> bool:
-        """Say whether a launch would compute what the step computes with these arguments."""
-        lent, kept, now = (figures, *data), _slots(state), depends()
+    def serves(self, epoch: Epoch) -> bool:
+        """Say whether a launch would compute what the step computes for this epoch."""
+        lent, slots, now = (epoch.metrics, *epoch.data), _slots(epoch.state), epoch.depends()
         return (
-            stride == self._stride
-            and tuple(order.shape) == tuple(self._order.shape)
+            epoch.stride == self._stride
+            and tuple(epoch.order.shape) == tuple(self._order.shape)
             and len(lent) == len(self._lent)
             and all(a is ref() for a, ref in zip(lent, self._lent, strict=True))
-            and len(kept) == len(self._kept)
-            and all(a is b for a, b in zip(kept, self._kept, strict=True))
-            and (optimizer is self._optimizer or _settings(optimizer) == _settings(self._optimizer))
+            and len(slots) == len(self._slots)
+            and all(a is b for a, b in zip(slots, self._slots, strict=True))
+            and (epoch.optimizer is self._optimizer or _settings(epoch.optimizer) == _settings(self._optimizer))
             and all(now.get(name) == value for name, value in self._depends.items())
         )
 
@@ -227,7 +201,10 @@ class _Graph:
 
     def launch(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
         self._set(i, state, optimizer)
-        self._graph.launch()
+        for graph, outside in self._parts:
+            graph.launch()
+            if outside is not None:
+                outside()
         state["t"] += 1
         self._counters.known = [i + 1, state["t"]]  # the graph advances the counters on the device
 
@@ -246,7 +223,7 @@ class _Cells:
         self.cells = cells
         self.known: list[float | None] = [None] * cells.shape[0]
 
-    def cell(self, i: int) -> Array:
+    def cell(self, i: int) -> Any:
         """Return scalar i as an array, (1,)."""
         return self.cells[i : i + 1]
 
@@ -261,7 +238,7 @@ def _settings(optimizer: Any) -> tuple[type, dict[str, Any]]:
     return type(optimizer), {name: value for name, value in vars(optimizer).items() if name != "lr"}
 
 
-def _slots(state: dict[str, Any]) -> list[Array]:
+def _slots(state: dict[str, Any]) -> list[Any]:
     return [value for name, value in state.items() if name != "t"]
 
 
@@ -283,7 +260,7 @@ def _write_back(store: ParameterStore, state: dict[str, Any], copies: tuple[dict
         slot[...] = value
 
 
-def _agree(before: Array, expected: Array, actual: Array) -> bool:
+def _agree(before: Any, expected: Any, actual: Any) -> bool:
     """Say whether `actual` is close to `expected`, relative to the change from `before`; True if that is not finite."""
     before, expected, actual = (a.astype("float64") for a in (before, expected, actual))
     change, difference = float(((expected - before) ** 2).sum()), float(((actual - expected) ** 2).sum())

@@ -321,18 +321,18 @@ GRID(take_rows)(long long n, const long long* order, long long length, AT, long 
     }
 }
 
-// Writes figures, (rows, steps), and advances the counters. One thread calls it.
-__device__ inline void enter(T* figures, long long steps, AT, long long count, T loss, T correct, bool both) {
+// Writes metrics, (rows, steps), and advances the counters. One thread calls it.
+__device__ inline void enter(T* metrics, long long steps, AT, long long count, T loss, T correct, bool both) {
     const long long column = counters ? counters[0] : at;
-    figures[column] = loss;
-    if (both) figures[steps + column] = correct;
+    metrics[column] = loss;
+    if (both) metrics[steps + column] = correct;
     for (long long k = 0; k < count; k++) counters[k]++;
 }
 
 KERNEL(record)(
-    long long n, T* figures, long long steps, AT, long long count, const T* loss, const long long* correct) {
+    long long n, T* metrics, long long steps, AT, long long count, const T* loss, const long long* correct) {
     THREAD(i, n);
-    enter(figures, steps, at, counters, count, *loss, correct ? (T)*correct : 0, correct != 0);
+    enter(metrics, steps, at, counters, count, *loss, correct ? (T)*correct : 0, correct != 0);
 }
 
 // Returns the loss of row i, and writes its gradient, divided by `share`, to `out`.
@@ -363,7 +363,7 @@ __device__ inline bool right(
 
 // For few rows: one block, with one thread per row.
 BLOCK(softmax_cross_entropy_recorded)(long long n, T* out, const T* in, long long columns, TARGETS, double share,
-                                      T* figures, long long steps, AT, long long count) {
+                                      T* metrics, long long steps, AT, long long count) {
     __shared__ T losses[1024];
     __shared__ int rights[1024];
     const long long i = threadIdx.x;
@@ -376,7 +376,7 @@ BLOCK(softmax_cross_entropy_recorded)(long long n, T* out, const T* in, long lon
     }
     loss = block_sum(loss, losses);
     correct = block_sum(correct, rights);
-    if (i == 0) enter(figures, steps, at, counters, count, loss / (T)share, (T)correct, true);
+    if (i == 0) enter(metrics, steps, at, counters, count, loss / (T)share, (T)correct, true);
 }
 
 // For many rows: first each row alone, then (record_mean) the sums.
@@ -388,7 +388,7 @@ KERNEL(softmax_cross_entropy_apart)(
     correct[i] = right(i, in, columns, labels, targets);
 }
 
-BLOCK(record_mean)(long long n, T* figures, long long steps, AT, long long count, const T* loss, const int* correct,
+BLOCK(record_mean)(long long n, T* metrics, long long steps, AT, long long count, const T* loss, const int* correct,
                    double share) {
     __shared__ T losses[1024];
     __shared__ int rights[1024];
@@ -400,5 +400,5 @@ BLOCK(record_mean)(long long n, T* figures, long long steps, AT, long long count
     }
     sum = block_sum(sum, losses);
     hits = block_sum(hits, rights);
-    if (threadIdx.x == 0) enter(figures, steps, at, counters, count, sum / (T)share, (T)hits, true);
+    if (threadIdx.x == 0) enter(metrics, steps, at, counters, count, sum / (T)share, (T)hits, true);
 }

@@ -566,28 +566,28 @@ def _(order: Array, at: Array | int, stride: int, start: int, size: int, *arrays
     return taken
 
 
-def _takes_entries(figures: Array, at: Array | int) -> bool:
+def _takes_entries(metrics: Array, at: Array | int) -> bool:
     return (
-        figures.dtype.char in "fd"
-        and figures.flags.c_contiguous
+        metrics.dtype.char in "fd"
+        and metrics.flags.c_contiguous
         and (isinstance(at, int) or (at.dtype == cupy.int64 and at.flags.c_contiguous))
     )
 
 
 @kernel(record, cupy.ndarray)
-def _(figures: Array, at: Array | int, *values: Array | float) -> Any:
+def _(metrics: Array, at: Array | int, *values: Array | float) -> Any:
     kinds = [getattr(value, "dtype", None) for value in values]
-    if not (_takes_entries(figures, at) and kinds in ([figures.dtype], [figures.dtype, cupy.int64])):
+    if not (_takes_entries(metrics, at) and kinds in ([metrics.dtype], [metrics.dtype, cupy.int64])):
         return NotImplemented
     loss, correct = (*values, NULL)[:2]
-    return _launch("record", figures.dtype, 1, figures, figures.shape[1], *_place(at), loss, correct)
+    return _launch("record", metrics.dtype, 1, metrics, metrics.shape[1], *_place(at), loss, correct)
 
 
 @kernel(softmax_cross_entropy_recorded, cupy.ndarray)
 def _(
     x: Array,
     t: Array,
-    figures: Array,
+    metrics: Array,
     at: Array | int,
     class_weight: Array = None,
     label_smoothing: float = 0.0,
@@ -597,12 +597,12 @@ def _(
     apart = (
         class_weight is not None and divisor is None
     )  # the sum of weights would have to be known before the gradient
-    if targets is None or apart or x.shape[0] == 0 or x.dtype != figures.dtype or not _takes_entries(figures, at):
+    if targets is None or apart or x.shape[0] == 0 or x.dtype != metrics.dtype or not _takes_entries(metrics, at):
         return NotImplemented
     (n, classes), dx = x.shape, cupy.empty(x.shape, x.dtype)
     share = float(n if divisor is None else divisor)
     rows = (_contiguous(x), classes, *targets, share)
-    entry = (figures, figures.shape[1], *_place(at))
+    entry = (metrics, metrics.shape[1], *_place(at))
     if n <= BLOCK_ROWS:
         threads = max(32, 2 ** (n - 1).bit_length())
         _launch_blocks("softmax_cross_entropy_recorded", x.dtype, 1, threads, n, dx, *rows, *entry)

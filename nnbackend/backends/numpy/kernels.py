@@ -485,9 +485,9 @@ def _(dy: HostArray, shape: tuple[int, ...], size: Size, stride: Size, padding: 
 
 
 @kernel(record, np.ndarray)
-def _(figures: HostArray, at: Any, *values: Any) -> Any:
+def _(metrics: HostArray, at: Any, *values: Any) -> Any:
     if not isinstance(at, int):
         return NotImplemented
     for i, value in enumerate(values):
-        figures[i, at] = value
+        metrics[i, at] = value
     return None

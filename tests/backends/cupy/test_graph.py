@@ -84,11 +84,12 @@ def assert_same(one: nn.Trainer, other: nn.Trainer, tolerance: float = 1e-9) -> 
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(getattr(one.history, name), getattr(other.history, name), rtol=tolerance)
-    assert one.state.keys() == other.state.keys()
-    assert one.state["t"] == other.state["t"]
-    assert isinstance(one.state["t"], int)
-    for name in one.state.keys() - {"t"}:
-        np.testing.assert_allclose(to_numpy(one.state[name]), to_numpy(other.state[name]), rtol=0, atol=tolerance)
+    state, expected = one.state.optimizer, other.state.optimizer
+    assert state.keys() == expected.keys()
+    assert state["t"] == expected["t"]
+    assert isinstance(state["t"], int)
+    for name in state.keys() - {"t"}:
+        np.testing.assert_allclose(to_numpy(state[name]), to_numpy(expected[name]), rtol=0, atol=tolerance)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -125,6 +126,32 @@ def test_a_captured_run_is_the_uncaptured_one(gpu: nn.Backend, case: str, monkey
     monkeypatch.undo()
     with nn.using("numpy"):
         assert_same(captured, train(**CASES[case]), 1e-7)
+
+
+class Twins(nn.Communicator):
+    """Two processes of which the other always holds what this one holds."""
+
+    size = 2
+
+    def gather(self, value: Any) -> Any:
+        return np.stack([to_numpy(value)] * 2)
+
+    def add(self, sums: Any, out: Any, flags: Any) -> Any:
+        metrics = sums.total(out)
+        out *= 2.0
+        return [2.0 * value for value in metrics], tuple(flags)
+
+
+def test_a_shared_step_is_captured_but_for_its_exchange(gpu: nn.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = lambda: [nn.Affine(6, 8), nn.BatchNormalization(8), nn.ReLU(), nn.Dropout(0.2), nn.Affine(8, 3)]  # noqa: E731
+    shared = {"stack": stack, "accumulate": 4, "clip_norm": 1.0, "fit": {"sample_weight": WEIGHT}}
+    captured = train(communicator=Twins(), epochs=12, **shared)
+    parts = captured._runner._graph._parts
+    assert [outside is None for _, outside in parts] == [False, True]
+    monkeypatch.setenv(CAPTURE, "0")
+    assert_same(captured, train(communicator=Twins(), epochs=12, **shared))
+    with nn.using("numpy"):
+        assert_same(captured, train(communicator=Twins(), epochs=12, **shared), 1e-7)
 
 
 def test_float32_and_the_choice_of_precision(gpu: nn.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,9 +364,9 @@ def test_every_address_of_a_graph_is_its_own_or_kept(machine: standin.Machine, c
     trainer.fit(data[0], data[1], 8, **({"sample_weight": data[2]} if len(data) > 2 else {}))
     graph = trainer._runner._graph
     assert graph is not None
-    pools = {id(a._block) for a in (trainer.figures, *data)}
+    pools = {id(a._block) for a in (trainer.state.metrics, *data)}
     kept = {id(a._block) for a in reachable(graph)}
-    touched = [ref() for ref in graph._graph.touched.values()]
+    touched = [ref() for ref in graph._parts[0][0].touched.values()]
     assert len(touched) > 5
     assert all(block is not None and id(block) in kept | pools for block in touched)
 
@@ -559,7 +586,7 @@ def nodes(sizes: tuple[int, ...], batch: int, *, dropout: float = 0.0, **setting
     rng = np.random.default_rng(0)
     x, t = rng.random((10 * batch, sizes[0]), "float32"), rng.integers(0, sizes[-1], 10 * batch)
     trainer.fit(x, t, 1)
-    return len(trainer._runner._graph._graph.work)
+    return len(trainer._runner._graph._parts[0][0].work)
 
 
 def test_a_step_has_few_nodes(machine: standin.Machine) -> None:
@@ -584,7 +611,13 @@ def test_all_is_born_and_computed_on_the_device_that_was_asked_for(two_devices: 
     trainer.fit(X, T, 4, validation=(X, T))
     assert two_devices.counts["graph launches"] > 4
     buffers = [network.buffer.data, network.buffer.grad, network.buffer.state, network.buffer.clock]
-    arrays = [*buffers, *trainer.state.values(), trainer.figures, network.predict(X), network.predict_proba(X[0])]
+    arrays = [
+        *buffers,
+        *trainer.state.optimizer.values(),
+        trainer.state.metrics,
+        network.predict(X),
+        network.predict_proba(X[0]),
+    ]
     arrays += [*network.gradient(X, T).values(), *network.activations(X).values()]
     arrays += [*network.numerical_gradient(X[:4], T[:4]).values(), network.backend.zeros((2,), "float32")]
     assert all(a.device == second for a in arrays if not isinstance(a, int))

@@ -11,18 +11,19 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import SIDE, write_bars
 
 import nnbackend as nn
 from nnbackend.backends import crossover
-from nnbackend.cli import Settings, main, predict_file, train_mnist
+from nnbackend.cli import main
 from nnbackend.datasets import mnist_host, write_idx
-
-SIDE = 8
+from nnbackend.recipes import predict_file
 
 
 @pytest.fixture(autouse=True)
@@ -34,17 +35,8 @@ def _no_outside_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder as MNIST's, of 8 x 8 pictures: which third of the columns is bright?"""
-    rng = np.random.default_rng(0)
     folder = tmp_path / "bars"
-    folder.mkdir()
-    for name, n in (("train", 120), ("t10k", 30)):
-        labels = rng.integers(0, 3, n).astype(np.uint8)
-        images = rng.integers(0, 60, (n, SIDE, SIDE)).astype(np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[:, 1 + 2 * label : 3 + 2 * label] = 250
-        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
-        write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
+    write_bars(folder)
     return folder
 
 
@@ -152,42 +144,6 @@ def test_other_backends(
     assert f"backend   {name}\n" in capsys.readouterr().out
 
 
-def test_settings_reach_the_run(data: Path) -> None:
-    settings = Settings(
-        data=str(data),
-        hidden=(5, 4),
-        activation="tanh",
-        optimizer="momentum",
-        epochs=1,
-        batch_size=7,
-        seed=3,
-        dtype="float64",
-        backend="numpy",
-    )
-    run = train_mnist(settings)
-    kinds = [type(layer).__name__ for layer in run.network.layers.values()]
-    assert kinds == ["Affine", "Tanh", "Affine", "Tanh", "Affine"]
-    assert (run.network.dtype, run.network.seed) == ("float64", 3)
-    assert run.settings["lr"] == 0.1  # what suits momentum
-    assert train_mnist(settings).test_loss == run.test_loss
-
-
-def test_the_convolutional_network_trains(data: Path) -> None:
-    run = train_mnist(Settings(data=str(data), model="cnn", epochs=3, lr=0.01))
-    assert list(run.network.layers)[:3] == ["Convolution1", "ReLU1", "MaxPooling1"]
-    assert run.test_accuracy > 0.9
-
-
-def test_every_optimizer_and_activation_trains(data: Path) -> None:
-    from nnbackend.layers import ACTIVATIONS
-    from nnbackend.optimizers import OPTIMIZERS
-
-    for optimizer in OPTIMIZERS:
-        assert len(train_mnist(Settings(data=str(data), hidden=(4,), optimizer=optimizer, epochs=1)).history) == 1
-    for activation in ACTIVATIONS:
-        assert len(train_mnist(Settings(data=str(data), hidden=(4,), activation=activation, epochs=1)).history) == 1
-
-
 def test_the_sample_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mnist", "--hidden", "32", "--epochs", "1", "--batch-size", "100"]) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -288,7 +244,7 @@ def test_options_of_checkpoints_are_checked(
 def test_interrupted_outside_of_training(
     short: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nnbackend.cli.mnist", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("nnbackend.recipes.train.mnist", lambda *a, **k: signal.raise_signal(signal.SIGINT))
     assert error_of(short, 130, capsys) == "interrupted"
 
 
@@ -355,7 +311,7 @@ def test_outputs_are_checked_before_training(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("nnbackend.cli.train_mnist", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("nnbackend.cli.train.train_mnist", lambda *a, **k: pytest.fail("it trained"))
     expected = f"argument {option}: " + message.format(folder=tmp_path)
     assert error_of([*short, option, str(tmp_path / name)], 2, capsys) == expected
 
@@ -363,7 +319,7 @@ def test_outputs_are_checked_before_training(
 def test_other_outputs_that_cannot_be_written(
     short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nnbackend.cli.train_mnist", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("nnbackend.cli.train.train_mnist", lambda *a, **k: pytest.fail("it trained"))
     path = tmp_path / "curve.pgn"
     message = error_of([*short, "--plot", str(path)], 2, capsys)
     assert message.startswith(f"argument --plot: cannot write {path}: ")
@@ -437,32 +393,6 @@ def test_pictures_that_do_not_fit_the_network(model: Path, tmp_path: Path, capsy
     assert message.endswith("got uint8 of shape (1, 28, 28), expected images: uint8 of shape (n, 8, 8)")
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (lambda: nn.Network([nn.Affine(10, 3)]), r"takes rows of shape \(10,\), and no square image fits that"),
-        (lambda: nn.Network([nn.ReLU()]), "takes rows of shape None, and no square image fits that"),
-        (lambda: nn.Network([nn.Affine(784, 2)], nn.MeanSquaredError()), "MeanSquaredError.*: it gives no prob"),
-    ],
-)
-def test_networks_that_classify_no_pictures(network: object, message: str, tmp_path: Path) -> None:
-    write_idx(tmp_path / "a", mnist_host("sample").x_test[:1])
-    with pytest.raises(ValueError, match=message):
-        predict_file(network(), tmp_path / "a")  # type: ignore[operator]
-
-
-def test_networks_of_other_kinds(tmp_path: Path) -> None:
-    write_idx(tmp_path / "a", mnist_host("sample").x_test[:4])
-    book = nn.TwoLayerNet(784, 5, 10)
-    convolutional = nn.Network([nn.Convolution(1, 2, 5), nn.Flatten(), nn.Affine(24 * 24 * 2, 10)])
-    for network in (book, convolutional):
-        predictions, total = predict_file(network, tmp_path / "a", top=99, limit=3)
-        assert (len(predictions), total) == (3, 4)
-        for prediction in predictions:
-            assert sorted(label for label, _ in prediction.best) == list(range(10))
-            assert sum(p for _, p in prediction.best) == pytest.approx(1, abs=1e-5)
-
-
 def test_a_network_keeps_how_its_pictures_lie(model: Path, tmp_path: Path) -> None:
     """The bars are anywhere in the image, and tell the class by that: pictures are taken whole."""
     assert nn.load(model).preparation == {"cut": False, "size": 20 / 28, "centre": "mass", "pen": 0.07, "dark": False}
@@ -472,7 +402,7 @@ def test_a_network_keeps_how_its_pictures_lie(model: Path, tmp_path: Path) -> No
     for copied in (nn.load(tmp_path / "a"), pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
         assert copied.preparation == network.preparation
     network.preparation = {"cut": "yes"}
-    with pytest.raises(ValueError, match="a preparation cuts or does not"):
+    with pytest.raises(ValueError, match="cut and dark of a preparation must be True or False"):
         predict_file(network, tmp_path / "a.png")
 
 
@@ -493,7 +423,7 @@ def test_show_draws_what_the_network_was_shown(
     image = pytest.importorskip("PIL.Image")
     images, shown = data / "t10k-images-idx3-ubyte.gz", tmp_path / "shown.png"
     assert main(["predict", str(model), str(images), "--limit", "3", "--show", str(shown)]) == 0
-    assert capsys.readouterr().out.endswith(f"drew what the network was shown in {shown}\n")
+    assert capsys.readouterr().out.endswith(f"drew the images that the network saw in {shown}\n")
     drawn, zoom = np.asarray(image.open(shown)), 112 // SIDE
     assert drawn.shape == (SIDE * zoom + 28, 3 * (SIDE * zoom + 16))
     first = nn.datasets.read_idx(images)[0]
@@ -520,9 +450,7 @@ def test_an_implausible_cut_out_is_said(model: Path, tmp_path: Path, capsys: pyt
     assert main(["predict", str(model), str(tmp_path / "square.png")]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path / 'square.png'}  ")
-    assert err.startswith(
-        f"nnbackend: warning: {tmp_path / 'square.png'}: what was cut out may be wrong: it is an area"
-    )
+    assert err.startswith(f"nnbackend: warning: {tmp_path / 'square.png'}: the cut-out may be wrong: it is an area")
 
 
 # --- the command itself -----------------------------------------------------------------------------------------
@@ -612,7 +540,7 @@ def test_a_reader_that_goes_away(model: Path, data: Path) -> None:
 
 def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    path = Path(__file__).parent.parent / "examples" / "train_mnist.py"
+    path = Path(__file__).parents[2] / "examples" / "train_mnist.py"
     spec = spec_from_file_location("example_train_mnist", path)
     assert spec is not None
     assert spec.loader is not None
@@ -630,21 +558,38 @@ def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_the_line_that_goes_on_is_quoted_for_the_shell_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     from argparse import Namespace
 
-    from nnbackend import cli
+    from nnbackend.cli import train
 
     arguments = Namespace(argv=["train", "mnist", "--save", "my nets\\a.st", "--checkpoint", "it's"], resume=False)
-    monkeypatch.setattr(cli, "WINDOWS", False)
+    monkeypatch.setattr(train, "WINDOWS", False)
     posix = "nnbackend train mnist --save 'my nets\\a.st' --checkpoint 'it'\"'\"'s' --resume"
-    assert cli._command(arguments) == posix
-    monkeypatch.setattr(cli, "WINDOWS", True)
+    assert train._command(arguments) == posix
+    monkeypatch.setattr(train, "WINDOWS", True)
     windows = 'nnbackend train mnist --save "my nets\\a.st" --checkpoint it\'s --resume'
-    assert cli._command(arguments) == windows
+    assert train._command(arguments) == windows
 
 
 def test_a_handler_of_sigterm_that_python_did_not_install_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnbackend import cli
+    from nnbackend.cli import train
 
-    monkeypatch.setattr(cli.signal, "getsignal", lambda number: None)
-    monkeypatch.setattr(cli.signal, "signal", lambda number, handler: pytest.fail("it could not be put back"))
-    with cli._termination():
+    monkeypatch.setattr(train.signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(train.signal, "signal", lambda number, handler: pytest.fail("it could not be put back"))
+    with train._termination():
         pass
+
+
+def test_scripts_may_import_from_here_what_lies_in_the_recipes() -> None:
+    from nnbackend import cli, recipes
+
+    renamed = {"Run": "TrainingResult", "Settings": "MnistSettings"}
+    assert set(cli.__all__) == {"main", "predict_file", "train_mnist", "Prediction", *renamed}
+    for name in set(cli.__all__) - {"main"}:
+        assert getattr(cli, name) is getattr(recipes, renamed.get(name, name))
+
+
+def test_the_installed_command_is_main() -> None:
+    import tomllib
+
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    scripts = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["scripts"]
+    assert EntryPoint("nnbackend", scripts["nnbackend"], "console_scripts").load() is main

@@ -1,0 +1,61 @@
+"""Parse the arguments of the command `nnbackend`, run it, and print. The work is done by `nnbackend.recipes`.
+
+A script may also import the functions of `nnbackend.recipes` from here, by the names that they had in earlier versions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from nnbackend import __version__
+from nnbackend.cli import doctor, predict, train
+from nnbackend.cli.output import INTERRUPTED, complain, say
+from nnbackend.cli.parser import Parser, UsageError
+from nnbackend.errors import NNBackendError
+from nnbackend.interchange import command as interchange
+from nnbackend.recipes import MnistSettings as Settings
+from nnbackend.recipes import Prediction, predict_file, train_mnist
+from nnbackend.recipes import TrainingResult as Run
+
+__all__ = ["Prediction", "Run", "Settings", "main", "predict_file", "train_mnist"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    argv: the arguments, or None for the arguments of the process. Exit status 0: done. 1: the command failed, and one
+    line on stderr says why. 2: the arguments are wrong. 130: Ctrl-C ended it. 143: SIGTERM ended it.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.argv = sys.argv[1:] if argv is None else list(argv)
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except UsageError as error:
+        return complain(error, 2)
+    except BrokenPipeError:  # as in `nnbackend ... | head`: drop the rest of the buffer, since nobody reads it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (NNBackendError, ValueError, TypeError, OSError, ImportError) as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        return complain("interrupted", INTERRUPTED)
+    except SystemExit as done:  # argparse raises it after --help and --version
+        return int(done.code or 0)
+    return status
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="nnbackend",
+        description="Train and use neural networks on NumPy or, with NNBACKEND=cupy, on a GPU.",
+        epilog="NNBACKEND selects the backend: numpy (default), cupy, cupy:1, torch, torch:DEVICE, auto.",
+    )
+    parser.add_argument("--version", action="version", version=f"nnbackend {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (train, predict, doctor):
+        command.add(commands)
+    interchange.add_parsers(commands, say)
+    return parser

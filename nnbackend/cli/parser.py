@@ -1,0 +1,73 @@
+"""Parse and check the arguments that the sub-commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nnbackend.errors import unknown_name
+from nnbackend.plotting import check_picture
+
+
+class UsageError(Exception):
+    """The arguments are wrong."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError for wrong arguments. The message names the nearest known name for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = action.dest.replace("_", " ")
+            raise argparse.ArgumentError(None, unknown_name(kind, value, list(action.choices)))
+
+
+def backend_option() -> Parser:
+    """Return a parent parser with the option --backend."""
+    parent = Parser(add_help=False)
+    parent.add_argument("--backend", metavar="NAME", help="use this backend instead of the one that NNBACKEND selects")
+    return parent
+
+
+def positive(text: str) -> int:
+    """Convert an argument to an integer of at least 1."""
+    return _integer(text, 1)
+
+
+def natural(text: str) -> int:
+    """Convert an argument to an integer of at least 0."""
+    return _integer(text, 0)
+
+
+def _integer(text: str, low: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {low}, got {text!r}")
+    return value
+
+
+def check_output(argument: str, path: Path) -> None:
+    """Raise UsageError if the file `path` cannot be written. The check comes before a long training, not after it."""
+    try:
+        if path.is_dir():
+            raise UsageError(f"argument {argument}: {path} is a folder, a file name is needed")
+        if not path.parent.is_dir():
+            raise UsageError(f"argument {argument}: there is no folder {path.parent}")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(None, "it may not be overwritten")
+        if argument == "--plot":
+            check_picture(path)
+    except (OSError, ValueError, ImportError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UsageError(f"argument {argument}: cannot write {path}: {reason}") from error

@@ -1,0 +1,211 @@
+"""Parse the arguments of `nnbackend train`, and print its results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say
+from nnbackend.cli.parser import Parser, UsageError, backend_option, check_output, natural, positive
+from nnbackend.files import WINDOWS
+from nnbackend.layers import ACTIVATIONS
+from nnbackend.network import DTYPES
+from nnbackend.optimizers import OPTIMIZERS
+from nnbackend.plotting import plot_history
+from nnbackend.recipes.train import MODELS, MnistSettings, train_mnist
+from nnbackend.training import Checkpoint, History, communicator
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add `train` to the sub-commands."""
+    parser = commands.add_parser(
+        "train",
+        parents=[backend_option()],
+        help="train a network on a data set",
+        description="Train a network and test it. Ctrl-C ends the training early; the files are still written.",
+    )
+    parser.add_argument("data_set", choices=["mnist"], help="the data set")
+    _add_settings(parser)
+    for name, text in (
+        ("--save", "write the trained network to this file (safetensors)"),
+        ("--plot", "draw loss and accuracy by epoch in this file (.png, .svg or .pdf)"),
+        ("--json", "write settings, history and result to this file"),
+    ):
+        parser.add_argument(name, type=Path, metavar="FILE", help=text)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="write checkpoints to this file, or into this folder; --resume goes on with them",
+    )
+    parser.add_argument(
+        "--every", metavar="N", help="write a checkpoint every N epochs, or Nsteps, or Ns (seconds) (default: 1)"
+    )
+    parser.add_argument("--keep", type=positive, metavar="K", help="keep the last K checkpoints (default: 1)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the checkpoint if there is one, else begin; all settings must be the same, also --epochs",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the result only, without progress bar and table")
+    parser.set_defaults(run=_run)
+
+
+def _add_settings(parser: Parser) -> None:
+    """Add an option for each field of MnistSettings, with the same default."""
+    defaults = asdict(MnistSettings())
+
+    def add(option: str, text: str, **how: Any) -> None:
+        value = defaults[option.strip("-").replace("-", "_")]
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        note = "" if shown is None else f" (default: {shown})"
+        parser.add_argument(option, default=value, help=text + note, **how)
+
+    add(
+        "--data",
+        "sample: the sample of MNIST that ships with nnbackend; full: all of MNIST, downloaded once; PATH: a folder of "
+        "IDX or CSV files, or mnist.npz; auto: the path in NNBACKEND_DATA if it is set, else full if it was downloaded "
+        "before, else sample",
+        metavar="auto|sample|full|PATH",
+    )
+    add(
+        "--model", "mlp: fully connected; cnn: convolutional, without --hidden and --activation", choices=sorted(MODELS)
+    )
+    add("--hidden", "widths of the hidden layers", type=positive, nargs="+", metavar="N")
+    add("--activation", "activation after each hidden layer", choices=sorted(ACTIVATIONS))
+    add("--optimizer", "update rule", choices=sorted(OPTIMIZERS))
+    add(
+        "--lr",
+        "learning rate of the first step, from where it falls to 0 (default: one that suits the optimizer)",
+        type=float,
+    )
+    add("--epochs", "passes over the training images", type=positive, metavar="N")
+    add("--batch-size", "images per step", type=positive, metavar="N")
+    add("--accumulate", "batches per step; several processes of mpiexec share them", type=positive, metavar="N")
+    add("--seed", "seed of the initial weights and of the order of the images", type=natural, metavar="N")
+    add("--dtype", "precision of weights and data", choices=DTYPES)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    checkpoint = _checkpoint(arguments)
+    files = {name: getattr(arguments, name) for name in ("save", "plot", "json")}
+    for name, path in files.items():
+        if path is not None:
+            check_output(f"--{name}", path)
+    names = [name for name in MnistSettings.__dataclass_fields__ if name != "hidden"]
+    settings = MnistSettings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
+
+    processes = communicator()
+
+    def note(line: str) -> None:
+        if processes.is_root and not arguments.quiet:
+            say(line)
+
+    how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
+    try:
+        with _termination():
+            result = train_mnist(
+                settings,
+                say=note,
+                progress=not arguments.quiet,
+                checkpoint=checkpoint,
+                resume=arguments.resume,
+                communicator=processes,
+            )
+    except Exception as error:
+        if processes.size > 1:  # the others would wait for this one
+            processes.abort(complain(f"rank {processes.rank}: {error}"))
+        raise
+    except _Terminated:
+        return complain(f"terminated; {how_to_go_on}" if how_to_go_on else "terminated", TERMINATED)
+    history = result.history
+    if not processes.is_root:
+        return INTERRUPTED if history.interrupted else 0
+    for line in _table(history):
+        note(line)
+    if history.interrupted:
+        say(f"interrupted after {len(history)} of {settings.epochs} epochs")
+        if how_to_go_on:
+            say(how_to_go_on)
+    say(
+        f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}, trained in {result.seconds:.1f} s"
+    )
+    if arguments.save is not None:
+        result.network.save(arguments.save)
+        note(f"saved the network to {arguments.save}")
+    if arguments.plot is not None and len(history):
+        plot_history(history, arguments.plot)
+        note(f"drew the curves in {arguments.plot}")
+    elif arguments.plot is not None:
+        say(f"no epoch was completed: {arguments.plot} is not drawn")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result.record(), indent=2) + "\n", encoding="utf-8")
+        note(f"wrote the record to {arguments.json}")
+    return INTERRUPTED if history.interrupted else 0
+
+
+def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
+    """Return the Checkpoint that --checkpoint, --every and --keep describe, or None without --checkpoint."""
+    if arguments.checkpoint is None:
+        for option in ("every", "keep", "resume"):
+            if getattr(arguments, option):
+                raise UsageError(f"argument --{option}: it needs --checkpoint PATH")
+        return None
+    chosen = {name: value for name in ("every", "keep") if (value := getattr(arguments, name)) is not None}
+    try:
+        if isinstance(chosen.get("every"), str) and chosen["every"].isdecimal():
+            chosen["every"] += "epochs"
+        checkpoint = Checkpoint(arguments.checkpoint, **chosen)
+    except ValueError as error:
+        raise UsageError(f"argument --every: {error}") from error
+    check_output("--checkpoint", checkpoint.file)
+    if checkpoint.file.exists() and not arguments.resume:
+        raise UsageError(
+            f"argument --checkpoint: {checkpoint.file} is there already: --resume goes on with it; remove it to begin "
+            f"anew"
+        )
+    return checkpoint
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command line that resumes this run, quoted for the shell of this system."""
+    words = ["nnbackend", *arguments.argv, *([] if arguments.resume else ["--resume"])]
+    return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
+
+
+class _Terminated(BaseException):
+    """The process received SIGTERM."""
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Let SIGTERM raise _Terminated within the block, so that a checkpoint is still written before the process ends."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
+        yield  # the handler could not be set, or not be put back
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _table(history: History) -> Iterator[str]:
+    """Yield the lines of a table with a row for each epoch."""
+    yield "epoch  training loss  accuracy  test loss  accuracy  seconds"
+    rows = zip(history.loss, history.accuracy, history.val_loss, history.val_accuracy, history.seconds, strict=True)
+    for epoch, (loss, accuracy, val_loss, val_accuracy, seconds) in enumerate(rows, 1):
+        yield f"{epoch:5}{loss:15.4f}{accuracy:10.2%}{val_loss:11.4f}{val_accuracy:10.2%}{seconds:9.2f}"
