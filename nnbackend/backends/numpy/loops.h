@@ -371,6 +371,7 @@ VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_imag
     }
 }
 
+#ifdef __GNUC__
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
 
 /* Lines of x into job->work, (h, w, blocks, c, lanes): two vectors of images make a block, the last of which may overlap
@@ -510,3 +511,5 @@ SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssiz
             }
         }
 }
+
+#endif

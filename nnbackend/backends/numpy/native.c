@@ -3,7 +3,7 @@
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
    not what its loop is written for: aligned, without gaps, float32 or float64 (`gather`: or int64) throughout, of
    shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is free while a loop
-   runs. */
+   runs. Threads share a long one; every element is computed as by one thread, so that their number changes no bit. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -167,7 +167,19 @@ static inline float log_float(float x)
     return (float)log_double(x);
 }
 
-enum { VECTOR = 32 }; /* bytes */
+enum { VECTOR = 32 }; /* bytes, of the vectors of GCC and Clang */
+
+#ifdef __GNUC__
+enum { HAS_VECTORS = 1 };
+#else
+enum { HAS_VECTORS = 0 };
+#define convolution_blocks_float NULL
+#define convolution_blocks_double NULL
+#define convolution_lines_float NULL
+#define convolution_lines_double NULL
+#define convolution_filters_float NULL
+#define convolution_filters_double NULL
+#endif
 
 #define REAL float
 #define NAME(name) name##_float
@@ -589,7 +601,7 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
         return suited ? NULL : refusal();
     const Py_buffer *x = &a.views[0], *W = &a.views[1], *b = &a.views[2], *y = &a.views[3];
     const Py_ssize_t itemsize = x->itemsize;
-    suited = x->ndim == 4 && W->ndim == 4 && b->ndim == 1 && y->ndim == 4 && x->len > 0 && W->len > 0 && y->len > 0 &&
+    suited = HAS_VECTORS && x->ndim == 4 && W->ndim == 4 && b->ndim == 1 && y->ndim == 4 && x->len > 0 && W->len > 0 && y->len > 0 &&
              W->shape[2] == x->shape[0] && W->shape[3] == b->shape[0] && y->shape[0] == b->shape[0] &&
              y->shape[3] == x->shape[3] && x->shape[3] * itemsize >= 2 * VECTOR;
     for (int axis = 0; suited && axis < 2; axis++) {
@@ -627,7 +639,7 @@ static PyObject *convolution_filters(PyObject *module, PyObject *const *args, Py
         return suited ? NULL : refusal();
     const Py_buffer *x = &a.views[0], *dy = &a.views[1], *dW = &a.views[2], *db = &a.views[3];
     const double down = a.numbers[0];
-    suited = x->ndim == 4 && dy->ndim == 4 && dW->ndim == 4 && db->ndim == 1 && dW->shape[2] == x->shape[0] &&
+    suited = HAS_VECTORS && x->ndim == 4 && dy->ndim == 4 && dW->ndim == 4 && db->ndim == 1 && dW->shape[2] == x->shape[0] &&
              dW->shape[3] == db->shape[0] && dy->shape[0] == db->shape[0] && dy->shape[3] == x->shape[3] && down >= 1 &&
              down <= INT_MAX && dy->len > 0 && (double)(dy->shape[1] - 1) * down + (double)dW->shape[0] <= (double)x->shape[1] &&
              dy->shape[2] - 1 + dW->shape[1] <= x->shape[2];
