@@ -45,33 +45,7 @@ from nnbackend.layers import (
     Tanh,
 )
 from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
-from nnbackend.optimizers import (
-    SGD,
-    AdaGrad,
-    Adam,
-    AdamW,
-    Momentum,
-    Nesterov,
-    Optimizer,
-    RMSprop,
-)
 from nnbackend.parameters import Parameter
-from nnbackend.schedules import (
-    Cosine,
-    Exponential,
-    OneCycle,
-    Schedule,
-    StepDecay,
-    WarmUp,
-)
-from nnbackend.training import (
-    Checkpoint,
-    Communicator,
-    EarlyStopping,
-    History,
-    Trainer,
-    communicator,
-)
 
 if _TYPE_CHECKING:
     from nnbackend import datasets, nodes
@@ -79,30 +53,35 @@ if _TYPE_CHECKING:
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
     from nnbackend.interchange import conformance, load_torch
+    from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
+    from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
 
-# imported at first use: with these `import nnbackend` takes 1.7 times as long as `import numpy`, without them 1.4
-_AT_FIRST_USE = {
-    "Diagnosis": "diagnosis",
-    "Evaluation": "evaluation",
-    "Finding": "diagnosis",
-    "GradientReport": "gradient_check",
-    "check_gradients": "gradient_check",
-    "conformance": "interchange.conformance",
-    "datasets": "datasets",
-    "diagnose": "diagnosis",
-    "evaluate": "evaluation",
-    "load_torch": "interchange",
-    "nodes": "nodes",
+# rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
+_ROOMS = {
+    "datasets": (),
+    "diagnosis": ("Diagnosis", "Finding", "diagnose"),
+    "evaluation": ("Evaluation", "evaluate"),
+    "gradient_check": ("GradientReport", "check_gradients"),
+    "interchange": ("load_torch",),
+    "interchange.conformance": ("conformance",),
+    "nodes": (),
+    "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
+    "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
 }
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> _Any:
-    if name not in _AT_FIRST_USE:
+    if name not in _ROOMS and name not in _ROOM_OF:
         raise AttributeError(f"module 'nnbackend' has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f"nnbackend.{_AT_FIRST_USE[name]}")
-    return module if name == _AT_FIRST_USE[name] else getattr(module, name)
+    if name in _ROOMS:
+        return import_module(f"nnbackend.{name}")
+    globals()[name] = found = getattr(import_module(f"nnbackend.{_ROOM_OF[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -20,16 +20,26 @@ from numbers import Real
 from typing import Any, TypeVar
 
 from nnbackend.backends import describe
-from nnbackend.functions.array import Array, Namespace, array_namespace, device, pieces
-from nnbackend.functions.losses import fraction
-from nnbackend.layers import Affine, BatchNormalization, Layer, Loss
+from nnbackend.functions.array import Array, Namespace, array_namespace, device, pieces, take_columns
+from nnbackend.functions.losses import fraction, softmax_cross_entropy_variants
+from nnbackend.layers import Affine, BatchNormalization, Layer, Loss, SoftmaxWithLoss
 from nnbackend.parameters import Parameter
 
-__all__ = ["Columns", "forward_changed", "forward_columns", "numerical_gradient", "shortcut", "stack_gradient"]
+__all__ = [
+    "Columns",
+    "Products",
+    "forward_changed",
+    "forward_columns",
+    "loss_of_products",
+    "numerical_gradient",
+    "shortcut",
+    "stack_gradient",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CHUNK = 2**20  # elements of the largest array of one piece: temporaries of 8 MB in float64
+SHARED = 2**16  # rows times parameters from which threads share the work: some ms of it, and a thread takes 0.1 ms
 
 # --- of a function -----------------------------------------------------------------------------------------------
 
@@ -114,7 +124,13 @@ class Columns:
     @property
     def change(self) -> Array:
         """Return how much the values differ from the batch: (n, k)."""
-        return self.values - array_namespace(self.x).take(self.x, self.columns, axis=1)
+        return self.values - take_columns(self.x, self.columns)
+
+    def products(self) -> Products:
+        """Return the same variants as Products: a change times a row with a single one."""
+        xp, c = array_namespace(self.x), self.x.shape[1]
+        W = xp.take(xp.eye(c, dtype=self.x.dtype, device=device(self.x)), self.columns, axis=0)
+        return Products(self.x, self.change, W)
 
     def rows(self) -> Array:
         """Return all rows of all variants, (n k, c): first the k variants of row 0, then those of row 1, and so on.
@@ -127,35 +143,111 @@ class Columns:
         return xp.reshape(xp.where(changed, self.values[None, ...], self.x.T[:, :, None]), (c, -1)).T
 
 
-def stack_gradient(layers: Sequence[Layer], loss: Loss, x: Array, t: Array, h: float = 1e-4) -> list[Array]:
+@dataclass(frozen=True)
+class Products:
+    """Holds k variants of a batch, each of which differs from it by the product of a column and a row.
+
+    x: (n, c), the batch. columns: (n, k). W: (k, c). Variant i is x + columns[:, i] W[i, :].
+    """
+
+    x: Array
+    columns: Array
+    W: Array
+
+    def rows(self) -> Array:
+        """Return all rows of all variants in the order of `Columns.rows`, also column-major."""
+        variants = self.W.T[:, None, :] * self.columns[None, :, :]  # (c, n, k)
+        variants += self.x.T[:, :, None]
+        return array_namespace(self.x).reshape(variants, (self.x.shape[1], -1)).T
+
+
+def stack_gradient(
+    layers: Sequence[Layer],
+    loss: Loss,
+    x: Array,
+    t: Array,
+    h: float = 1e-4,
+    copies: Callable[[], Sequence[Sequence[Layer]]] = tuple,
+) -> list[Array]:
     """Return the numerical gradient of the loss, in inference mode, for every trainable parameter of the layers.
 
     layers: as in a network, with parameters that can be written to. x, t: a batch, on the layers' device and in their
-    dtype. The parameters are restored exactly. Raises ValueError for an h that is not positive.
+    dtype. copies: returns further copies of the layers, and is called if there is much to do: each copy then gets a
+    thread of its own. The parameters are restored exactly. Raises ValueError for an h that is not positive.
     """
     xp, h = array_namespace(x), _step(h)
-    outputs = [x]
+    outputs = [_column_major(x)]
     for layer in layers:
-        outputs.append(layer.forward(outputs[-1]))
+        outputs.append(_column_major(layer.forward(outputs[-1])))
 
-    def losses(i: int, parameter: Parameter, elements: range, h: float) -> Array:
+    def losses(layers: Sequence[Layer], i: int, name: str, elements: range, h: float) -> Array:
         """Return the loss of every row after adding h to one element, for each of `elements`: (n, k)."""
-        y = forward_changed(layers[i], outputs[i], outputs[i + 1], parameter, elements, h)
+        y: Columns | Products | Array = forward_changed(
+            layers[i], outputs[i], outputs[i + 1], layers[i].parameters()[name], elements, h
+        )
         for layer, unchanged in zip(layers[i + 1 :], outputs[i + 2 :], strict=True):
-            y = forward_columns(layer, y, unchanged) if isinstance(y, Columns) else layer.forward(y)
-        rows = loss.rows(y.rows() if isinstance(y, Columns) else y, xp.repeat(t, len(elements), axis=0))
-        return xp.reshape(rows, (-1, len(elements)))
+            if isinstance(y, Columns):
+                y = forward_columns(layer, y, unchanged)
+            else:
+                y = layer.forward(y.rows() if isinstance(y, Products) else y)
+        if isinstance(y, Columns | Products):
+            return loss_of_products(loss, y.products() if isinstance(y, Columns) else y, t)
+        return xp.reshape(loss.rows(y, xp.repeat(t, len(elements), axis=0)), (-1, len(elements)))
 
-    def gradient(i: int, parameter: Parameter) -> Array:
-        sums = []
-        at_once = max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :]))
-        for piece in pieces(parameter.size, at_once):
-            elements = range(piece.start, piece.stop)
-            # subtract row by row, because the difference of two means would have the rounding of the means
-            sums.append(xp.sum(losses(i, parameter, elements, h) - losses(i, parameter, elements, -h), axis=0))
-        return fraction(xp.reshape(xp.concat(sums), parameter.shape), loss.total(t)) / (2 * h)
+    def difference(layers: Sequence[Layer], i: int, name: str, elements: range) -> Array:
+        # subtract row by row, because the difference of two means would have the rounding of the means
+        return xp.sum(losses(layers, i, name, elements, h) - losses(layers, i, name, elements, -h), axis=0)
 
-    return [gradient(i, p) for i, layer in enumerate(layers) for p in layer.parameters().values() if p.trainable]
+    gradients = []
+    trained = [(i, *item) for i, layer in enumerate(layers) for item in layer.parameters().items() if item[1].trainable]
+    tasks = [
+        (i, name, range(piece.start, piece.stop))
+        for i, name, p in trained
+        for piece in pieces(p.size, max(1, CHUNK // max(math.prod(y.shape) for y in outputs[i + 1 :])))
+    ]
+    much = x.shape[0] * sum(p.size for *_, p in trained) >= SHARED and len(tasks) > 1
+    sums = _shared([layers, *(copies() if much else ())], tasks, difference)
+    for i, name, p in trained:
+        parts = [part for task, part in zip(tasks, sums, strict=True) if task[:2] == (i, name)]
+        gradients.append(fraction(xp.reshape(xp.concat(parts), p.shape), loss.total(t)) / (2 * h))
+    return gradients
+
+
+def _shared(
+    stacks: Sequence[Sequence[Layer]], tasks: list[tuple[int, str, range]], work: Callable[..., Array]
+) -> list[Array]:
+    """Return work(stack, *task) for every task, done in a thread for each of the stacks of layers."""
+    if len(stacks) == 1:
+        return [work(stacks[0], *task) for task in tasks]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(stacks)) as pool:
+        parts = pool.map(lambda k: [work(stacks[k], *task) for task in tasks[k :: len(stacks)]], range(len(stacks)))
+        shares = list(parts)
+    return [shares[k % len(stacks)][k // len(stacks)] for k in range(len(tasks))]
+
+
+def _column_major(x: Array) -> Array:
+    """Return a copy of x, (n, c), with its columns in one piece each; other arrays as they are."""
+    return take_columns(x, array_namespace(x).arange(x.shape[1], device=device(x))) if x.ndim == 2 else x
+
+
+@singledispatch
+def loss_of_products(loss: Loss, y: Products, t: Array) -> Array:
+    """Return the loss of every row of every variant of y: (n, k)."""
+    n, k = y.columns.shape
+    xp = array_namespace(y.x)
+    return xp.reshape(loss.rows(y.rows(), xp.repeat(t, k, axis=0)), (n, k))
+
+
+@loss_of_products.register(SoftmaxWithLoss)
+def _(loss: SoftmaxWithLoss, y: Products, t: Array) -> Array:
+    if type(loss).rows is not SoftmaxWithLoss.rows:  # a subclass with a loss of its own
+        return loss_of_products.dispatch(object)(loss, y, t)
+    class_weight: Any = loss.class_weight
+    if class_weight is not None:
+        class_weight = array_namespace(y.x).asarray(class_weight, dtype=y.x.dtype, device=device(y.x))
+    return softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, loss.label_smoothing)
 
 
 @singledispatch
@@ -179,10 +271,10 @@ def forward_changed(
 
 
 @singledispatch
-def forward_columns(layer: Layer, x: Columns, y: Array) -> Columns | Array:
-    """Return `forward` of the variants x in inference mode, as Columns or as rows in the order of `Columns.rows`.
+def forward_columns(layer: Layer, x: Columns, y: Array) -> Columns | Products | Array:
+    """Return `forward` of the variants x in inference mode, as Columns, as Products, or as rows.
 
-    y: `forward` of the batch without changes.
+    The rows are in the order of `Columns.rows`. y: `forward` of the batch without changes.
     """
     if layer.elementwise:
         return Columns(y, x.columns, layer.forward(x.values))
@@ -212,18 +304,14 @@ def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, 
     xp = array_namespace(x)
     at = xp.arange(elements.start, elements.stop, device=device(x))
     columns = at % layer.output_size
-    dy = h if parameter is layer.b else h * xp.take(x, at // layer.output_size, axis=1)
-    return Columns(y, columns, xp.take(y, columns, axis=1) + dy)
+    dy = h if parameter is layer.b else h * take_columns(x, at // layer.output_size)
+    return Columns(y, columns, take_columns(y, columns) + dy)
 
 
 @shortcut(forward_columns, Affine)
-def _(layer: Affine, x: Columns, y: Array) -> Array:
-    """Return all rows: dx in column j of x adds the outer product of dx and W[j, :] to y."""
-    xp = array_namespace(y)
-    W = xp.take(layer.W.data.T, x.columns, axis=1)
-    variants = W[:, None, :] * x.change[None, :, :]  # (output_size, n, k)
-    variants += y.T[:, :, None]
-    return xp.reshape(variants, (layer.output_size, -1)).T
+def _(layer: Affine, x: Columns, y: Array) -> Products:
+    """Return products: dx in column j of x adds the outer product of dx and W[j, :] to y."""
+    return Products(y, x.change, array_namespace(y).take(layer.W.data, x.columns, axis=0))
 
 
 @shortcut(forward_columns, BatchNormalization)
@@ -231,4 +319,4 @@ def _(layer: BatchNormalization, x: Columns, y: Array) -> Columns:
     """Return the columns of y plus their scaled changes: in inference mode no column depends on another."""
     xp = array_namespace(y)
     scale = xp.take(layer.gamma.data / xp.sqrt(layer.running_var.data + layer.eps), x.columns)
-    return Columns(y, x.columns, xp.take(y, x.columns, axis=1) + scale * x.change)
+    return Columns(y, x.columns, take_columns(y, x.columns) + scale * x.change)

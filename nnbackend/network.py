@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnbackend import serialization
 from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
@@ -195,14 +194,18 @@ class Network:
         The loss is computed in inference mode. Dropout and batch normalisation have another gradient while training;
         `check_gradients` compares that one. The differences are computed in float64, on a copy, because float32
         would leave only two or three correct digits. The error is then about h^2 plus 1e-12 of the loss of a row.
-        The result has the network's dtype. Temporary arrays take up to about 64 MB, or more if a forward pass for
-        this batch needs more.
+        The result has the network's dtype. On NumPy the processors share the work. Temporary arrays take up to about
+        64 MB for each of them (at most 8), or more if a forward pass for this batch needs more.
 
         Raises ValueError for data that does not fit, and for an h that is not positive.
         """
         exact, xp, dtype = self.to(self.backend, "float64"), self.backend.xp, self.backend.dtype(self.dtype)
         data = exact.data(*self.data(x, t))
-        gradients = stack_gradient(list(exact.layers.values()), exact.loss_layer, *data, h)
+
+        def copies() -> list[list[Layer]]:
+            return [list(exact.to(self.backend).layers.values()) for _ in range(self.backend.threads - 1)]
+
+        gradients = stack_gradient(list(exact.layers.values()), exact.loss_layer, *data, h, copies)
         return {name: xp.astype(g, dtype, copy=False) for name, g in zip(self.params, gradients, strict=True)}
 
     def signature(self) -> dict[str, Any]:
@@ -349,6 +352,8 @@ class Network:
         If a layer draws random numbers, the file also holds the count of training passes, so that further training goes
         on with other draws. Raises OSError, which names the path, if no such file can be written.
         """
+        from nnbackend import serialization
+
         tensors = {name: to_numpy(view) for name, view in [*self.params.items(), *self.statistics.items()]}
         if self._draws:
             tensors[CLOCK] = to_numpy(self.buffer.clock)
@@ -464,6 +469,8 @@ def load(
     names. Raises ModelFileError for a file that is missing, damaged, of a newer format, or whose values do not fit
     its architecture.
     """
+    from nnbackend import serialization
+
     file = os.fspath(path)
     known = [*LAYERS.values(), *layers]
     tensors, description = serialization.read(path, lambda description: _largest_file(description, known))
@@ -505,6 +512,8 @@ def load(
 
 def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) -> int:
     """Return the largest size in bytes of a file with this description. A bad description counts as no parameters."""
+    from nnbackend import serialization
+
     try:
         stack = [_part(settings, known) for settings in description["network"]["layers"]]
         return serialization.size_limit(sum(p.size for layer in stack for p in layer.parameters().values()))

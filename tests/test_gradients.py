@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from support import Namespace
 import nnbackend as nn
 from nnbackend import gradients
 from nnbackend.backends import to_numpy
-from nnbackend.gradients import Columns, forward_columns, shortcut
+from nnbackend.gradients import Columns, Products, forward_columns, shortcut
 from nnbackend.layers import ACTIVATIONS, LAYERS, LOSSES
 
 RNG = np.random.default_rng(0)
@@ -199,13 +200,18 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch, on: Namespac
 
 def test_the_arrays_that_travel_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    original = nn.SoftmaxWithLoss.rows
+    original, of_products = nn.SoftmaxWithLoss.rows, gradients.loss_of_products
 
     def rows(self: nn.SoftmaxWithLoss, y: Any, t: Any) -> Any:
         sizes.append(y.size)
         return original(self, y, t)
 
+    def products(loss: nn.Loss, y: Products, t: Any) -> Any:
+        sizes.append(y.rows().size)
+        return of_products(loss, y, t)
+
     monkeypatch.setattr(nn.SoftmaxWithLoss, "rows", rows)
+    monkeypatch.setattr(gradients, "loss_of_products", products)
     monkeypatch.setattr(gradients, "CHUNK", 200)
     make().numerical_gradient(X, T)
     assert 100 < max(sizes) <= 200
@@ -266,6 +272,48 @@ def test_columns_in_full(on: Namespace) -> None:
     columns = Columns(x, on.array([2, 0]), on.array([[-1.0, -2.0], [-3.0, -4.0]]))
     expected = [[1, 2, -1], [-2, 2, 3], [4, 5, -3], [-4, 5, 6]]
     assert to_numpy(columns.rows()).tolist() == expected
+
+
+def test_products_in_full(on: Namespace) -> None:
+    x = on.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    products = Products(x, on.array([[1.0, 2.0], [-1.0, 0.0]]), on.array([[1.0, 0.0, 10.0], [0.0, 7.0, 0.0]]))
+    expected = [[2, 2, 13], [1, 16, 3], [3, 5, -4], [4, 5, 6]]
+    assert to_numpy(products.rows()).tolist() == expected
+    changed = Columns(x, on.array([2, 0]), on.array([[-1.0, -2.0], [-3.0, -4.0]]))
+    assert to_numpy(changed.products().rows()).tolist() == to_numpy(changed.rows()).tolist()
+
+
+@dataclass(eq=False)
+class Halved(nn.SoftmaxWithLoss):
+    def rows(self, y: Any, t: Any) -> Any:
+        return super().rows(y, t) / 2
+
+
+def test_a_loss_of_ones_own_is_asked(on: Namespace) -> None:
+    net, halved = make(), make(loss=Halved())
+    expected = {name: g / 2 for name, g in net.numerical_gradient(X, T).items()}
+    assert differ(halved.numerical_gradient(X, T), expected) < 1e-10
+
+
+def test_processors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [nn.Affine(4, 6), nn.BatchNormalization(6), nn.Tanh(), nn.Affine(6, 5), nn.LayerNormalization(5)]
+    net = nn.Network([*layers, nn.Affine(5, 3)], dtype="float64")
+    alone = net.numerical_gradient(X, T)
+    threads: set[int] = set()
+    original = gradients.loss_of_products
+
+    def noted(loss: nn.Loss, y: Products, t: Any) -> Any:
+        threads.add(threading.get_ident())
+        return original(loss, y, t)
+
+    monkeypatch.setattr(gradients, "loss_of_products", noted)
+    monkeypatch.setattr(gradients, "SHARED", 0)
+    monkeypatch.setattr(gradients, "CHUNK", 60)
+    monkeypatch.setattr(type(net.backend), "threads", 3)
+    before = to_numpy(net.buffer.data).tobytes()
+    assert differ(net.numerical_gradient(X, T), alone) < 1e-10  # LayerNormalization has no short way: it writes values
+    assert threading.get_ident() not in threads
+    assert to_numpy(net.buffer.data).tobytes() == before
 
 
 @dataclass(eq=False)

@@ -6,6 +6,7 @@ each row once. `predict` takes host rows and returns host class scores.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ class Task:
     optimizer: str
     x: np.ndarray
     t: np.ndarray
+    rate: float | None = None
 
     @property
     def lr(self) -> float:
-        return {"sgd": 0.1, "adam": 1e-3}[self.optimizer]
+        return self.rate or {"sgd": 0.1, "adam": 1e-3}[self.optimizer]
 
     @property
     def steps(self) -> int:
@@ -243,6 +245,31 @@ class Thinc:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.net.predict(x)
+
+
+class Keras:
+    """Keras on JAX if it is there, else on TensorFlow or PyTorch: in this order it is fast on a CPU."""
+
+    name = "Keras"
+
+    def __init__(self, task: Task):
+        found = [module for module in ("jax", "tensorflow", "torch") if importlib.util.find_spec(module)]
+        os.environ.setdefault("KERAS_BACKEND", found[0] if found else "jax")
+        import keras
+
+        keras.utils.set_random_seed(0)
+        self.task = task
+        hidden = [keras.layers.Dense(width, activation="relu") for width in task.sizes[1:-1]]
+        self.net = keras.Sequential([keras.Input(task.sizes[:1]), *hidden, keras.layers.Dense(task.sizes[-1])])
+        optimizer = keras.optimizers.SGD(task.lr) if task.optimizer == "sgd" else keras.optimizers.Adam(task.lr)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.net.compile(optimizer=optimizer, loss=loss)
+
+    def epoch(self) -> float:
+        return float(self.net.fit(self.task.x, self.task.t, self.task.batch, verbose=0).history["loss"][-1])
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.net.predict(x, batch_size=10_000, verbose=0))
 
 
 class Products:

@@ -94,6 +94,11 @@ class Backend:
         """Say whether `x` needs no move to be computed with here."""
         return self.owns(x)
 
+    @property
+    def threads(self) -> int:
+        """Return how many threads of Python gain something by working on arrays at a time."""
+        return 1
+
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         """Copy a host array to the device."""
         return self.xp.asarray(host, device=self.device)

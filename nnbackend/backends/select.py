@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from nnbackend.backends import crossover
 from nnbackend.backends.base import IMMUTABLE, ROOMS, Backend, room, to_numpy
 from nnbackend.errors import BackendError, unknown_name
 
@@ -148,6 +147,8 @@ def _auto() -> Backend:
 
 def _measured(cpu: Backend, gpu: Backend) -> tuple[Backend, str]:
     """Return the GPU, or the CPU if a measurement says that it is faster, and the reason."""
+    from nnbackend.backends import crossover
+
     try:
         found = crossover.read(gpu.name)
         if found is None or not found.concerns(cpu.name, gpu.device_name(), gpu.versions()):

@@ -45,6 +45,7 @@ from nnbackend.functions.losses import (
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_rows,
+    softmax_cross_entropy_variants,
     squared_error_rows,
     total_weight,
 )
@@ -117,6 +118,7 @@ __all__ = [
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_recorded",
     "softmax_cross_entropy_rows",
+    "softmax_cross_entropy_variants",
     "squared_error_rows",
     "take_rows",
     "tanh",

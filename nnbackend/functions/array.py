@@ -10,7 +10,18 @@ from typing import Any, Protocol, TypeAlias
 import array_api_compat
 from array_api_compat import device
 
-__all__ = ["Array", "MaybeArray", "Namespace", "array_namespace", "device", "gather", "is_finite", "one_hot", "pieces"]
+__all__ = [
+    "Array",
+    "MaybeArray",
+    "Namespace",
+    "array_namespace",
+    "device",
+    "gather",
+    "is_finite",
+    "one_hot",
+    "pieces",
+    "take_columns",
+]
 
 
 class Array(Protocol):
@@ -88,6 +99,11 @@ def one_hot(t: Array, classes: int, dtype: Any) -> Array:
 def pieces(n: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover range(n) in order; none reaches past n, which the array API leaves open."""
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def take_columns(x: Array, columns: Array) -> Array:
+    """x[:, columns], column-major: fast for a column-major x, whose columns lie together. x: (n, c); columns: (k,)."""
+    return array_namespace(x).take(x.T, columns, axis=0).T
 
 
 @singledispatch

@@ -41,6 +41,21 @@ def softmax_cross_entropy_rows(
 
 
 @singledispatch
+def softmax_cross_entropy_variants(
+    y: Array, dx: Array, W: Array, t: Array, class_weight: Array | None = None, label_smoothing: float = 0.0
+) -> Array:
+    """`softmax_cross_entropy_rows` of k variants of y: variant i has the logits y + dx[:, i] W[i, :].
+
+    y: (n, classes); dx: (n, k); W: (k, classes); the rest as there. Returns (n, k).
+    """
+    xp, (n, k) = array_namespace(y), dx.shape
+    # column-major, so that the softmax works along the long axis
+    logits = xp.reshape(W.T[:, None, :] * dx[None, :, :] + y.T[:, :, None], (y.shape[1], n * k)).T
+    rows = softmax_cross_entropy_rows(logits, xp.repeat(t, k, axis=0), None, class_weight, label_smoothing)
+    return xp.reshape(rows, (n, k))
+
+
+@singledispatch
 def softmax_cross_entropy(
     x: Array,
     t: Array,

@@ -81,9 +81,17 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
                 [None, None, 0.1],
             ]
             return [[first, t, *more] for t in (labels, one_hot) for more in settings]
+        case "softmax_cross_entropy_variants":
+            y, dx, W = draw(n, 5), draw(n, 3), draw(3, 5)
+            dx[: n // 2, 1] = 0.0  # rows that do not change
+            dx[:, 2] = 0.0
+            more = [[], [None, 0.1], [np.abs(draw(5))]]
+            return [[y, dx, W, t, *rest] for t in (labels, one_hot) for rest in more] + [[y, dx[:, :0], W[:0], labels]]
         case "count_correct":
             return [[draw(n, 5), t, *more] for t in (labels, one_hot) for more in ([], [np.abs(draw(n))])]
-        case "convolution" | "convolution_backward" | "max_pooling_backward" | "average_pooling_backward":
+        case (
+            "convolution" | "convolution_backward" | "max_pooling" | "max_pooling_backward" | "average_pooling_backward"
+        ):
             return [image_arguments(name, n, *sizes, draw) for sizes in IMAGES]
         case "leaky_relu_backward" | "elu" | "elu_backward":
             arrays = [draw(n, 5) for _ in range(1 + name.endswith("backward"))]
@@ -166,8 +174,10 @@ def image_arguments(name: str, n: int, h: int, w: int, size: Any, stride: Any, p
         case "convolution_backward":
             dy = draw(*count(x, W, b, stride, padding).shape)
             return [dy, x, W, draw(*W.shape), draw(4), stride, padding, h != 7]
-        case "max_pooling_backward":
+        case "max_pooling" | "max_pooling_backward":
             x = np.round(x)  # with ties
+            if name == "max_pooling":
+                return [x, size, stride, padding]
             y = functions.max_pooling.dispatch(object)(x, size, stride, padding)
             return [draw(*y.shape), x, y, size, stride, padding]
         case _:

@@ -17,6 +17,7 @@ import numpy as np
 
 from nnbackend.backends.base import Backend
 from nnbackend.backends.numpy import kernels
+from nnbackend.backends.numpy.threads import threads
 from nnbackend.errors import BackendError
 from nnbackend.functions.array import Array
 
@@ -47,6 +48,10 @@ class NumpyBackend(Backend):
 
     def arithmetic(self) -> dict[str, Any]:
         return {**super().arithmetic(), "loops in C": f"{__name__}.native" in sys.modules}
+
+    @property
+    def threads(self) -> int:
+        return threads()
 
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         return host

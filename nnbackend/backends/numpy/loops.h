@@ -1,4 +1,4 @@
-/* The loops, once for float and once for double: native.c includes this file with REAL, NAME, EXP, LOG and SQRT set.
+/* The loops, once for float and once for double: native.c includes this file with REAL, NAME and SQRT set.
    Nothing is `restrict`: loops over elements may meet arrays that overlap. The updates round where NumPy's kernels do
    with Python's numbers, so that both give the same bits. */
 
@@ -98,6 +98,32 @@ VECTORS void NAME(leaky_relu_backward)(Py_ssize_t n, void *const *arrays, const 
         dx[i] = y[i] > 0 ? dy[i] : alpha * dy[i];
 }
 
+/* x <- e^x, for x of at most 0 */
+static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
+{
+    for (Py_ssize_t lane = 0; lane < lanes; lane++) /* apart from the next loop, or the compiler doubles all of it */
+        x[lane] = x[lane] < NAME(LEAST) ? NAME(LEAST) : x[lane];
+    for (Py_ssize_t lane = 0; lane < lanes; lane++)
+        x[lane] = NAME(exp)(x[lane]);
+}
+
+/* 1 / (1 + e^-x), for negative x as e^x / (1 + e^x) */
+VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    enum { LANES = 64 };
+    for (Py_ssize_t first = 0; first < n; first += LANES) {
+        const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
+        const REAL *x = (const REAL *)arrays[0] + first;
+        REAL *y = (REAL *)arrays[1] + first, e[LANES];
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            e[lane] = x[lane] < 0 ? x[lane] : -x[lane];
+        NAME(exp_lanes)(e, lanes);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            y[lane] = (x[lane] < 0 ? e[lane] : 1) / (1 + e[lane]);
+    }
+}
+
 /* Philox4x32-10, as in functions/philox.py: every counter is worth four words, each word an element */
 VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
 {
@@ -155,23 +181,113 @@ VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db
             db[c] += dy[c];
 }
 
-/* the mean loss of n rows of logits x with the labels t; y becomes their softmax */
-static double NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t classes, const void *rows, const int64_t *t, void *out)
+/* the mean loss of n rows of logits x with the labels t; y becomes their softmax. The exponentials of several short rows
+   fill the vectors together. */
+VECTORS double NAME(softmax_cross_entropy)(
+    Py_ssize_t n, Py_ssize_t classes, const void *logits, const int64_t *t, void *out)
 {
-    const REAL *x = rows;
-    REAL *y = out;
     double loss = 0;
-    for (Py_ssize_t i = 0; i < n; i++, x += classes, y += classes) {
-        REAL largest = x[0], sum = 0;
-        for (Py_ssize_t c = 1; c < classes; c++)
-            largest = x[c] > largest ? x[c] : largest;
-        for (Py_ssize_t c = 0; c < classes; c++)
-            sum += y[c] = EXP(x[c] - largest);
-        for (Py_ssize_t c = 0; c < classes; c++)
-            y[c] /= sum;
-        loss += LOG(sum) - (x[t[i]] - largest);
+    const Py_ssize_t together = 1 + 1024 / classes;
+    for (Py_ssize_t first = 0; first < n; first += together) {
+        const Py_ssize_t rows = n - first < together ? n - first : together;
+        const REAL *x = (const REAL *)logits + first * classes;
+        REAL *const block = (REAL *)out + first * classes, *y = block;
+        for (Py_ssize_t i = 0; i < rows; i++, x += classes, y += classes) {
+            REAL largest = x[0];
+            for (Py_ssize_t c = 1; c < classes; c++)
+                largest = x[c] > largest ? x[c] : largest;
+            for (Py_ssize_t c = 0; c < classes; c++)
+                y[c] = x[c] - largest;
+            loss -= y[t[first + i]];
+        }
+        NAME(exp_lanes)(block, rows * classes);
+        y = block;
+        for (Py_ssize_t i = 0; i < rows; i++, y += classes) {
+            REAL sum = 0;
+            for (Py_ssize_t c = 0; c < classes; c++)
+                sum += y[c];
+            for (Py_ssize_t c = 0; c < classes; c++)
+                y[c] /= sum;
+            loss += NAME(log)(sum);
+        }
     }
     return loss / (double)n;
+}
+
+/* losses <- those of rows with the logits y + dx w, an outer product. y: (classes, n), with `apart` elements from one
+   class to the next; dx, t, losses: (n,); w: (classes,) */
+VECTORS void NAME(outer_losses)(
+    Py_ssize_t n, Py_ssize_t classes, Py_ssize_t apart, const REAL *y, const REAL *dx, const REAL *w, const int64_t *t,
+    REAL *losses)
+{
+    enum { LANES = 64 }; /* rows that stay in the first cache */
+    for (Py_ssize_t first = 0; first < n; first += LANES, y += LANES, dx += LANES, t += LANES, losses += LANES) {
+        const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
+        REAL largest[LANES], sum[LANES] = {0}, e[LANES];
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            largest[lane] = y[lane] + dx[lane] * w[0];
+        for (Py_ssize_t c = 1; c < classes; c++)
+            for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                const REAL x = y[c * apart + lane] + dx[lane] * w[c];
+                largest[lane] = x > largest[lane] ? x : largest[lane];
+            }
+        for (Py_ssize_t c = 0; c < classes; c++) {
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                e[lane] = y[c * apart + lane] + dx[lane] * w[c] - largest[lane];
+            NAME(exp_lanes)(e, lanes);
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                sum[lane] += e[lane];
+        }
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            e[lane] = y[t[lane] * apart + lane] + dx[lane] * w[t[lane]];
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            losses[lane] = NAME(log)(sum[lane]) + (largest[lane] - e[lane]);
+    }
+}
+
+/* losses[i] <- those of the rows y + dx[i] w[i]. y: (classes, n); dx, losses: (k, n); w: (k, classes); t: (n,). A row
+   whose dx is 0 has the loss of y. Many are where images are mostly black; the others are then gathered, which serves
+   all the following variants that change the same rows. work: n (classes + 3) numbers, rows: 3 n of them. */
+static void NAME(softmax_cross_entropy_variants)(
+    const Py_ssize_t *shape, void *const *arrays, REAL *work, int64_t *rows)
+{
+    const Py_ssize_t k = shape[0], classes = shape[1], n = shape[2];
+    const REAL *y = arrays[0], *dx = arrays[1], *w = arrays[2];
+    const int64_t *t = arrays[3];
+    REAL *losses = arrays[4], *unchanged = work, *changes = work + n, *found = work + 2 * n, *gathered = work + 3 * n;
+    int64_t *gathered_rows = rows + n, *gathered_t = rows + 2 * n;
+    Py_ssize_t last = -1;
+    memset(changes, 0, (size_t)n * sizeof(REAL));
+    NAME(outer_losses)(n, classes, n, y, changes, w, t, unchanged);
+    for (Py_ssize_t i = 0; i < k; i++, w += classes, dx += n, losses += n) {
+        int zeros = 0;
+        for (Py_ssize_t row = 0; row < n; row++)
+            zeros |= dx[row] == 0;
+        if (!zeros) {
+            NAME(outer_losses)(n, classes, n, y, dx, w, t, losses);
+            continue;
+        }
+        Py_ssize_t count = 0;
+        for (Py_ssize_t row = 0; row < n; row++) {
+            rows[count] = row;
+            count += dx[row] != 0;
+        }
+        if (count != last || memcmp(rows, gathered_rows, (size_t)count * sizeof *rows)) {
+            last = count;
+            memcpy(gathered_rows, rows, (size_t)count * sizeof *rows);
+            for (Py_ssize_t at = 0; at < count; at++)
+                gathered_t[at] = t[rows[at]];
+            for (Py_ssize_t c = 0; c < classes; c++)
+                for (Py_ssize_t at = 0; at < count; at++)
+                    gathered[c * n + at] = y[c * n + rows[at]];
+        }
+        for (Py_ssize_t at = 0; at < count; at++)
+            changes[at] = dx[rows[at]];
+        NAME(outer_losses)(count, classes, n, gathered, changes, w, gathered_t, found);
+        memcpy(losses, unchanged, (size_t)n * sizeof(REAL));
+        for (Py_ssize_t at = 0; at < count; at++)
+            losses[rows[at]] = found[at];
+    }
 }
 
 /* dx = (y - one_hot(t)) / n */
@@ -201,17 +317,37 @@ VECTORS int NAME(is_finite)(Py_ssize_t n, const REAL *x)
     return sum == 0;
 }
 
-/* dx, zeros so far, gains dy where a window has the first element that equals its maximum. deltas, images: the shapes of
-   dy and y, and of x and dx, (c, h, w, n) */
-VECTORS void NAME(max_pooling_backward)(
-    const Py_ssize_t *deltas, const Py_ssize_t *images, void *const *arrays, const double *numbers)
+/* y <- the largest elements of windows of x. arrays: x, y */
+VECTORS void NAME(max_pooling)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
 {
-    const REAL *all_dy = arrays[0], *all_x = arrays[1], *all_y = arrays[2];
-    REAL *all_dx = arrays[3];
-    const Py_ssize_t height = (Py_ssize_t)numbers[0], width = (Py_ssize_t)numbers[1];
-    const Py_ssize_t down = (Py_ssize_t)numbers[2], right = (Py_ssize_t)numbers[3], n = deltas[3];
+    const Pooling *job = given;
+    const Py_ssize_t *results = job->results, *images = job->images, n = results[3];
+    (void)number;
+    for (Py_ssize_t window = first * results[1] * results[2]; window < stop * results[1] * results[2]; window++) {
+        const Py_ssize_t line = window / results[2], top = line % results[1] * job->down;
+        const Py_ssize_t corner = (line / results[1] * images[1] + top) * images[2] + window % results[2] * job->right;
+        const REAL *all_x = (const REAL *)job->arrays[0] + corner * n;
+        REAL *y = (REAL *)job->arrays[1] + window * n;
+        memcpy(y, all_x, (size_t)n * sizeof(REAL));
+        for (Py_ssize_t place = 1; place < job->height * job->width; place++) {
+            const REAL *x = all_x + (place / job->width * images[2] + place % job->width) * n;
+            for (Py_ssize_t image = 0; image < n; image++)
+                y[image] = y[image] >= x[image] || y[image] != y[image] ? y[image] : x[image]; /* NaN stays */
+        }
+    }
+}
+
+/* dx, zeros so far, gains dy where a window has the first element that equals its maximum. arrays: dy, x, y, dx */
+VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_image, Py_ssize_t stop, int number)
+{
+    const Pooling *job = given;
+    const Py_ssize_t *deltas = job->results, *images = job->images, n = deltas[3];
+    const REAL *all_dy = job->arrays[0], *all_x = job->arrays[1], *all_y = job->arrays[2];
+    REAL *all_dx = job->arrays[3];
+    const Py_ssize_t height = job->height, width = job->width, down = job->down, right = job->right;
     enum { LANES = 64 };
-    for (Py_ssize_t window = 0; window < deltas[0] * deltas[1] * deltas[2]; window++) {
+    (void)number;
+    for (Py_ssize_t window = first_image * deltas[1] * deltas[2]; window < stop * deltas[1] * deltas[2]; window++) {
         const Py_ssize_t line = window / deltas[2], top = line % deltas[1] * down, left = window % deltas[2] * right;
         const Py_ssize_t corner = ((line / deltas[1] * images[1] + top) * images[2] + left) * n;
         for (Py_ssize_t first = 0; first < n; first += LANES) {
@@ -234,3 +370,146 @@ VECTORS void NAME(max_pooling_backward)(
         }
     }
 }
+
+#ifdef __GNUC__
+typedef REAL NAME(vector) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
+
+/* Lines of x into job->work, (h, w, blocks, c, lanes): two vectors of images make a block, the last of which may overlap
+   the one before. What a filter meets at a place then lies together. */
+VECTORS void NAME(convolution_blocks)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Convolution *job = given;
+    enum { BOTH = 2 * VECTOR / sizeof(REAL) };
+    const Py_ssize_t n = job->n, plane = job->h * job->w;
+    REAL *block = (REAL *)job->work + first * job->w * ((n + BOTH - 1) / BOTH) * job->c * BOTH;
+    (void)number;
+    for (Py_ssize_t place = first * job->w; place < stop * job->w; place++)
+        for (Py_ssize_t image = 0; image < n; image += BOTH) {
+            const REAL *x = (const REAL *)job->x + place * n + (image + BOTH <= n ? image : n - BOTH);
+            for (Py_ssize_t channel = 0; channel < job->c; channel++, block += BOTH)
+                memcpy(block, x + channel * plane * n, BOTH * sizeof(REAL));
+        }
+}
+
+/* Lines of y. At a place four filters at a time meet a block, and their sums stay in registers. */
+SUMS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Convolution *job = given;
+    enum { LANES = VECTOR / sizeof(REAL), BOTH = 2 * LANES };
+    const Py_ssize_t c = job->c, h = job->h, w = job->w, n = job->n, o = job->o, blocks = (n + BOTH - 1) / BOTH;
+    const Py_ssize_t apart = job->lines * job->columns * n;
+    const REAL *W = job->W, *b = job->b;
+    (void)number;
+    for (Py_ssize_t place = first * job->columns; place < stop * job->columns; place++) {
+        const Py_ssize_t top = place / job->columns * job->down - job->top;
+        const Py_ssize_t left = place % job->columns * job->right - job->left;
+        const Py_ssize_t i0 = top < 0 ? -top : 0, i1 = top + job->height > h ? h - top : job->height;
+        const Py_ssize_t j0 = left < 0 ? -left : 0, j1 = left + job->width > w ? w - left : job->width;
+        for (Py_ssize_t block = 0; block < blocks; block++) {
+            REAL *y = (REAL *)job->y + place * n + (block * BOTH + BOTH <= n ? block * BOTH : n - BOTH);
+            for (Py_ssize_t filter = 0; filter < o; filter += 4) {
+                const Py_ssize_t f1 = filter + 1 < o ? 1 : 0, f2 = filter + 2 < o ? 2 : 0, f3 = filter + 3 < o ? 3 : 0;
+                const NAME(vector) zero = {0};
+                NAME(vector) y0 = zero + b[filter], y1 = y0, y2 = zero + b[filter + f1], y3 = y2;
+                NAME(vector) y4 = zero + b[filter + f2], y5 = y4, y6 = zero + b[filter + f3], y7 = y6;
+                for (Py_ssize_t i = i0; i < i1; i++)
+                    for (Py_ssize_t j = j0; j < j1; j++) {
+                        const Py_ssize_t from = (((top + i) * w + left + j) * blocks + block) * c * BOTH;
+                        const NAME(vector) *x = (const NAME(vector) *)((const REAL *)job->work + from);
+                        const REAL *f = W + (i * job->width + j) * c * o + filter;
+                        for (Py_ssize_t channel = 0; channel < c; channel++, x += 2, f += o) {
+                            const NAME(vector) x0 = x[0], x1 = x[1];
+                            y0 += f[0] * x0;
+                            y1 += f[0] * x1;
+                            y2 += f[f1] * x0;
+                            y3 += f[f1] * x1;
+                            y4 += f[f2] * x0;
+                            y5 += f[f2] * x1;
+                            y6 += f[f3] * x0;
+                            y7 += f[f3] * x1;
+                        }
+                    }
+                const NAME(vector) results[] = {y0, y1, y2, y3, y4, y5, y6, y7};
+                const Py_ssize_t count = o - filter < 4 ? o - filter : 4;
+                for (int at = 0; at < 2 * count; at++)
+                    *(NAME(vector) *)(y + (filter + at / 2) * apart + at % 2 * LANES) = results[at];
+            }
+        }
+    }
+}
+
+static inline REAL NAME(total)(NAME(vector) v)
+{
+    REAL sum = 0;
+    for (size_t lane = 0; lane < VECTOR / sizeof(REAL); lane++)
+        sum += v[lane];
+    return sum;
+}
+
+/* dW and db of some groups of four filters, for strides of 1 to the right: every element is the product of a line of x,
+   which has its padding, and a line of dy, summed over lines. A piece of four lines of dy stays in the first cache while
+   those of x pass, and all pieces stay in the second. */
+SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Convolution *job = given;
+    const Py_ssize_t n = job->n, o = job->o, length = job->columns * n, size = job->height * job->width * job->c;
+    const REAL *x = job->x, *all_dy = job->y;
+    REAL *dW = (REAL *)job->W, *db = (REAL *)job->b;
+    enum { LANES = VECTOR / sizeof(REAL), PIECE = 1024 };
+    (void)number;
+    for (Py_ssize_t line = 0; line < job->lines; line++)
+        for (Py_ssize_t from = 0; from < length; from += PIECE) {
+            const Py_ssize_t piece = length - from < PIECE ? length - from : PIECE, whole = piece / LANES * LANES;
+            for (Py_ssize_t filter = 4 * first; filter < 4 * stop && filter < o; filter += 4) {
+                const REAL *dy[4]; /* the last filter again where there are fewer */
+                for (int f = 0; f < 4; f++) {
+                    const Py_ssize_t one = filter + f < o ? filter + f : o - 1;
+                    dy[f] = all_dy + (one * job->lines + line) * length + from;
+                    NAME(vector) sums = {0};
+                    for (Py_ssize_t at = 0; at < whole; at += LANES)
+                        sums += *(const NAME(vector) *)(dy[f] + at);
+                    REAL sum = NAME(total)(sums);
+                    for (Py_ssize_t lane = whole; lane < piece; lane++)
+                        sum += dy[f][lane];
+                    if (filter + f < o)
+                        db[filter + f] += sum;
+                }
+                for (Py_ssize_t k = 0; k < size; k += 2) {
+                    const REAL *rows[2];
+                    for (int e = 0; e < 2; e++) {
+                        const Py_ssize_t element = k + e < size ? k + e : k, tap = element / job->c;
+                        const Py_ssize_t i = tap / job->width, j = tap % job->width;
+                        rows[e] = x + ((element % job->c * job->h + line * job->down + i) * job->w + j) * n + from;
+                    }
+                    NAME(vector) s00 = {0}, s01 = {0}, s02 = {0}, s03 = {0}, s10 = {0}, s11 = {0}, s12 = {0}, s13 = {0};
+                    for (Py_ssize_t at = 0; at < whole; at += LANES) {
+                        const NAME(vector) x0 = *(const NAME(vector) *)(rows[0] + at);
+                        const NAME(vector) x1 = *(const NAME(vector) *)(rows[1] + at);
+                        const NAME(vector) d0 = *(const NAME(vector) *)(dy[0] + at);
+                        const NAME(vector) d1 = *(const NAME(vector) *)(dy[1] + at);
+                        const NAME(vector) d2 = *(const NAME(vector) *)(dy[2] + at);
+                        const NAME(vector) d3 = *(const NAME(vector) *)(dy[3] + at);
+                        s00 += x0 * d0;
+                        s01 += x0 * d1;
+                        s02 += x0 * d2;
+                        s03 += x0 * d3;
+                        s10 += x1 * d0;
+                        s11 += x1 * d1;
+                        s12 += x1 * d2;
+                        s13 += x1 * d3;
+                    }
+                    REAL sums[] = {
+                        NAME(total)(s00), NAME(total)(s01), NAME(total)(s02), NAME(total)(s03),
+                        NAME(total)(s10), NAME(total)(s11), NAME(total)(s12), NAME(total)(s13)};
+                    for (int at = 0; at < 8; at++) {
+                        for (Py_ssize_t lane = whole; lane < piece; lane++)
+                            sums[at] += rows[at / 4][lane] * dy[at % 4][lane];
+                        if (k + at / 4 < size && filter + at % 4 < o)
+                            dW[(k + at / 4) * o + filter + at % 4] += sums[at];
+                    }
+                }
+            }
+        }
+}
+
+#endif

@@ -3,10 +3,11 @@
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
    not what its loop is written for: aligned, without gaps, float32 or float64 (`gather`: or int64) throughout, of
    shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is free while a loop
-   runs. */
+   runs. Threads share a long one; every element is computed as by one thread, so that their number changes no bit. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
@@ -19,33 +20,182 @@
 #define VECTORS static
 #endif
 
+/* The same for products that are summed, where a multiply-add may round once. */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 12
+#define SUMS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("fp-contract=fast"))) static
+#elif defined(__GNUC__) && !defined(__clang__)
+#define SUMS __attribute__((optimize("fp-contract=fast"))) static
+#else
+#define SUMS VECTORS
+#endif
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 #ifdef __GNUC__
 #define PREFETCH(address) __builtin_prefetch(address)
 #else
 #define PREFETCH(address) (void)(address)
 #endif
 
+/* --- work for several processors ------------------------------------------------------------------------------- */
+
+enum { MOST_THREADS = 8 };
+static int threads = 1;
+
+typedef void Work(const void *job, Py_ssize_t first, Py_ssize_t stop, int number);
+
+typedef struct {
+    Work *work;
+    const void *job;
+    Py_ssize_t first, stop;
+    int number;
+} Share;
+
+#ifndef _WIN32
+static void *run_share(void *given)
+{
+    const Share *share = given;
+    share->work(share->job, share->first, share->stop, share->number);
+    return NULL;
+}
+#endif
+
+/* Do the work for 0 to count, in as many threads as have `least` of it to do. A thread lives for one loop: to start one
+   takes some 20 us, and none is left to be lost in a fork. */
+static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
+{
+#ifndef _WIN32
+    pthread_t started[MOST_THREADS];
+    Share shares[MOST_THREADS];
+    int running = 0;
+    Py_ssize_t parts = count / (least > 0 ? least : 1), first = 0;
+    parts = parts > threads ? threads : parts;
+    for (; running < parts - 1; running++) {
+        const Py_ssize_t stop = first + (count - first) / (parts - running);
+        shares[running] = (Share){work, job, first, stop, running};
+        if (pthread_create(&started[running], NULL, run_share, &shares[running]))
+            break;
+        first = stop;
+    }
+    work(job, first, count, running);
+    while (running > 0)
+        pthread_join(started[--running], NULL);
+#else
+    (void)least;
+    work(job, 0, count, 0);
+#endif
+}
+
+enum { BIG = 1 << 20 }; /* bytes of an array from which threads share a loop that makes one pass */
+
+typedef struct {
+    const Py_ssize_t *results, *images; /* shapes, (c, h, w, n) */
+    void *arrays[4];
+    Py_ssize_t height, width, down, right;
+} Pooling;
+
+/* x: (c, h, w, n), zero outside; W: (height, width, c, o); b: (o,); y: (o, lines, columns, n) */
+typedef struct {
+    const void *x, *W, *b;
+    void *y, *work;
+    Py_ssize_t c, h, w, n, o, lines, columns, height, width, down, right, top, left;
+} Convolution;
+
+/* e^x and log x without a branch or a table, so that a loop over them runs in vectors, with errors below 1 ulp. The
+   polynomials are the best of their degree (Remez) for the intervals that the reductions leave. */
+
+/* For x from LEAST to 0, and NaN: e^x = 2^n e^r, n the integer next to x / log 2. What is below half the least normal
+   number becomes 0. */
+enum { LEAST_double = -709, LEAST_float = -88 };
+
+static inline double exp_double(double x)
+{
+    const double to_integer = 0x1.8p52; /* a sum with it has the integer in its lowest bits */
+    const double sum = x * 0x1.71547652b82fep+0 + to_integer, n = sum - to_integer;
+    const double most = x - n * 0x1.62e42feep-1, rest = n * 0x1.a39ef35793c76p-33, r = most - rest, r2 = r * r;
+    const double high = 0x1.a019b91469fcbp-16 + r * 0x1.71ddf6baad214p-19 +
+                        r2 * (0x1.28917cb827b9ap-22 + r * 0x1.af6318e064c69p-26);
+    const double low = 0x1.5555555553d67p-5 + r * 0x1.111111110f804p-7 +
+                       r2 * (0x1.6c16c1788a026p-10 + r * 0x1.a01a01b00adfap-13);
+    const double p = 0x1.0000000000001p-1 + r * 0x1.5555555555558p-3 + r2 * (low + r2 * r2 * high);
+    uint64_t bits;
+    double power; /* 2^n, made of its bits; 0 for the n of LEAST */
+    memcpy(&bits, &sum, sizeof bits);
+    bits = (bits + 1023) << 52;
+    memcpy(&power, &bits, sizeof power);
+    return (1 + (most + (r2 * p - rest))) * power;
+}
+
+static inline float exp_float(float x)
+{
+    const float to_integer = 0x1.8p23f, sum = x * 0x1.715476p+0f + to_integer, n = sum - to_integer;
+    const float most = x - n * 0x1.62e4p-1f, rest = n * 0x1.7f7d1cp-20f, r = most - rest, r2 = r * r;
+    const float p = 0.500000003f + r * 0.16666577f + r2 * (0.0416663754f + r * 0.00836317531f + r2 * 0.00139410999f);
+    uint32_t bits;
+    float power;
+    memcpy(&bits, &sum, sizeof bits);
+    bits = (bits + 127) << 23;
+    memcpy(&power, &bits, sizeof power);
+    return (1 + (most + (r2 * p - rest))) * power;
+}
+
+/* For x from 1 to the largest number, and NaN: x = 2^n m with m from sqrt(1/2) to sqrt(2); with f = m - 1 and
+   s = f / (2 + f), log m = 2 artanh s = f - s (f - R(s^2)). */
+static inline double log_double(double x)
+{
+    uint64_t bits, rest;
+    double n, m;
+    memcpy(&bits, &x, sizeof bits);
+    bits += 0x3ff0000000000000 - 0x3fe6a09e667f3bcd;
+    rest = (bits & 0x000fffffffffffff) + 0x3fe6a09e667f3bcd;
+    memcpy(&m, &rest, sizeof m);
+    bits = bits >> 52 | 0x4330000000000000; /* 2^52 and the exponent, whose bias is taken off below */
+    memcpy(&n, &bits, sizeof n);
+    n -= 0x1p52 + 1023;
+    const double f = m - 1, s = f / (2 + f), z = s * s, z2 = z * z;
+    const double low = 0x1.5555555555558p-1 + z * 0x1.999999999522fp-2;
+    const double high = 0x1.2492492e02ad1p-2 + z * 0x1.c71c62d1c955ep-3 +
+                        z2 * (0x1.7462b9b74fa4fp-3 + z * 0x1.39fdc7f3ccf40p-3 + z2 * 0x1.2b5f090c4f91bp-3);
+    const double logarithm = n * 0x1.62e42feep-1 - ((s * (f - z * (low + z2 * high)) - n * 0x1.a39ef35793c76p-33) - f);
+    return x <= DBL_MAX ? logarithm : x; /* NaN */
+}
+
+static inline float log_float(float x)
+{
+    return (float)log_double(x);
+}
+
+enum { VECTOR = 32 }; /* bytes, of the vectors of GCC and Clang */
+
+#ifdef __GNUC__
+enum { HAS_VECTORS = 1 };
+#else
+enum { HAS_VECTORS = 0 };
+#define convolution_blocks_float NULL
+#define convolution_blocks_double NULL
+#define convolution_lines_float NULL
+#define convolution_lines_double NULL
+#define convolution_filters_float NULL
+#define convolution_filters_double NULL
+#endif
+
 #define REAL float
 #define NAME(name) name##_float
-#define EXP expf
-#define LOG logf
 #define SQRT sqrtf
 #include "loops.h"
 #undef REAL
 #undef NAME
-#undef EXP
-#undef LOG
 #undef SQRT
 #define REAL double
 #define NAME(name) name##_double
-#define EXP exp
-#define LOG log
 #define SQRT sqrt
 #include "loops.h"
 
 /* --- arguments ------------------------------------------------------------------------------------------------ */
 
-enum { MOST_ARRAYS = 4, MOST_NUMBERS = 6 };
+enum { MOST_ARRAYS = 5, MOST_NUMBERS = 6 };
 
 typedef struct {
     int count;
@@ -162,6 +312,24 @@ static int is_float(const Arguments *a)
 
 typedef void Elementwise(Py_ssize_t, void *const *, const double *);
 
+typedef struct {
+    Elementwise *loop;
+    void *const *memory;
+    const double *numbers;
+    int count;
+    Py_ssize_t itemsize;
+} Elements;
+
+static void some_elements(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+{
+    const Elements *job = given;
+    void *memory[MOST_ARRAYS];
+    (void)number;
+    for (int i = 0; i < job->count; i++)
+        memory[i] = (char *)job->memory[i] + first * job->itemsize;
+    job->loop(stop - first, memory, job->numbers);
+}
+
 static PyObject *elementwise(
     PyObject *const *args, Py_ssize_t given, const char *kinds, int writes, int numbers, Elementwise *single,
     Elementwise *twice)
@@ -177,10 +345,9 @@ static PyObject *elementwise(
         memory[i] = a.views[i].buf;
     }
     if (suited) {
-        const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
-        Elementwise *loop = is_float(&a) ? single : twice;
+        const Elements job = {is_float(&a) ? single : twice, memory, a.numbers, a.count, a.views[0].itemsize};
         Py_BEGIN_ALLOW_THREADS
-        loop(size, memory, a.numbers);
+        share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, BIG / 2 / a.views[0].itemsize);
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -202,6 +369,8 @@ ELEMENTWISE(relu, "rr", 2, 0)
 ELEMENTWISE(relu_backward, "rrr", 4, 0)
 ELEMENTWISE(leaky_relu, "rr", 2, 1)
 ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1)
+
+ELEMENTWISE(sigmoid, "rr", 2, 0)
 
 /* An element's place counts here: in C order. */
 static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
@@ -310,6 +479,35 @@ static PyObject *softmax_cross_entropy_backward(PyObject *module, PyObject *cons
     return labelled(args, given, softmax_cross_entropy_backward_float, softmax_cross_entropy_backward_double);
 }
 
+/* y: (classes, n); dx, losses: (k, n); w: (k, classes); t: (n,) */
+static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rrrir", 16, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *y = &a.views[0], *dx = &a.views[1], *w = &a.views[2], *t = &a.views[3], *losses = &a.views[4];
+    suited = y->ndim == 2 && y->len > 0 && dx->ndim == 2 && dx->shape[1] == y->shape[1] && w->ndim == 2 &&
+             w->shape[0] == dx->shape[0] && w->shape[1] == y->shape[0] && t->ndim == 1 &&
+             t->shape[0] == y->shape[1] && same_shape(losses, dx) && within(t, y->shape[0]);
+    const size_t n = suited ? (size_t)t->shape[0] : 0, classes = suited ? (size_t)y->shape[0] : 0;
+    void *work = suited ? PyMem_RawMalloc(n * ((classes + 3) * (size_t)y->itemsize + 3 * sizeof(int64_t))) : NULL;
+    if (work) {
+        const Py_ssize_t shape[] = {dx->shape[0], y->shape[0], y->shape[1]};
+        void *const memory[] = {y->buf, dx->buf, w->buf, t->buf, losses->buf};
+        int64_t *rows = work; /* first, since they may need more alignment than the numbers */
+        Py_BEGIN_ALLOW_THREADS
+        if (is_float(&a))
+            softmax_cross_entropy_variants_float(shape, memory, (float *)(rows + 3 * n), rows);
+        else
+            softmax_cross_entropy_variants_double(shape, memory, (double *)(rows + 3 * n), rows);
+        Py_END_ALLOW_THREADS
+        PyMem_RawFree(work);
+    }
+    return finish(&a, work != NULL);
+}
+
 /* Row after row, the next one on its way from memory while this one is copied. Each comes from another place, where no
    processor looks for it by itself. */
 static void copy_rows(char *out, const char *x, const int64_t *rows, Py_ssize_t count, Py_ssize_t bytes)
@@ -344,30 +542,131 @@ static PyObject *gather(PyObject *module, PyObject *const *args, Py_ssize_t give
 
 /* --- images, (c, h, w, n) -------------------------------------------------------------------------------------- */
 
-/* dy, y: (c, h', w', n); x and dx, which holds zeros: (c, h, w, n); height, width, down, right: windows and strides */
+/* Loops over windows, whose numbers are height, width and the strides down and right. results, images: arrays of the
+   shape of y, and of x. */
+static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images, Work *single, Work *twice)
+{
+    int suited = results->ndim == 4 && images->ndim == 4 && results->shape[0] == images->shape[0] &&
+                 results->shape[3] == images->shape[3];
+    for (int axis = 0; axis < 2; axis++) {
+        const double window = a->numbers[axis], stride = a->numbers[2 + axis];
+        suited = suited && window >= 1 && stride >= 1 && window <= INT_MAX && stride <= INT_MAX &&
+                 (double)(results->shape[1 + axis] - 1) * stride + window <= (double)images->shape[1 + axis];
+    }
+    if (suited) {
+        Pooling job = {
+            results->shape, images->shape, {NULL}, (Py_ssize_t)a->numbers[0], (Py_ssize_t)a->numbers[1],
+            (Py_ssize_t)a->numbers[2], (Py_ssize_t)a->numbers[3]};
+        for (int i = 0; i < a->count; i++)
+            job.arrays[i] = a->views[i].buf;
+        Py_BEGIN_ALLOW_THREADS
+        share_out(is_float(a) ? single : twice, &job, images->shape[0],
+            1 + BIG * images->shape[0] / (images->len + 1));
+        Py_END_ALLOW_THREADS
+    }
+    return suited;
+}
+
+/* x: (c, h, w, n), y: (c, h', w', n) */
+static PyObject *max_pooling(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    const int suited = parse(&a, args, given, "rr", 2, 4, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    return finish(&a, pool(&a, &a.views[1], &a.views[0], max_pooling_float, max_pooling_double));
+}
+
+/* dy, y: (c, h', w', n); x and dx, which holds zeros: (c, h, w, n) */
 static PyObject *max_pooling_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    const int suited = parse(&a, args, given, "rrrr", 8, 4, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    return finish(
+        &a, same_shape(&a.views[0], &a.views[2]) && same_shape(&a.views[1], &a.views[3]) &&
+                pool(&a, &a.views[0], &a.views[1], max_pooling_backward_float, max_pooling_backward_double));
+}
+
+/* x: (c, h, w, n), W: (height, width, c, o), b: (o,), y: (o, lines, columns, n); strides and padding */
+static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Arguments a;
     (void)module;
     int suited = parse(&a, args, given, "rrrr", 8, 4, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    const Py_buffer *dy = &a.views[0], *x = &a.views[1];
-    suited = dy->ndim == 4 && x->ndim == 4 && same_shape(dy, &a.views[2]) && same_shape(x, &a.views[3]) &&
-             dy->shape[0] == x->shape[0] && dy->shape[3] == x->shape[3];
-    for (int axis = 0; axis < 2; axis++) {
-        const double window = a.numbers[axis], stride = a.numbers[2 + axis];
-        suited = suited && window >= 1 && stride >= 1 && window <= INT_MAX && stride <= INT_MAX &&
-                 (double)(dy->shape[1 + axis] - 1) * stride + window <= (double)x->shape[1 + axis];
+    const Py_buffer *x = &a.views[0], *W = &a.views[1], *b = &a.views[2], *y = &a.views[3];
+    const Py_ssize_t itemsize = x->itemsize;
+    suited = HAS_VECTORS && x->ndim == 4 && W->ndim == 4 && b->ndim == 1 && y->ndim == 4 && x->len > 0 && W->len > 0 && y->len > 0 &&
+             W->shape[2] == x->shape[0] && W->shape[3] == b->shape[0] && y->shape[0] == b->shape[0] &&
+             y->shape[3] == x->shape[3] && x->shape[3] * itemsize >= 2 * VECTOR;
+    for (int axis = 0; suited && axis < 2; axis++) {
+        const double stride = a.numbers[axis], padding = a.numbers[2 + axis];
+        suited = stride >= 1 && padding >= 0 && stride <= INT_MAX && padding <= INT_MAX &&
+                 (double)(y->shape[1 + axis] - 1) * stride + (double)W->shape[axis] <=
+                     (double)x->shape[1 + axis] + 2 * padding;
     }
-    if (suited) {
-        void *const memory[] = {dy->buf, x->buf, a.views[2].buf, a.views[3].buf};
+    const Py_ssize_t lanes = 2 * VECTOR / itemsize, blocks = suited ? (x->shape[3] + lanes - 1) / lanes : 0;
+    void *work = suited ? PyMem_RawMalloc((size_t)(x->len / x->shape[3] * blocks * lanes)) : NULL;
+    if (work) {
+        const Convolution job = {
+            x->buf, W->buf, b->buf, y->buf, work, x->shape[0], x->shape[1], x->shape[2], x->shape[3], y->shape[0],
+            y->shape[1], y->shape[2], W->shape[0], W->shape[1], (Py_ssize_t)a.numbers[0], (Py_ssize_t)a.numbers[1],
+            (Py_ssize_t)a.numbers[2], (Py_ssize_t)a.numbers[3]};
+        const Py_ssize_t products = W->len / itemsize * job.columns * job.n; /* for a line */
         Py_BEGIN_ALLOW_THREADS
-        (is_float(&a) ? max_pooling_backward_float : max_pooling_backward_double)(
-            dy->shape, x->shape, memory, a.numbers);
+        share_out(is_float(&a) ? convolution_blocks_float : convolution_blocks_double, &job, job.h,
+            1 + BIG * job.h / x->len);
+        share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
+            1 + (1 << 21) / products);
+        Py_END_ALLOW_THREADS
+        PyMem_RawFree(work);
+    }
+    return finish(&a, work != NULL);
+}
+
+/* x: (c, h, w, n) with its padding, dy: (o, lines, columns, n), dW: (height, width, c, o), db: (o,); the stride down */
+static PyObject *convolution_filters(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rrrr", 4 | 8, 1, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *dy = &a.views[1], *dW = &a.views[2], *db = &a.views[3];
+    const double down = a.numbers[0];
+    suited = HAS_VECTORS && x->ndim == 4 && dy->ndim == 4 && dW->ndim == 4 && db->ndim == 1 && dW->shape[2] == x->shape[0] &&
+             dW->shape[3] == db->shape[0] && dy->shape[0] == db->shape[0] && dy->shape[3] == x->shape[3] && down >= 1 &&
+             down <= INT_MAX && dy->len > 0 && (double)(dy->shape[1] - 1) * down + (double)dW->shape[0] <= (double)x->shape[1] &&
+             dy->shape[2] - 1 + dW->shape[1] <= x->shape[2];
+    if (suited) {
+        const Convolution job = {
+            x->buf, dW->buf, db->buf, dy->buf, NULL, x->shape[0], x->shape[1], x->shape[2], x->shape[3], dy->shape[0],
+            dy->shape[1], dy->shape[2], dW->shape[0], dW->shape[1], (Py_ssize_t)down, 1, 0, 0};
+        const Py_ssize_t products = 4 * dW->len / x->itemsize / job.o * job.lines * job.columns * job.n;
+        Py_BEGIN_ALLOW_THREADS
+        memset(dW->buf, 0, (size_t)dW->len);
+        memset(db->buf, 0, (size_t)db->len);
+        share_out(is_float(&a) ? convolution_filters_float : convolution_filters_double, &job, (job.o + 3) / 4,
+            1 + (1 << 21) / (products + 1));
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
+}
+
+/* How many threads may share a loop. */
+static PyObject *use_threads(PyObject *module, PyObject *count)
+{
+    const long most = PyLong_AsLong(count);
+    (void)module;
+    if (most == -1 && PyErr_Occurred())
+        return NULL;
+    threads = most < 1 ? 1 : most > MOST_THREADS ? MOST_THREADS : (int)most;
+    Py_RETURN_NONE;
 }
 
 /* --- the module ------------------------------------------------------------------------------------------------ */
@@ -384,14 +683,20 @@ static PyMethodDef methods[] = {
     METHOD(relu_backward, "(dy, y, dx)"),
     METHOD(leaky_relu, "(x, y, alpha)"),
     METHOD(leaky_relu_backward, "(dy, y, dx, alpha)"),
+    METHOD(sigmoid, "(x, y)"),
     METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
     METHOD(add_bias, "(y, b)"),
     METHOD(sum_rows, "(dy, db)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
+    METHOD(softmax_cross_entropy_variants, "(y, dx, w, t, losses)"),
     METHOD(gather, "(x, rows, out)"),
+    METHOD(convolution, "(x, W, b, y, down, right, top, left)"),
+    METHOD(convolution_filters, "(x, dy, dW, db, down)"),
+    METHOD(max_pooling, "(x, y, height, width, down, right)"),
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
+    {"use_threads", use_threads, METH_O, "use_threads(count)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,28 +8,34 @@ NNBACKEND_NATIVE=0 leaves them out.
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
+from nnbackend.backends.numpy.threads import threads
 from nnbackend.functions import (
     affine,
     affine_backward,
+    convolution,
+    convolution_backward,
     dropout_mask,
     gather,
     is_finite,
     leaky_relu,
     leaky_relu_backward,
+    max_pooling,
     max_pooling_backward,
     relu,
     relu_backward,
+    sigmoid,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_variants,
 )
-from nnbackend.functions.convolution import Size, pair, unpadded
+from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
 from nnbackend.functions.optimizers import (
     adagrad_step,
@@ -44,12 +50,16 @@ from nnbackend.functions.optimizers import (
 
 def _are_stale() -> bool:
     """Say whether the loops were compiled from other sources than the C files beside this file."""
-    sources = [Path(__file__).with_name(name) for name in ("native.c", "loops.h")]
+    # without pathlib, whose import takes longer than all of this
+    sources = [f"{os.path.dirname(__file__)}{os.sep}{name}" for name in ("native.c", "loops.h")]  # noqa: PTH120
     try:
-        built = Path(_native.__file__).stat().st_mtime
-        if all(source.stat().st_mtime <= built for source in sources):
+        built = os.stat(_native.__file__).st_mtime  # noqa: PTH116
+        if all(os.stat(source).st_mtime <= built for source in sources):  # noqa: PTH116
             return False
-        text = "".join(source.read_text("utf-8") for source in sources)
+        text = ""
+        for source in sources:
+            with open(source, encoding="utf-8") as file:  # noqa: PTH123
+                text += file.read()
     except OSError:  # the sources are not there
         return False
     import hashlib
@@ -59,6 +69,8 @@ def _are_stale() -> bool:
 
 if _are_stale():
     raise ImportError("they were compiled from other sources than those that are here: install the package again")
+
+_native.use_threads(threads())
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1
@@ -190,6 +202,29 @@ def _(dy: HostArray, y: HostArray, alpha: float = 0.01) -> Any:
     return dx if _native.leaky_relu_backward(dy, y, dx, alpha) is None else NotImplemented
 
 
+@loop(sigmoid)
+def _(x: HostArray) -> Any:
+    y = np.empty_like(x)
+    return y if _native.sigmoid(x, y) is None else NotImplemented
+
+
+@loop(softmax_cross_entropy_variants)
+def _(
+    y: HostArray,
+    dx: HostArray,
+    W: HostArray,
+    t: HostArray,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+) -> Any:
+    if class_weight is not None or label_smoothing:
+        return NotImplemented
+    columns, changes = np.ascontiguousarray(y.T), np.ascontiguousarray(dx.T)
+    losses = np.empty_like(changes)
+    done = _native.softmax_cross_entropy_variants(columns, changes, np.ascontiguousarray(W), t, losses)
+    return losses.T if done is None else NotImplemented
+
+
 @loop(softmax_cross_entropy)
 def _(
     x: HostArray,
@@ -219,6 +254,56 @@ def _(
         return NotImplemented
     dx = np.empty_like(y)
     return NotImplemented if _native.softmax_cross_entropy_backward(y, t, dx) is NotImplemented else dx
+
+
+@loop(convolution)
+def _(x: HostArray, W: HostArray, b: HostArray, stride: Size = 1, padding: Size = 0) -> Any:
+    if not _vectors_of_images(x):
+        return NotImplemented
+    y = np.empty((W.shape[3], *output_size(x.shape[1:3], W.shape[:2], stride, padding), len(x)), x.dtype)
+    images, filters = batch_last(x).transpose(3, 1, 2, 0), np.ascontiguousarray(W)
+    done = _native.convolution(images, filters, b, y, *pair(stride), *pair(padding))
+    return y.transpose(3, 1, 2, 0) if done is None else NotImplemented
+
+
+@loop(convolution_backward)
+def _(
+    dy: HostArray,
+    x: HostArray,
+    W: HostArray,
+    dW: HostArray,
+    db: HostArray,
+    stride: Size = 1,
+    padding: Size = 0,
+    need_dx: bool = True,
+) -> Any:
+    (kh, kw, c, _), (down, right), (top, left) = W.shape, pair(stride), pair(padding)
+    if not _vectors_of_images(x) or right != 1 or (need_dx and (down != 1 or top >= kh or left >= kw)):
+        return NotImplemented
+    images, dy_images = batch_last(x, padding).transpose(3, 1, 2, 0), batch_last(dy).transpose(3, 1, 2, 0)
+    if _native.convolution_filters(images, dy_images, dW, db, down) is NotImplemented:
+        return NotImplemented
+    if not need_dx:
+        return None
+    # dx is the convolution of dy with the filters turned about
+    turned = np.ascontiguousarray(W[::-1, ::-1].transpose(0, 1, 3, 2))
+    dx = np.empty((c, *x.shape[1:3], len(x)), x.dtype)
+    _native.convolution(dy_images, turned, np.zeros(c, x.dtype), dx, 1, 1, kh - 1 - top, kw - 1 - left)
+    return dx.transpose(3, 1, 2, 0)
+
+
+def _vectors_of_images(x: HostArray) -> bool:
+    """Say whether there are enough images for the loops of a convolution, which work on two vectors of them."""
+    return len(x) * x.itemsize >= 64
+
+
+@loop(max_pooling)
+def _(x: HostArray, size: Size, stride: Size, padding: Size = 0) -> Any:
+    count = output_size(x.shape[1:3], size, stride, padding)
+    y = np.empty((x.shape[3], *count, len(x)), x.dtype)
+    images = batch_last(x, padding, -np.inf).transpose(3, 1, 2, 0)
+    done = _native.max_pooling(images, y, *pair(size), *pair(stride))
+    return y.transpose(3, 1, 2, 0) if done is None else NotImplemented
 
 
 @loop(max_pooling_backward)
