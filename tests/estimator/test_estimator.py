@@ -454,7 +454,7 @@ def test_settings_of_the_optimizer() -> None:
 def test_bad_settings() -> None:
     x, y = regression()
     for settings, message in (
-        ({"epochs": 3, "max_iter": 4}, "epochs=3 and max_iter=4 are two names"),
+        ({"epochs": 3, "max_iter": 4}, "epochs=3 and max_iter=4 mean the same: pass only one of them"),
         ({"epochs": 0}, "The 'epochs' parameter of NNRegressor must be an int in the range"),
         ({"hidden_layer_sizes": (3, 0)}, "hidden_layer_sizes must be positive integers"),
         ({"hidden_layer_sizes": (3.5,)}, "hidden_layer_sizes must be positive integers"),
