@@ -34,7 +34,7 @@ FLOORS = [
     ["random", "serialization", "initializers", "optimizers"],
     ["backend"],
     ["backends"],
-    ["nodes", "schedules", "fonts"],
+    ["nodes", "schedules", "fonts", "pyinstaller"],
     ["functions", "errors", "cache", "checks", "files"],
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}

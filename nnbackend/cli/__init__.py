@@ -5,14 +5,19 @@ A script may also import the functions of `nnbackend.recipes` from here, by the 
 
 from __future__ import annotations
 
+import argparse
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
 
 from nnbackend import __version__
-from nnbackend.cli import doctor, predict, train
+from nnbackend.backends.base import ROOMS
+from nnbackend.cli import completion, doctor, predict, train
 from nnbackend.cli.output import INTERRUPTED, complain, say
-from nnbackend.cli.parser import Parser, UsageError
+from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError
 from nnbackend.errors import NNBackendError
 from nnbackend.interchange import command as interchange
 from nnbackend.recipes import MnistSettings as Settings
@@ -51,11 +56,26 @@ def _parser() -> Parser:
     parser = Parser(
         prog="nnbackend",
         description="Train and use neural networks on NumPy or, with NNBACKEND=cupy, on a GPU.",
-        epilog="NNBACKEND selects the backend: numpy (default), cupy, cupy:1, torch, torch:DEVICE, auto.",
+        epilog="NNBACKEND selects the backend: numpy (default), cupy, cupy:1, torch, torch:DEVICE, auto. "
+        f"{EXIT_STATUS}",
     )
-    parser.add_argument("--version", action="version", version=f"nnbackend {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of all that computes, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (train, predict, doctor):
         command.add(commands)
     interchange.add_parsers(commands, say)
+    completion.add(commands, parser)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the versions of nnbackend, Python and the array libraries, without importing the libraries."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        say(f"nnbackend {__version__}")
+        say(f"python {platform.python_version()}")
+        owners = metadata.packages_distributions()
+        for name in ("array_api_compat", *ROOMS):
+            for owner in sorted(set(owners.get(name, []))):
+                say(f"{owner} {metadata.version(owner)}")
+        parser.exit()

@@ -11,6 +11,11 @@ from typing import Any, NoReturn
 from nnbackend.errors import unknown_name
 from nnbackend.plotting import check_picture
 
+EXIT_STATUS = (
+    "Exit status: 0: done. 1: failed, and the last line on stderr says why. 2: the arguments are wrong. 130: Ctrl-C "
+    "ended it. 143: SIGTERM ended it."
+)
+
 
 class UsageError(Exception):
     """The arguments are wrong."""

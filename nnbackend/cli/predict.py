@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbackend.cli.output import complain, say, warn
-from nnbackend.cli.parser import Parser, UsageError, backend_option, check_output, positive
+from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option, check_output, positive
 from nnbackend.errors import DataError
 from nnbackend.images import draw_images
 from nnbackend.network import load
@@ -23,6 +23,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         parents=[backend_option()],
         help="classify pictures with a saved network",
         description="Classify digits in pictures (PNG, JPEG, ...) and IDX files with a network that `train` saved.",
+        epilog=EXIT_STATUS,
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="the file of a saved network")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a picture, or an IDX file of images (.gz or not)")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say
-from nnbackend.cli.parser import Parser, UsageError, backend_option, check_output, natural, positive
+from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option, check_output, natural, positive
 from nnbackend.files import WINDOWS
 from nnbackend.layers import ACTIVATIONS
 from nnbackend.network import DTYPES
@@ -32,6 +32,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         parents=[backend_option()],
         help="train a network on a data set",
         description="Train a network and test it. Ctrl-C ends the training early; the files are still written.",
+        epilog=EXIT_STATUS,
     )
     parser.add_argument("data_set", choices=["mnist"], help="the data set")
     _add_settings(parser)

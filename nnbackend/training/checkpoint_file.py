@@ -178,8 +178,10 @@ def _lock(handle: int) -> None:
         except OSError as error:
             raise BlockingIOError from error
         return
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:  # Python in a browser: there are no other processes
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pickle
+import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +26,7 @@ from support import SIDE, write_bars
 import nnbackend as nn
 from nnbackend.backends import crossover
 from nnbackend.cli import main
+from nnbackend.cli.output import INTERRUPTED, TERMINATED
 from nnbackend.datasets import mnist_host, write_idx
 from nnbackend.recipes import predict_file
 
@@ -468,7 +473,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 def test_as_a_module() -> None:
     done = run("-m", "nnbackend", "--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"nnbackend {nn.__version__}\n", "")
+    assert (done.returncode, done.stdout.splitlines()[0], done.stderr) == (0, f"nnbackend {nn.__version__}", "")
     done = run("-m", "nnbackend", "train", "mnits")
     assert done.returncode == 2
     assert done.stderr.startswith("nnbackend: error: unknown data set 'mnits'. Did you mean 'mnist'?")
@@ -476,6 +481,62 @@ def test_as_a_module() -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_the_version_lists_the_array_libraries(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"python {platform.python_version()}" in lines
+    assert f"numpy {np.__version__}" in lines
+    for name in ("array_api_strict", "torch"):
+        if importlib.util.find_spec(name):
+            assert f"{name} {importlib.metadata.version(name)}" in lines
+    assert "torch" not in "".join(lines) or importlib.util.find_spec("torch")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["completion", "--help"]]
+)
+def test_help_tells_the_exit_status(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for status in (0, 1, 2, INTERRUPTED, TERMINATED):
+        assert f" {status}: " in text
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["tr"], {"train"}),
+        (["train", "mn"], {"mnist"}),
+        (["train", "mnist", "--optimizer", "adam"], {"adam", "adamw"}),
+        (["train", "mnist", "--che"], {"--checkpoint"}),
+        (["predict", "net.s"], {"net.safetensors"}),
+    ],
+)
+def test_bash_completes(words: list[str], completed: set[str], tmp_path: Path) -> None:
+    pytest.importorskip("shtab", reason='shtab is not installed: pip install "nnbackend[completion]"')
+    (tmp_path / "net.safetensors").touch()
+    written = run("-m", "nnbackend", "completion", "bash")
+    assert (written.returncode, written.stderr) == (0, "")
+    ask = f"""
+COMP_WORDS=(nnbackend {" ".join(words)}); COMP_CWORD={len(words)}
+_shtab_nnbackend nnbackend {words[-1]} {words[-2] if len(words) > 1 else "nnbackend"} 2>/dev/null
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", written.stdout + ask], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) == completed
+
+
+def test_completion_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    assert "nnbackend[completion]" in capsys.readouterr().err
+    assert main(["completion", "csh"]) == 2
+    assert "unknown shell 'csh'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp1252"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import cupy
@@ -78,7 +78,7 @@ def _kernel(name: str, dtype: str) -> Any:
 @cache
 def _module(dtype: str) -> Any:
     real = {"f": "float", "d": "double"}[dtype]
-    source = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+    source = files("nnbackend.backends.cupy").joinpath("kernels.cu").read_text(encoding="utf-8")
     return cupy.RawModule(code=f"typedef {real} T;\n{source}")
 
 

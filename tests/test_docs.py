@@ -1,0 +1,76 @@
+"""The documentation: its programs run, and so do the examples in docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnbackend as nn
+
+PACKAGE = Path(nn.__file__).parent
+PAGES = Path(__file__).parents[1] / "ci" / "docs" / "pages"
+WITH_PROGRAMS = sorted(
+    page.relative_to(PAGES).as_posix() for page in PAGES.glob("*.md") if "```python" in page.read_text("utf-8")
+)
+WITH_EXAMPLES = sorted(
+    ".".join(("nnbackend", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text("utf-8")
+)
+
+
+def test_there_are_pages_with_programs() -> None:
+    assert {"tutorial.md", "book.md", "parallel.md"} <= set(WITH_PROGRAMS)
+
+
+@pytest.mark.parametrize("page", WITH_PROGRAMS)
+def test_the_program_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    """All blocks of a page, one after the other, in one process: without a warning, and on the sample."""
+    if "sklearn" in (PAGES / page).read_text("utf-8"):
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```$", (PAGES / page).read_text("utf-8"), re.M | re.S))
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_estimate_for_several_processes_is_what_its_program_prints() -> None:
+    page = (PAGES / "parallel.md").read_text("utf-8")
+    (program,) = [block for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "def step" in block]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    printed = re.findall(r"rows: (\d+) us \+ (\d+) us, efficiency (\d+)%", done.stdout)
+    table = re.findall(r"\| ([\d,]+) us \| ([\d,]+) us \| (\d+) % \|", page)
+    assert len(table) == 9
+    assert [tuple(cell.replace(",", "") for cell in row) for row in table] == printed
+    told = re.search(
+        r"each process: (.+) for the 8 GPUs, (.+) for 64 machines with a GPU each, (.+) for 64", " ".join(page.split())
+    )
+    assert told is not None
+    assert [rows.replace(",", "") for rows in told.groups()] == re.findall(r"from (\d+) rows on", done.stdout)
+
+
+def test_the_two_languages_show_the_same_programs() -> None:
+    for page in ("tutorial.md", "book.md"):
+        english, japanese = (
+            [re.sub(r"\s*#.*", "", block) for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)]
+            for text in ((PAGES / page).read_text("utf-8"), (PAGES / "ja" / page).read_text("utf-8"))
+        )
+        assert english == japanese
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_examples_in_docstrings(module: str) -> None:
+    if module.startswith("nnbackend.estimator"):
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    done = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert done.attempted > 0
+    assert done.failed == 0
