@@ -100,6 +100,7 @@ def test_train_says_writes_and_records(
         "lr": 0.02,
         "epochs": 3,
         "batch_size": 10,
+        "accumulate": 1,
         "seed": 0,
         "dtype": "float32",
         "backend": "numpy",
@@ -263,7 +264,7 @@ def test_interrupted_outside_of_training(
         (
             ["trian"],
             2,
-            "unknown command 'trian'. Did you mean 'train'? Known: conformance, doctor, export, predict, train.",
+            "unknown command 'trian'. Did you mean 'train'? Known: completion, conformance, doctor, export, predict, train.",
         ),
         (["train"], 2, "the following arguments are required: data_set"),
         (["train", "mnits"], 2, "unknown data set 'mnits'. Did you mean 'mnist'? Known: mnist."),
