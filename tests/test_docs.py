@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -74,3 +76,53 @@ def test_examples_in_docstrings(module: str) -> None:
     done = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert done.attempted > 0
     assert done.failed == 0
+
+
+# --- what builds the pages
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_docs", PAGES.parent / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_is_in_the_reference(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.setattr(build, "PAGES", tmp_path)
+    described = set(build.reference())
+    text = "".join(page.read_text("utf-8") for page in (tmp_path / "reference").glob("*.md"))
+    for name in nn.__all__:
+        assert f"nnbackend.{name}" in described or f"`{name}`" in text, name
+    assert {"nnbackend.functions.relu", "nnbackend.estimator.NNClassifier", "nnbackend.book.layers.Relu"} <= described
+
+
+def test_links_of_borrowed_pages_lead_to_pages(build: ModuleType) -> None:
+    readme = build.borrowed("index.md", "README.md")
+    assert "[日本語](ja/index.md)" in readme
+    assert "(promises.md)" in readme
+    assert "(extending.md)" in readme
+    assert "(pictures/spiral.png)" in readme
+    assert "[English](../index.md)" in build.borrowed("ja/index.md", "README.ja.md")
+
+
+def test_japanese_lines_are_joined_where_no_space_belongs(build: ModuleType) -> None:
+    text = "重みの\n配列は、\n`W` と\nNumPy。\n次\n\n- 項目\n- 項目\n```python\nx = 1  # 数\n値 = 2\n```\n"
+    joined = "重みの配列は、`W` と\nNumPy。次\n\n- 項目\n- 項目\n```python\nx = 1  # 数\n値 = 2\n```\n"
+    assert build.joined(text) == joined
+
+
+def test_a_link_that_leads_nowhere_is_found(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SITE", tmp_path)
+    (tmp_path / "a.html").write_text('<h1 id="here">A</h1><a href="b.html#there">B</a><a href="#here">A</a>')
+    assert list(build.broken_links()) == ["a.html links to b.html#there, which is not there"]
+    (tmp_path / "b.html").write_text("<h1>B</h1>")
+    assert list(build.broken_links()) == ["a.html links to b.html#there, which is not there"]
+    (tmp_path / "b.html").write_text('<h1 id="there">B</h1>')
+    assert list(build.broken_links()) == []

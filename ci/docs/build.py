@@ -28,14 +28,15 @@ from urllib.parse import unquote, urlsplit
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parents[1]
 PAGES, DRAWN, SITE = DOCS / "build", DOCS / "drawn", DOCS / "site"
-REPOSITORY = "https://github.com/nnbackend/nnbackend/blob/main"
+REPOSITORY = os.environ.get("REPOSITORY_URL", "")  # what is no page is linked there, if it is known
 BORROWED = {  # pages that stand elsewhere in the repository
     "index.md": "README.md",
     "ja/index.md": "README.ja.md",
     "extending.md": ".github/CONTRIBUTING.md",
     "promises.md": "tests/PROMISES.md",
 }
-PRIVATE = ("nnbackend.backends.", "nnbackend.cli", "nnbackend.pyinstaller")
+INTERNAL = ("nnbackend.checks", "nnbackend.cli")
+WITH_MODULES = ("nnbackend.book.", "nnbackend.functions.optimizers")  # where modules within a room are public, too
 
 
 def main() -> int:
@@ -46,6 +47,8 @@ def main() -> int:
     shutil.copytree(DOCS / "pages", PAGES)
     for page, source in BORROWED.items():
         (PAGES / page).write_text(borrowed(page, source), encoding="utf-8")
+    for page in (PAGES / "ja").glob("*.md"):
+        page.write_text(joined(page.read_text(encoding="utf-8")), encoding="utf-8")
     examples = sorted((ROOT / "examples").glob("*.py"))
     if not arguments.quick:
         for example in examples:
@@ -85,10 +88,12 @@ def borrowed(page: str, source: str) -> str:
         if not (ROOT / file).exists():
             raise FileNotFoundError(f"{source} links to {target}, which is not there")
         if file.startswith("examples/pictures/"):
-            return f"]({up}{file.removeprefix('examples/')})"
-        return f"]({up}{pages[file]})" if file in pages else f"]({REPOSITORY}/{file})"
+            return f"[{found['text']}]({up}{file.removeprefix('examples/')})"
+        if file in pages:
+            return f"[{found['text']}]({up}{pages[file]})"
+        return f"[{found['text']}]({REPOSITORY}/blob/main/{file})" if REPOSITORY else found["text"]
 
-    return re.sub(r"\]\((?P<target>[^)\s]+)\)", led, path.read_text(encoding="utf-8"))
+    return re.sub(r"\[(?P<text>[^\[\]]*)\]\((?P<target>[^)\s]+)\)", led, path.read_text(encoding="utf-8"))
 
 
 # --- the gallery
@@ -125,13 +130,12 @@ def gallery(examples: list[Path]) -> Iterator[str]:
 
 def modules() -> list[ModuleType]:
     """Return all public modules that say what they offer: nnbackend first, then by name."""
-    package = ROOT / "nnbackend"
     found = []
-    for path in sorted(package.rglob("*.py")):
+    for path in (ROOT / "nnbackend").rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if name.startswith(PRIVATE) or "-" in name or re.search(r"^__all__\b", path.read_text("utf-8"), re.M) is None:
-            continue
-        found.append(importlib.import_module(name))
+        public = name not in INTERNAL and (name.count(".") < 2 or name.startswith(WITH_MODULES))
+        if public and re.search(r"^__all__\b", path.read_text("utf-8"), re.M):
+            found.append(importlib.import_module(name))
     return sorted(found, key=lambda module: module.__name__)
 
 
@@ -173,7 +177,7 @@ def reference() -> list[str]:
 def settings() -> Path:
     """Write the settings of MkDocs with the pages of the reference in the navigation. Return the path."""
     text = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
-    pages = sorted((PAGES / "reference").glob("*.md"))
+    pages = sorted((PAGES / "reference").glob("*.md"), key=lambda page: page.stem)
     lines = [f"      - {page.stem}: reference/{page.name}" for page in pages]
     text += "\n".join(["  - Reference:", *lines, "  - Changelog: changelog.md", ""])
     path = DOCS / "mkdocs.built.yml"
