@@ -96,6 +96,14 @@ def borrowed(page: str, source: str) -> str:
     return re.sub(r"\[(?P<text>[^\[\]]*)\]\((?P<target>[^)\s]+)\)", led, path.read_text(encoding="utf-8"))
 
 
+def joined(text: str) -> str:
+    """Return Japanese Markdown without the line breaks within a sentence, which a browser would show as spaces."""
+    letter, mark = r"[\u3040-\u30ff\u3400-\u9fff\uff10-\uff5a]", r"[\u3000-\u303f\uff01-\uff0f\uff1a-\uff1f]"
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
+    breaks = re.compile(rf"(?<={letter})\n(?={letter})|(?<={mark})\n(?=[^\n#|`-]|`[^`])|(?<=[^\n])\n(?={mark})")
+    return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)
+
+
 # --- the gallery
 
 
