@@ -115,11 +115,14 @@ class Backend:
         """Return the device for one of several processes on this machine, as a name has it; "" for the default."""
         return ""
 
-    def device_sum(self, size: int, rank: int, share: Callable[[Any], Any]) -> Callable[[Array], None] | None:
+    def device_sum(
+        self, size: int, rank: int, share: Callable[[Any], Any], agree: Callable[[bool], bool]
+    ) -> Callable[[Array], None] | None:
         """Return a function that adds the arrays of several processes in place, on their devices.
 
         size, rank: the number of processes, and that of this one. share: returns to all processes the value that the
-        one of rank 0 calls it with. Returns None if the library has no such function; hosts then add.
+        one of rank 0 calls it with. agree: says whether all processes call it with True. Returns None if the library
+        has no such function; the hosts then add.
         """
         return None
 

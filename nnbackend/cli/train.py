@@ -126,7 +126,12 @@ def _run(arguments: argparse.Namespace) -> int:
         if processes.size > 1:  # the others would wait for this one
             processes.abort(complain(f"rank {processes.rank}: {error}"))
         raise
+    except KeyboardInterrupt:
+        processes.abort(INTERRUPTED)  # nothing happens if there is one process
+        raise
     except _Terminated:
+        if checkpoint is None:  # else all processes have stopped after the same step
+            processes.abort(TERMINATED)
         return complain(f"terminated; {how_to_go_on}" if how_to_go_on else "terminated", TERMINATED)
     history = result.history
     if not processes.is_root:

@@ -297,6 +297,8 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "softmax_cross_entropy_backward": [p, t, positive(6), positive(5), 0.1],
         "softmax_cross_entropy_recorded": [x, t, draw(2, 9), clock],
         "softmax_cross_entropy_rows": [x, t, positive(6), positive(5), 0.1],
+        "softmax_cross_entropy_variants": [x, draw(6, 3), draw(3, 5), t, positive(5), 0.1],
+        "take_columns": [x, np.array([3, 0, 3])],
         "take_rows": [order, clock, 3, 0, 3, draw(9, 4), t.repeat(2)[:9]],
         "total_weight": [t, positive(6), positive(5)],
         "sgd_step": [draw(20), draw(20), 0.1, 0.2],

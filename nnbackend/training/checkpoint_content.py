@@ -176,15 +176,16 @@ def fingerprints(arrays: Mapping[str, Array | None]) -> dict[str, str]:
     return found
 
 
-def differences(name: str, then: Any, now: Any) -> list[str]:
-    """Return in words where two JSON-able values differ."""
+def differences(name: str, then: Any, now: Any, words: tuple[str, str] = (" then", " now")) -> list[str]:
+    """Return in words where two JSON-able values differ. words: what follows the one and the other value."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         keys = sorted({*then, *now}, key=str)
-        return [d for key in keys for d in differences(f"{name} {key}".strip(), then.get(key), now.get(key))]
+        return [d for key in keys for d in differences(f"{name} {key}".strip(), then.get(key), now.get(key), words)]
     if isinstance(then, list | tuple) and isinstance(now, list | tuple) and len(then) == len(now):
-        return [d for i, (a, b) in enumerate(zip(then, now, strict=True)) for d in differences(f"{name}[{i}]", a, b)]
+        pairs = enumerate(zip(then, now, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(f"{name}[{i}]", a, b, words)]
     same = then == now or (then != then and now != now)  # NaN
-    return [] if same else [f"{name}: {then!r} then, {now!r} now"]
+    return [] if same else [f"{name}: {then!r}{words[0]}, {now!r}{words[1]}"]
 
 
 _CLOCK = "training.clock"

@@ -7,6 +7,7 @@ sum of host arrays has the fixed order of `PairwiseSum`, so that several process
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -98,16 +99,19 @@ class MPICommunicator(Communicator):
             _abort_on_exception(comm)
 
     def on_root(self, function: Callable[[], Result]) -> Result:
-        result, error = None, None
-        if self.is_root:
+        answer: tuple[Any, Exception | None] = None, None
+        if not self.is_root:
+            answer = self._comm.bcast(None, root=0)
+        else:
             try:
-                result = function()
-            except Exception as raised:
-                error = raised
-        result, error = self._comm.bcast((result, error), root=0)
-        if error is not None:
-            raise error
-        return result  # type: ignore[no-any-return]
+                answer = function(), None
+            except Exception as error:
+                answer = None, error
+            self._comm.bcast(_portable(answer), root=0)
+        result, raised = answer
+        if raised is not None:
+            raise raised
+        return result  # type: ignore[return-value]
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         found = np.array(flags, "int32")
@@ -123,7 +127,8 @@ class MPICommunicator(Communicator):
     def add(self, sums: PairwiseSum, out: Array, flags: Sequence[bool]) -> tuple[list[Array], tuple[bool, ...]]:
         backend = sums.backend
         if self._device_sum is None or self._device_sum[0] != backend.name:
-            self._device_sum = backend.name, backend.device_sum(self.size, self.rank, self._comm.bcast)
+            agree = self._all_agree
+            self._device_sum = backend.name, backend.device_sum(self.size, self.rank, self._comm.bcast, agree)
         add_on_devices = self._device_sum[1]
         if add_on_devices is None:
             total = self._add_on_hosts(sums, flags)
@@ -131,10 +136,15 @@ class MPICommunicator(Communicator):
             out[...] = backend.asarray(total[:size])
             return [backend.asarray(value) for value in total[size:last]], tuple(map(bool, total[last:]))
         metrics = sums.total(out)
-        together = backend.xp.stack([backend.xp.astype(value, out.dtype, copy=False) for value in metrics])
+        together = backend.xp.zeros_like(out[: len(metrics)])
+        for i, value in enumerate(metrics):  # arrays, or numbers
+            together[i] = value
         add_on_devices(out)
         add_on_devices(together)
         return [together[i] for i in range(len(metrics))], self.any(*flags)
+
+    def _all_agree(self, willing: bool) -> bool:
+        return not self.any(not willing)[0]
 
     def _add_on_hosts(self, sums: PairwiseSum, flags: Sequence[bool]) -> Any:
         """Return the sum over all processes as one array: gradient, metrics, flags.
@@ -168,11 +178,10 @@ class MPICommunicator(Communicator):
         from nnbackend.training.checkpoint_content import differences
 
         of_root = self._comm.bcast(dict(described), root=0)
-        found = differences("", of_root, dict(described))
-        for rank, changes in enumerate(self._comm.allgather(found)):
+        found = differences("", of_root, dict(described), (" in rank 0", f" in rank {self.rank}"))
+        for changes in self._comm.allgather(found):
             if changes:
-                words = "; ".join(changes).replace(" then,", " in rank 0,").replace(" now", f" in rank {rank}")
-                raise CommunicationError(f"the processes do not train the same: {words}")
+                raise CommunicationError(f"the processes do not train the same: {'; '.join(changes)}")
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a communicator belongs to its processes: it cannot be pickled")
@@ -201,6 +210,8 @@ def communicator(comm: Any = None) -> Communicator:
 def _abort_on_exception(comm: Any) -> None:
     """End all processes if one has an exception that nobody catches: the others would wait for it for ever."""
     previous = sys.excepthook
+    if getattr(previous, "ends_all", False):  # of an earlier communicator
+        return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         try:
@@ -211,4 +222,15 @@ def _abort_on_exception(comm: Any) -> None:
         finally:
             comm.Abort(1)
 
+    hook.ends_all = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def _portable(answer: tuple[Any, Exception | None]) -> tuple[Any, Exception | None]:
+    """Return an answer that can be pickled and read again: the answer itself, or an error that tells of it."""
+    try:
+        pickle.loads(pickle.dumps(answer))
+        return answer
+    except Exception as problem:
+        error = answer[1] or problem
+        return None, CommunicationError(f"rank 0: {type(error).__name__}: {error}")

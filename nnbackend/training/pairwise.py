@@ -85,8 +85,9 @@ class PairwiseSum:
         """Return the sums so far: for each node its gradient and its metrics."""
         return [(node, self.gradients[i, ...], metrics) for i, (node, metrics) in enumerate(self._nodes)]
 
-    def resume(self, parts: list[tuple[Node, Array, list[Array]]]) -> None:
-        """Take up the sums that `parts` has returned, whose arrays may hold other values by now."""
+    def resume(self, first: int, count: int, parts: list[tuple[Node, Array, list[Array]]]) -> None:
+        """Take up the sums of these batches that `parts` has returned. Their arrays may hold other values by now."""
+        self.begin(first, count)
         self._nodes = [(node, metrics) for node, _, metrics in parts]
 
     def total(self, out: Array) -> list[Array]:

@@ -73,6 +73,7 @@ class SeveralPasses:
     """
 
     def __init__(self, network: Network, batch_size: int, accumulate: int, communicator: Communicator):
+        self.settings = batch_size, accumulate, communicator
         self._network, self._batch_size, self._accumulate = network, batch_size, accumulate
         self._communicator = communicator
         size, alone = network.buffer.grad.shape[0], communicator.size == 1
@@ -109,7 +110,7 @@ class SeveralPasses:
             for layer, update in updates:
                 for values in communicator.gather(update).reshape(-1, update.shape[1]):
                     follow(layer, network.backend.asarray(values), network.backend.xp)
-            sums.resume(parts)
+            sums.resume(first, count, parts)
             metrics, decisions = communicator.add(sums, network.buffer.grad, flags)
             for i, value in enumerate(metrics):
                 self.metrics[i] = value

@@ -211,8 +211,8 @@ class Trainer:
 
         Raises ValueError for data that is empty, not finite, of unequal lengths, smaller than a batch, or does not
         fit the network; TypeError for a callback that cannot be called; MemoryError, with a batch_size that fits, if
-        the memory is too small; CheckpointError if checkpoints cannot be written, another process writes them, or the
-        file holds those of another run.
+        the memory is too small; CommunicationError if several processes do not train the same; CheckpointError if
+        checkpoints cannot be written, another process writes them, or the file holds those of another run.
         """
         positive_integer("epochs", epochs)
         for callback in callbacks:
@@ -249,7 +249,9 @@ class Trainer:
             description = describe_run(self, callbacks, found) | {
                 "epochs": epochs,
                 "progress": [state.fits, state.epoch, state.step],
-                "values": fingerprints({"parameters": buffer.data, "statistics": buffer.state}),
+                "values": fingerprints({"parameters": buffer.data, "statistics": buffer.state, "clock": buffer.clock}),
+                "optimizer's state": fingerprints(numbers_and_arrays(state.optimizer)[1]),
+                "checkpoint": None if self.checkpoint is None else [self.checkpoint.every, self.checkpoint.on_error],
             }
             self.communicator.check_agreement(description)
 
@@ -376,7 +378,8 @@ class Trainer:
                 bar.advance(rows_per_step if state.step < whole else n - whole * rows_per_step)
                 state.step += 1
                 if bar.wants_metrics(state.step):
-                    bar.show(**self._summary(snapshot, first, epoch))
+                    # the bar is in one process alone, and the repetition of steps after a fault takes all
+                    bar.show(**(self._means(epoch) if shared else self._summary(snapshot, first, epoch)))
                 if not shared:
                     self._decisions = wishes()
                 elif state.step > whole:  # each process has done this step alone
@@ -484,8 +487,9 @@ class Trainer:
         return {name: getattr(self, name) for name in names} | {"sums": sums} | self.network.signature()
 
     def _several_passes(self) -> SeveralPasses:
-        if self._passes is None:
-            self._passes = SeveralPasses(self.network, self.batch_size, self.accumulate, self.communicator)
+        settings = self.batch_size, self.accumulate, self.communicator
+        if self._passes is None or self._passes.settings != settings:
+            self._passes = SeveralPasses(self.network, *settings)
         return self._passes
 
     def _draw(self, n: int, epoch: int) -> np.ndarray[Any, Any]:
@@ -496,14 +500,23 @@ class Trainer:
         return self._drawn[1]
 
     def _summary(self, snapshot: dict[str, Any], first: int, epoch: Epoch) -> dict[str, float | None]:
-        """Return mean loss and accuracy of the epoch so far. Training reads the device here and nowhere else."""
+        """Return what `_means` returns, or raise NumericalError if a value is not finite."""
         state = self.state
-        metrics = to_numpy(state.metrics)[:, : state.step].astype(np.float64)
-        good = np.isfinite(metrics[0])
+        good = np.isfinite(self._host_metrics()[0])
         if self.on_fault == "stop" and not (good.all() and self._sound()):
             self._fail(state.step if good.all() else int(good.argmin()), snapshot, first, epoch)
         if state.step == state.metrics.shape[1] and not good.any():
             raise NumericalError(f"every step of epoch {state.epoch + 1} was skipped: none left finite values")
+        return self._means(epoch)
+
+    def _host_metrics(self) -> Any:
+        """Return the metrics of the epoch so far. Training reads the device here, and where it looks for faults."""
+        return to_numpy(self.state.metrics)[:, : self.state.step].astype(np.float64)
+
+    def _means(self, epoch: Epoch) -> dict[str, float | None]:
+        """Return mean loss and accuracy of the epoch so far, over the steps whose loss is finite."""
+        state, metrics = self.state, self._host_metrics()
+        good = np.isfinite(metrics[0])
         sizes = np.minimum(epoch.stride, epoch.order.shape[0] - epoch.stride * np.arange(state.step))[good]
         losses, correct, *weights = metrics[:, good]
         rows = (weights[0] if weights else sizes).sum() or 1

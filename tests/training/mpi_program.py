@@ -44,13 +44,13 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
     network = nn.Network(layers, loss, seed=options.get("network", 1), backend=options.get("backend", "numpy"))
     trainer = nn.Trainer(
         network,
-        nn.Adam(nn.Cosine(0.01, steps=40)),
+        nn.SGD(options["lr"]) if "lr" in options else nn.Adam(nn.Cosine(0.01, steps=40)),
         batch_size=options.get("batch_size", 5),
         accumulate=accumulate,
         seed=2,
         clip_norm=1.0,
         on_fault=options.get("on_fault", "stop"),
-        checkpoint=nn.Checkpoint(folder / "run", every="1steps", keep=2) if folder else None,
+        checkpoint=nn.Checkpoint(folder / "run", every=options.get("every", "1steps"), keep=2) if folder else None,
         communicator=communicator,
     )
     if folder:
@@ -69,12 +69,18 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
     trainer._shared_step = stepped  # type: ignore[method-assign]
     stopper = nn.EarlyStopping("val_loss", patience=100)
     trainer.fit(x[:93], t[:93], epochs, sample_weight=None if weight is None else weight[:93],
-                validation=(x[93:], t[93:]), callbacks=[stopper])  # fmt: skip
+                validation=(x[93:], t[93:]), callbacks=[stopper], progress=options.get("progress", False))  # fmt: skip
     return trainer
 
 
 if __name__ == "__main__":
     chosen = json.loads(sys.argv[2])
     communicator = nn.communicator()
-    trainer = run(Path(sys.argv[1]) if sys.argv[1] else None, communicator, **chosen)
+    try:
+        trainer = run(Path(sys.argv[1]) if sys.argv[1] else None, communicator, **chosen)
+    except nn.NumericalError as error:
+        if not chosen.get("catch"):
+            raise
+        sys.stdout.write(f"{communicator.rank} NumericalError: {error}\n")
+        sys.exit()
     sys.stdout.write(f"{communicator.rank} {trainer.epoch} {trainer.state.step} {digest(trainer)}\n")

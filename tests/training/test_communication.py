@@ -24,6 +24,7 @@ from nnbackend import serialization
 from nnbackend.backends import resolve, select, to_numpy
 from nnbackend.cli import main
 from nnbackend.training.communication import SIZES, MPICommunicator
+from nnbackend.training.communication import _portable as portable
 from nnbackend.training.pairwise import PairwiseSum, add_nodes, nodes_of
 
 PROGRAM = Path(__file__).parent / "mpi_program.py"
@@ -38,7 +39,8 @@ spec.loader.exec_module(program)
 def launch(
     processes: int, folder: Path | str = "", timeout: float = 120, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONWARNINGS"] = options.pop("warnings", "error")
     command = [str(MPIEXEC), "-n", str(processes), sys.executable, str(PROGRAM), str(folder), json.dumps(options)]
     return subprocess.run(
         command,
@@ -202,10 +204,13 @@ def test_an_exception_in_one_process_ends_all() -> None:
         ({"data": 1}, "data x: "),
         ({"network": 9}, "values parameters: "),
         ({"epochs": 4}, "epochs: 3 in rank 0, 4 in rank 1"),
+        ({"every": "2steps"}, "checkpoint[0]: '1steps' in rank 0, '2steps' in rank 1"),
     ],
 )
-def test_processes_that_differ_notice_it_before_the_first_step(differing: dict[str, int], words: str) -> None:
-    done = launch(2, rank1={**differing})
+def test_processes_that_differ_notice_it_before_the_first_step(
+    differing: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    done = launch(2, tmp_path, rank1={**differing})
     assert done.returncode != 0
     assert "CommunicationError: the processes do not train the same: " in done.stderr
     assert words in done.stderr
@@ -257,6 +262,59 @@ def test_an_error_of_the_command_ends_all_processes() -> None:
     assert "accumulate is 3, which 2 processes cannot share equally" in done.stderr
 
 
+@needs_mpi
+def test_a_value_that_is_not_finite_is_noticed_by_all_alike_also_with_a_bar() -> None:
+    done = launch(2, lr=1e30, progress=True, catch=True, warnings="ignore")
+    assert done.returncode == 0, done.stderr
+    found = {line.split(maxsplit=1)[1] for line in done.stdout.splitlines()}
+    assert len(found) == 1, found
+    assert "NumericalError: training met a value that is not finite at epoch 1, step " in found.pop()
+
+
+def test_sums_are_taken_up_after_others() -> None:
+    """As a captured step does after the last, smaller step of an epoch, which ran without a graph."""
+    sums, out = PairwiseSum(resolve("numpy"), "float32", 1, 6, whole=False), np.zeros(1, "float32")
+    sums.begin(3, 3)
+    for value in (1.0, 2.0, 4.0):
+        sums.add(np.array([value], "float32"), [value])
+    parts = sums.parts()
+    sums.begin(0, 2)
+    sums.add(np.array([8.0], "float32"), [8.0])
+    for (_, gradient, _), value in zip(parts, (1.0, 6.0), strict=True):
+        gradient[...] = value  # the passes were repeated on the same arrays
+    sums.resume(3, 3, parts)
+    assert (sums.first, sums.count) == (3, 3)
+    assert sums.total(out) == [7.0]
+    assert out.tolist() == [7.0]
+
+
+class Stubborn(Exception):
+    def __init__(self, number: int, text: str):
+        super().__init__(text)
+
+
+@pytest.mark.parametrize("answer", [(None, Stubborn(5, "no room")), (lambda: 0, None)])
+def test_an_answer_that_cannot_be_sent_becomes_an_error_that_can(answer: Any) -> None:
+    result, error = portable(answer)
+    assert result is None
+    assert isinstance(error, nn.CommunicationError)
+    assert "rank 0: " in str(error)
+    assert portable((3, None)) == (3, None)
+
+
+def test_batches_of_another_size_are_summed_anew() -> None:
+    x, t = np.eye(8, dtype="float32"), np.arange(8) % 2
+    trainers = []
+    for first in ((2, 4), (4, 2)):
+        trainer = nn.Trainer(nn.Network([nn.Affine(8, 2)], seed=0), nn.SGD(), batch_size=first[0], accumulate=first[1])
+        trainer.fit(x, t, 1)
+        trainer.batch_size, trainer.accumulate = 2, 4
+        trainer.fit(x, t, 1)
+        trainers.append(trainer)
+    assert trainers[1]._several_passes().settings[:2] == (2, 4)
+    np.testing.assert_allclose(*(trainer.network.params["W1"] for trainer in trainers), rtol=1e-5)
+
+
 # --- sums on devices ------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +344,7 @@ def nccl(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_nccl_adds_in_place_on_the_current_stream(nccl: SimpleNamespace, char: str, number: int) -> None:
     room = importlib.import_module("nnbackend.backends.cupy.nccl")
     shared: list[Any] = []
-    add = room.device_sum(sys.modules["cupy"], 2, 0, lambda value: shared.append(value) or value)
+    add = room.device_sum(sys.modules["cupy"], 2, 0, lambda value: shared.append(value) or value, bool)
     array = SimpleNamespace(data=SimpleNamespace(ptr=4096), size=10, dtype=SimpleNamespace(char=char))
     add(array)
     assert shared == [(1, 2, 3)]
@@ -296,7 +354,7 @@ def test_nccl_adds_in_place_on_the_current_stream(nccl: SimpleNamespace, char: s
 def test_without_nccl_hosts_add(nccl: SimpleNamespace) -> None:
     nccl.available = False
     room = importlib.import_module("nnbackend.backends.cupy.nccl")
-    assert room.device_sum(sys.modules["cupy"], 2, 1, lambda value: value) is None
+    assert room.device_sum(sys.modules["cupy"], 2, 1, lambda value: value, bool) is None
 
 
 def test_sums_on_devices_are_used_if_the_library_has_them() -> None:
@@ -312,7 +370,7 @@ def test_sums_on_devices_are_used_if_the_library_has_them() -> None:
     comm._device_sum = on.name, double
     sums = PairwiseSum(on, "float32", 2, 2)
     sums.begin(0, 1)
-    sums.add(np.array([1.0, 2.0], "float32"), [np.float32(3.0), np.int64(4)])
+    sums.add(np.array([1.0, 2.0], "float32"), [np.float32(3.0), 4.0])
     out = np.zeros(2, "float32")
     metrics, flags = comm.add(sums, out, (True, False))
     assert out.tolist() == [2.0, 4.0]

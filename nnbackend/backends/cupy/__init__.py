@@ -86,13 +86,15 @@ class CupyBackend(Backend):
         except Exception:  # `open` says what is wrong
             return ""
 
-    def device_sum(self, size: int, rank: int, share: Callable[[Any], Any]) -> Callable[[Array], None] | None:
+    def device_sum(
+        self, size: int, rank: int, share: Callable[[Any], Any], agree: Callable[[bool], bool]
+    ) -> Callable[[Array], None] | None:
         import cupy
 
         from nnbackend.backends.cupy import nccl
 
         with self.device:
-            return nccl.device_sum(cupy, size, rank, share)
+            return nccl.device_sum(cupy, size, rank, share, agree)
 
     def memory(self) -> dict[str, int]:
         import cupy

@@ -8,18 +8,19 @@ from typing import Any
 from nnbackend.functions.array import Array
 
 
-def device_sum(cupy: Any, size: int, rank: int, share: Callable[[Any], Any]) -> Callable[[Array], None] | None:
-    """Return a function that adds a contiguous floating array over all processes, or None if CuPy has no NCCL.
+def device_sum(
+    cupy: Any, size: int, rank: int, share: Callable[[Any], Any], agree: Callable[[bool], bool]
+) -> Callable[[Array], None] | None:
+    """Return a function that adds a contiguous floating array over all processes.
 
-    size, rank, share: as `Backend.device_sum` takes them. The order of the additions is NCCL's own, the same in all
-    processes. The sum runs on CuPy's current stream.
+    Returns None if CuPy has no NCCL in one of them. size, rank, share, agree: as `Backend.device_sum` takes them. The
+    order of the additions is NCCL's own, the same in all processes. The sum runs on CuPy's current stream.
     """
     from cupy.cuda import nccl
 
-    usable = nccl.available
-    identifier = share(nccl.get_unique_id() if rank == 0 and usable else None)
-    if identifier is None or not usable:
+    if not agree(bool(nccl.available)):
         return None
+    identifier = share(nccl.get_unique_id() if rank == 0 else None)
     communicator = nccl.NcclCommunicator(size, identifier, rank)
     types = {"f": nccl.NCCL_FLOAT32, "d": nccl.NCCL_FLOAT64}
 
