@@ -260,7 +260,7 @@ def test_interrupted_outside_of_training(
     ("arguments", "status", "message"),
     [
         ([], 2, "the following arguments are required: COMMAND"),
-        (["trian"], 2, "unknown command 'trian'. Did you mean 'train'? Known: doctor, predict, train."),
+        (["trian"], 2, "unknown command 'trian'. Did you mean 'train'? Known: completion, doctor, predict, train."),
         (["train"], 2, "the following arguments are required: data_set"),
         (["train", "mnits"], 2, "unknown data set 'mnits'. Did you mean 'mnist'? Known: mnist."),
         (["train", "mnist", "--activation", "rleu"], 2, "unknown activation 'rleu'. Did you mean 'relu'? Known: "),
