@@ -25,6 +25,8 @@ FOLDER = "nnbackend/backends/numpy"
 # -O3 vectorises the loops only if they set neither errno nor floating-point exceptions. -fno-fast-math keeps NaN
 # working whatever CFLAGS say. -ffp-contract=off forbids fused multiply-add, so that results equal NumPy's bit for bit.
 UNIX = ["-O3", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+# A function outside the stable ABI would be taken for one that returns an int, which cuts a pointer in half.
+UNIX += ["-Werror=implicit-function-declaration"]
 OPTIONS = [] if sys.platform == "win32" else UNIX
 OLDEST = (3, 11)  # the oldest CPython that loads a wheel with the stable ABI: `requires-python` of pyproject.toml
 

@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Each loop in the widest registers of the processor that it meets: glibc chooses when the module is loaded. */
@@ -492,7 +493,7 @@ static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *cons
              w->shape[0] == dx->shape[0] && w->shape[1] == y->shape[0] && t->ndim == 1 &&
              t->shape[0] == y->shape[1] && same_shape(losses, dx) && within(t, y->shape[0]);
     const size_t n = suited ? (size_t)t->shape[0] : 0, classes = suited ? (size_t)y->shape[0] : 0;
-    void *work = suited ? PyMem_RawMalloc(n * ((classes + 3) * (size_t)y->itemsize + 3 * sizeof(int64_t))) : NULL;
+    void *work = suited ? malloc(n * ((classes + 3) * (size_t)y->itemsize + 3 * sizeof(int64_t))) : NULL;
     if (work) {
         const Py_ssize_t shape[] = {dx->shape[0], y->shape[0], y->shape[1]};
         void *const memory[] = {y->buf, dx->buf, w->buf, t->buf, losses->buf};
@@ -503,7 +504,7 @@ static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *cons
         else
             softmax_cross_entropy_variants_double(shape, memory, (double *)(rows + 3 * n), rows);
         Py_END_ALLOW_THREADS
-        PyMem_RawFree(work);
+        free(work);
     }
     return finish(&a, work != NULL);
 }
@@ -611,7 +612,7 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
                      (double)x->shape[1 + axis] + 2 * padding;
     }
     const Py_ssize_t lanes = 2 * VECTOR / itemsize, blocks = suited ? (x->shape[3] + lanes - 1) / lanes : 0;
-    void *work = suited ? PyMem_RawMalloc((size_t)(x->len / x->shape[3] * blocks * lanes)) : NULL;
+    void *work = suited ? malloc((size_t)(x->len / x->shape[3] * blocks * lanes)) : NULL;
     if (work) {
         const Convolution job = {
             x->buf, W->buf, b->buf, y->buf, work, x->shape[0], x->shape[1], x->shape[2], x->shape[3], y->shape[0],
@@ -624,7 +625,7 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
         share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
             1 + (1 << 21) / products);
         Py_END_ALLOW_THREADS
-        PyMem_RawFree(work);
+        free(work);
     }
     return finish(&a, work != NULL);
 }
