@@ -452,6 +452,9 @@ class ndarray:
     def __init__(self, view: np.ndarray, block: Block):
         self._view, self._block = view, block
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0  # kDLCUDA, and the number of the device
+
     shape = property(lambda self: self._view.shape)
     dtype = property(lambda self: self._view.dtype)
     ndim = property(lambda self: self._view.ndim)

@@ -379,7 +379,8 @@ class Trainer:
                 state.step += 1
                 if bar.wants_metrics(state.step):
                     # the bar is in one process alone, and the repetition of steps after a fault takes all
-                    bar.show(**(self._means(epoch) if shared else self._summary(snapshot, first, epoch)))
+                    alone = partial(self._summary, snapshot, first, epoch)
+                    bar.show(**(self._means(epoch, self._host_metrics()) if shared else alone()))
                 if not shared:
                     self._decisions = wishes()
                 elif state.step > whole:  # each process has done this step alone
@@ -502,20 +503,21 @@ class Trainer:
     def _summary(self, snapshot: dict[str, Any], first: int, epoch: Epoch) -> dict[str, float | None]:
         """Return what `_means` returns, or raise NumericalError if a value is not finite."""
         state = self.state
-        good = np.isfinite(self._host_metrics()[0])
+        metrics = self._host_metrics()
+        good = np.isfinite(metrics[0])
         if self.on_fault == "stop" and not (good.all() and self._sound()):
             self._fail(state.step if good.all() else int(good.argmin()), snapshot, first, epoch)
         if state.step == state.metrics.shape[1] and not good.any():
             raise NumericalError(f"every step of epoch {state.epoch + 1} was skipped: none left finite values")
-        return self._means(epoch)
+        return self._means(epoch, metrics)
 
     def _host_metrics(self) -> Any:
         """Return the metrics of the epoch so far. Training reads the device here, and where it looks for faults."""
         return to_numpy(self.state.metrics)[:, : self.state.step].astype(np.float64)
 
-    def _means(self, epoch: Epoch) -> dict[str, float | None]:
+    def _means(self, epoch: Epoch, metrics: Any) -> dict[str, float | None]:
         """Return mean loss and accuracy of the epoch so far, over the steps whose loss is finite."""
-        state, metrics = self.state, self._host_metrics()
+        state = self.state
         good = np.isfinite(metrics[0])
         sizes = np.minimum(epoch.stride, epoch.order.shape[0] - epoch.stride * np.arange(state.step))[good]
         losses, correct, *weights = metrics[:, good]
