@@ -67,7 +67,7 @@ def measure(comm: nn.Communicator, sizes: tuple[int, ...], batch: int, rounds: i
 
     alone, shared = trainer(None), trainer(comm)
     size = shared.network.buffer.data.shape[0]
-    sums, out = PairwiseSum(shared.backend, "float32", size, comm.size, whole=False), np.empty(size, "float32")
+    sums, out = PairwiseSum(shared.backend, "float32", size, comm.size, whole=False), np.zeros(size, "float32")
     times: dict[str, list[float]] = {"one": [], "all": [], "collective": []}
 
     def collective() -> None:
