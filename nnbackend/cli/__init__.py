@@ -15,11 +15,10 @@ from typing import Any
 
 from nnbackend import __version__
 from nnbackend.backends.base import ROOMS
-from nnbackend.cli import completion, doctor, predict, train
+from nnbackend.cli import completion, doctor, interchange, predict, train
 from nnbackend.cli.output import INTERRUPTED, complain, say
 from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError
 from nnbackend.errors import NNBackendError
-from nnbackend.interchange import command as interchange
 from nnbackend.recipes import MnistSettings as Settings
 from nnbackend.recipes import Prediction, predict_file, train_mnist
 from nnbackend.recipes import TrainingResult as Run
@@ -61,9 +60,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of all that computes, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, predict, doctor):
+    for command in (train, predict, doctor, interchange):
         command.add(commands)
-    interchange.add_parsers(commands, say)
     completion.add(commands, parser)
     return parser
 

@@ -1,24 +1,20 @@
-"""The sub-commands `export` and `conformance` of the command `nnbackend`."""
+"""Parse the arguments of `nnbackend export` and `nnbackend conformance`, and print their results."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from nnbackend.cli.output import say
+from nnbackend.cli.parser import Parser
 from nnbackend.errors import unknown_name
 from nnbackend.files import write_atomically
-from nnbackend.interchange.conformance import conformance, markdown
-from nnbackend.interchange.onnx import to_onnx
-from nnbackend.interchange.torch import save_torch
 from nnbackend.network import Network, load
 
-Say = Callable[[str], None]
 
-
-def add_parsers(commands: Any, say: Say) -> None:
-    """Add both sub-commands to argparse's sub-parsers. say: prints a line."""
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add `export` and `conformance` to the sub-commands."""
     export = commands.add_parser(
         "export",
         help="write a saved network for other programs",
@@ -34,7 +30,7 @@ def add_parsers(commands: Any, say: Say) -> None:
         metavar="N",
         help="the shape of one row, such as 28 28 1; fixes the sides of images, which are left open otherwise",
     )
-    export.set_defaults(run=lambda arguments: _export(arguments, say))
+    export.set_defaults(run=_export)
 
     examine = commands.add_parser(
         "conformance",
@@ -49,10 +45,12 @@ def add_parsers(commands: Any, say: Say) -> None:
         help="the import path of an array-API namespace, such as jax.numpy, or the name of a backend",
     )
     examine.add_argument("--markdown", type=Path, metavar="FILE", help="write one table of all of them there")
-    examine.set_defaults(run=lambda arguments: _conformance(arguments, say))
+    examine.set_defaults(run=_conformance)
 
 
-def _conformance(arguments: argparse.Namespace, say: Say) -> int:
+def _conformance(arguments: argparse.Namespace) -> int:
+    from nnbackend.interchange.conformance import conformance, markdown
+
     results = []
     for name in arguments.namespaces:
         results.append(conformance(name))
@@ -63,7 +61,7 @@ def _conformance(arguments: argparse.Namespace, say: Say) -> int:
     return 0 if all(result.works for result in results) else 1
 
 
-def _export(arguments: argparse.Namespace, say: Say) -> int:
+def _export(arguments: argparse.Namespace) -> int:
     network = load(arguments.model, backend="numpy")
     shape = None if arguments.input_shape is None else tuple(arguments.input_shape)
     say(FORMATS[arguments.output.suffix.lower()](network, arguments.output, shape))
@@ -71,6 +69,8 @@ def _export(arguments: argparse.Namespace, say: Say) -> int:
 
 
 def _onnx(network: Network, path: Path, shape: tuple[int, ...] | None) -> str:
+    from nnbackend.interchange.onnx import to_onnx
+
     return str(to_onnx(network, path, input_shape=shape))
 
 
@@ -80,6 +80,8 @@ def _c(network: Network, path: Path, shape: tuple[int, ...] | None) -> str:
 
 
 def _torch(network: Network, path: Path, shape: tuple[int, ...] | None) -> str:
+    from nnbackend.interchange.torch import save_torch
+
     save_torch(network, path, input_shape=shape)
     return f"{path}: a state dict of PyTorch"
 
