@@ -281,15 +281,15 @@ def _(
     if not _vectors_of_images(x) or right != 1 or (need_dx and (down != 1 or top >= kh or left >= kw)):
         return NotImplemented
     images, dy_images = batch_last(x, padding).transpose(3, 1, 2, 0), batch_last(dy).transpose(3, 1, 2, 0)
+    dx = np.empty((c, *x.shape[1:3], len(x)), x.dtype) if need_dx else None
+    if dx is not None:
+        # dx is the convolution of dy with the filters turned about; dW and db are written only after it has succeeded
+        turned, zeros = np.ascontiguousarray(W[::-1, ::-1].transpose(0, 1, 3, 2)), np.zeros(c, x.dtype)
+        if _native.convolution(dy_images, turned, zeros, dx, 1, 1, kh - 1 - top, kw - 1 - left) is NotImplemented:
+            return NotImplemented
     if _native.convolution_filters(images, dy_images, dW, db, down) is NotImplemented:
         return NotImplemented
-    if not need_dx:
-        return None
-    # dx is the convolution of dy with the filters turned about
-    turned = np.ascontiguousarray(W[::-1, ::-1].transpose(0, 1, 3, 2))
-    dx = np.empty((c, *x.shape[1:3], len(x)), x.dtype)
-    _native.convolution(dy_images, turned, np.zeros(c, x.dtype), dx, 1, 1, kh - 1 - top, kw - 1 - left)
-    return dx.transpose(3, 1, 2, 0)
+    return None if dx is None else dx.transpose(3, 1, 2, 0)
 
 
 def _vectors_of_images(x: HostArray) -> bool:
