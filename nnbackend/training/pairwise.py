@@ -6,12 +6,16 @@ A node of the tree at `level` is the sum of 2**level batches, and its first batc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nnbackend.backends import Backend
 from nnbackend.functions.array import Array
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +32,26 @@ class Node:
 
 def nodes_of(first: int, last: int) -> list[Node]:
     """Return the largest nodes that hold the batches from `first` to before `last`, from left to right."""
-    stack: list[Node] = []
+    stack: list[tuple[Node, None]] = []
     for number in range(first, last):
-        node = Node(number, 0)
-        while stack and node.completes(stack[-1]):
-            node = Node(stack.pop().first, node.level + 1)
-        stack.append(node)
-    return stack
+        _push(stack, Node(number, 0), None, lambda left, right: None)
+    return [node for node, _ in stack]
 
 
 def add_nodes(nodes: Iterable[tuple[Node, Any]]) -> Any:
     """Return the sum of all nodes of a tree, which come from left to right, each with its array or number."""
     stack: list[tuple[Node, Any]] = []
     for node, value in nodes:
-        while stack and node.completes(stack[-1][0]):
-            left, left_value = stack.pop()
-            node, value = Node(left.first, node.level + 1), left_value + value
-        stack.append((node, value))
-    total = stack.pop()[1]
-    while stack:
-        total = stack.pop()[1] + total
-    return total
+        _push(stack, node, value, operator.add)
+    return functools.reduce(lambda right, left: left[1] + right, reversed(stack[:-1]), stack[-1][1])
+
+
+def _push(stack: list[tuple[Node, V]], node: Node, value: V, join: Callable[[V, V], V]) -> None:
+    """Put a node at the right of the stack, after joining it with each left neighbour that it completes."""
+    while stack and node.completes(stack[-1][0]):
+        left, left_value = stack.pop()
+        node, value = Node(left.first, node.level + 1), join(left_value, value)
+    stack.append((node, value))
 
 
 class PairwiseSum:
@@ -71,15 +74,16 @@ class PairwiseSum:
 
     def add(self, gradient: Array, metrics: list[Array]) -> None:
         """Add the next batch. gradient: (size,), which is overwritten."""
-        before = self._nodes
-        node = Node(before[-1][0].first + 2 ** before[-1][0].level if before else self.first, 0)
-        while before and node.completes(before[-1][0]):
-            left, left_metrics = before.pop()
-            gradient += self.gradients[len(before), ...]
-            metrics = [a + b for a, b in zip(left_metrics, metrics, strict=True)]
-            node = Node(left.first, node.level + 1)
-        self.gradients[len(before), ...] = gradient
-        before.append((node, metrics))
+        nodes = self._nodes
+        node = Node(nodes[-1][0].first + 2 ** nodes[-1][0].level if nodes else self.first, 0)
+
+        def join(left: list[Array], right: list[Array]) -> list[Array]:
+            nonlocal gradient
+            gradient += self.gradients[len(nodes), ...]  # the left node is off the stack, and its gradient still here
+            return _add(left, right)
+
+        _push(nodes, node, metrics, join)
+        self.gradients[len(nodes) - 1, ...] = gradient
 
     def parts(self) -> list[tuple[Node, Array, list[Array]]]:
         """Return the sums so far: for each node its gradient and its metrics."""
@@ -96,5 +100,9 @@ class PairwiseSum:
         out[...] = gradient
         for _, left_gradient, left_metrics in reversed(others):
             out += left_gradient
-            metrics = [a + b for a, b in zip(left_metrics, metrics, strict=True)]
+            metrics = _add(left_metrics, metrics)
         return metrics
+
+
+def _add(left: list[Array], right: list[Array]) -> list[Array]:
+    return [a + b for a, b in zip(left, right, strict=True)]

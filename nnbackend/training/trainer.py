@@ -287,10 +287,8 @@ class Trainer:
         n = x.shape[0]
         if self.batch_size > n:
             raise ValueError(f"batch_size is {self.batch_size}, but the data has only {n} rows")
-        if self.drop_last and self.batch_size * self.accumulate > n:
-            raise ValueError(
-                f"drop_last leaves nothing: a step has {self.batch_size * self.accumulate} rows, the data {n}"
-            )
+        if self.drop_last and self._rows_per_step > n:
+            raise ValueError(f"drop_last leaves nothing: a step has {self._rows_per_step} rows, the data {n}")
         least, layer = self.network.least_rows(tuple(x.shape[1:]))
         if self.batch_size < least:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
@@ -332,9 +330,13 @@ class Trainer:
         state.first_epoch, state.last_epoch = first_epoch, first_epoch + epochs
         return not stopped and state.epoch < state.last_epoch
 
+    @property
+    def _rows_per_step(self) -> int:
+        return self.batch_size * self.accumulate
+
     def _metrics_shape(self, data: Data) -> tuple[int, int]:
         """Return the shape of the metrics: two for every step of an epoch, and with sample weights also their sum."""
-        n, rows_per_step = data[0].shape[0], self.batch_size * self.accumulate
+        n, rows_per_step = data[0].shape[0], self._rows_per_step
         steps = n // rows_per_step if self.drop_last else math.ceil(n / rows_per_step)
         return 2 if data[2] is None else 3, steps
 
@@ -352,7 +354,7 @@ class Trainer:
         keeper: Keeper | None,
     ) -> None:
         n = data[0].shape[0]
-        rows_per_step = self.batch_size * self.accumulate
+        rows_per_step = self._rows_per_step
         state, shape = self.state, self._metrics_shape(data)
         steps, whole = shape[1], n // rows_per_step
         if state.metrics is None or tuple(state.metrics.shape) != shape:
@@ -379,8 +381,10 @@ class Trainer:
                 state.step += 1
                 if bar.wants_metrics(state.step):
                     # the bar is in one process alone, and the repetition of steps after a fault takes all
-                    alone = partial(self._summary, snapshot, first, epoch)
-                    bar.show(**(self._means(epoch, self._host_metrics()) if shared else alone()))
+                    if shared:
+                        bar.show(**self._means(epoch, self._host_metrics()))
+                    else:
+                        bar.show(**self._summary(snapshot, first, epoch))
                 if not shared:
                     self._decisions = wishes()
                 elif state.step > whole:  # each process has done this step alone
@@ -412,7 +416,7 @@ class Trainer:
         order = self.network.backend.asarray(self._draw(x.shape[0], state.epoch), "int64")
         return Epoch(
             step=self._step if self.communicator.size == 1 else self._shared_step,
-            stride=self.batch_size * self.accumulate,
+            stride=self._rows_per_step,
             order=order,
             metrics=state.metrics,
             state=state.optimizer,
