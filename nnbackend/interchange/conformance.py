@@ -37,7 +37,10 @@ from nnbackend.layers import (
     LeakyReLU,
     MaxPooling,
     MeanSquaredError,
+    Parallel,
     ReLU,
+    Residual,
+    Sequential,
     Sigmoid,
     SoftmaxWithLoss,
     Tanh,
@@ -335,6 +338,9 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "LayerNormalization": (lambda: LayerNormalization(3), (5, 2, 3)),
     "LeakyReLU": (lambda: LeakyReLU(0.2), (4,)),
     "MaxPooling": (lambda: MaxPooling(3, 2, 1), (4, 5, 2)),
+    "Parallel": (lambda: Parallel([[], [Affine(4, 3), Tanh()]], "concatenate"), (4,)),
+    "Residual": (lambda: Residual([Affine(4, 3), Tanh()], Affine(4, 3)), (4,)),
+    "Sequential": (lambda: Sequential([Affine(4, 3), Tanh()]), (4,)),
 }
 
 

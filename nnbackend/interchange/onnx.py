@@ -53,6 +53,7 @@ from nnbackend.layers import (
 )
 from nnbackend.layers.base import Part as CorePart
 from nnbackend.layers.base import RowShape, Shape
+from nnbackend.layers.containers import Stacks
 from nnbackend.network import Network
 
 OPSET = 20  # the first that has GELU
@@ -256,12 +257,14 @@ class Graph:
 
 def add_network(graph: Graph, net: Network, x: str, shape: Shape) -> str:
     """Add the layers of a network to a graph, and return the name of the raw output. shape: that of one row of x."""
-    value = Value(x, shape)
-    stack = parts(net, shape)
+    return graph.plain(_stack(graph, parts(net, shape), Value(x, shape)))
+
+
+def _stack(graph: Graph, stack: Sequence[Part], value: Value) -> Value:
     for i, part in enumerate(stack):
         graph.prefix = str(part.layer)
         value = _written(graph, part, value, stack[i + 1 :])
-    return graph.plain(value)
+    return value
 
 
 def _written(graph: Graph, part: Part, value: Value, rest: Sequence[Part]) -> Value:
@@ -433,6 +436,22 @@ def _softmax(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Softmax", value.name, axis=1 if value.channels_first else -1))
 
 
+def _joined(graph: Graph, part: Part, value: Value) -> Value:
+    """Add the stacks of a layer side by side, and join their outputs."""
+    layer: Any = part.layer
+    values = [_stack(graph, stack, value) for stack in part.stacks]
+    graph.prefix = str(layer)
+    if not all(v.channels_first for v in values):
+        values = [graph.last(v) for v in values]
+    name, *others = [v.name for v in values]
+    if layer.join == "concatenate":
+        axis = 1 if values[0].channels_first else -1
+        return replace(values[0], name=graph.node("Concat", name, *others, axis=axis))
+    for other in others:
+        name = graph.node("Add", name, other)
+    return replace(values[0], name=name)
+
+
 WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     Affine: _affine,
     AveragePooling: _pooling("AveragePool", count_include_pad=1),
@@ -441,6 +460,7 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     LayerNormalization: _layer_normalization,
     MaxPooling: _pooling("MaxPool"),
     Softmax: _softmax,
+    Stacks: _joined,
 }
 
 

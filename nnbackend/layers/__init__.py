@@ -14,6 +14,7 @@ from nnbackend.layers.activations import (
 )
 from nnbackend.layers.affine import Affine
 from nnbackend.layers.base import Layer, Loss
+from nnbackend.layers.containers import Parallel, Residual, Sequential
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
 from nnbackend.layers.losses import (
@@ -45,6 +46,9 @@ LAYERS: dict[str, type[Layer]] = {
         MaxPooling,
         AveragePooling,
         Flatten,
+        Sequential,
+        Residual,
+        Parallel,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -72,8 +76,11 @@ __all__ = [
     "MaxPooling",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "Parallel",
     "QuantileLoss",
     "ReLU",
+    "Residual",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",
