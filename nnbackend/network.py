@@ -14,6 +14,7 @@ from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
+from nnbackend.functions.losses import fraction
 from nnbackend.gradients import stack_gradient
 from nnbackend.initializers import Constant, Xavier
 from nnbackend.layers import (
@@ -163,7 +164,10 @@ class Network:
         return float(self.evaluate(*self._weighted(x, t, sample_weight))[0])
 
     def accuracy(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        """Return the fraction of rows that are classified as t. Raise ValueError if the targets are not classes."""
+        """Return the fraction of rows that are classified as t, with a time axis that of positions.
+
+        Raises ValueError if the targets are not classes.
+        """
         correct = self.evaluate(*self._weighted(x, t, sample_weight))[1]
         if correct is None:
             raise ValueError(f"accuracy has no meaning for {self.loss_layer}: its targets are not classes")
@@ -277,17 +281,27 @@ class Network:
                 hits = end.count_correct(y, targets, *optional(weights))
                 correct = hits if correct is None else correct + hits
         if correct is not None:
-            rows = n if weight is None else self.backend.xp.sum(weight)
-            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype)) / rows
+            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype))
+            correct = fraction(correct, end.counted(t, *optional(weight)))
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """Return x on the network's backend, in its dtype. Raise ValueError if its shape does not fit the layers."""
         rows, shape = self.backend.asarray(x, self.dtype, argument), self.input_shape
-        if shape is not None and not _fits(rows.shape[1:], shape) and not _fits(rows.shape, shape):
+        if shape is not None and not self.takes(tuple(rows.shape[1:])) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
         return rows
+
+    def takes(self, shape: Shape) -> bool:
+        """Say whether the network takes rows of `shape`: as the layers fix it, or with further axes before the last."""
+        fixed = self.input_shape
+        if fixed is None or _fits(shape, fixed):
+            return True
+        try:
+            return len(shape) > len(fixed) and bool(self.output_shape(shape))
+        except ValueError:
+            return False
 
     @on_its_device
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
