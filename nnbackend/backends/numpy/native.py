@@ -15,7 +15,6 @@ import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
-from nnbackend.backends.numpy.threads import threads
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -69,8 +68,6 @@ def _are_stale() -> bool:
 
 if _are_stale():
     raise ImportError("they were compiled from other sources than those that are here: install the package again")
-
-_native.use_threads(threads())
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1
