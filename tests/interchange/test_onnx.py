@@ -236,15 +236,15 @@ class Scale(nn.Layer):
 
     def forward(self, x: Any, training: bool = False) -> Any:
         self._x = x
-        return nn.functions.silu(x) * self.scale.data
+        return nn.functions.tanh(x) * self.scale.data
 
 
 class Written(Scale):
     operator = "Mul"
 
     def to_onnx(self, graph: Any, x: str) -> str:
-        silu = graph.node("Mul", x, graph.node("Sigmoid", x))
-        return graph.node(self.operator, silu, graph.constant(self.scale.data))
+        y = graph.node("Tanh", x)
+        return graph.node(self.operator, y, graph.constant(self.scale.data))
 
 
 class Wrong(Written):
