@@ -25,6 +25,7 @@ from nnbackend.functions.activations import (
 from nnbackend.functions.affine import affine, affine_backward
 from nnbackend.functions.array import gather, is_finite
 from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
+from nnbackend.functions.embedding import embedding, embedding_backward
 from nnbackend.functions.losses import (
     absolute_error_rows,
     count_correct,
@@ -81,6 +82,8 @@ __all__ = [
     "dropout_mask",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
     "gather",
     "gelu",
     "gelu_backward",

@@ -16,6 +16,7 @@ from nnbackend.layers.affine import Affine
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
+from nnbackend.layers.embedding import Embedding
 from nnbackend.layers.losses import (
     Huber,
     MeanAbsoluteError,
@@ -45,6 +46,7 @@ LAYERS: dict[str, type[Layer]] = {
         MaxPooling,
         AveragePooling,
         Flatten,
+        Embedding,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -63,6 +65,7 @@ __all__ = [
     "BatchNormalization",
     "Convolution",
     "Dropout",
+    "Embedding",
     "Flatten",
     "Huber",
     "Layer",

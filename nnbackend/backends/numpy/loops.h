@@ -181,6 +181,16 @@ VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db
             db[c] += dy[c];
 }
 
+/* dW <- for every id, the sum of its rows of dy, (n, columns), in their order */
+VECTORS void NAME(sum_by_id)(Py_ssize_t n, Py_ssize_t columns, const REAL *dy, const int64_t *ids, REAL *dW)
+{
+    for (Py_ssize_t i = 0; i < n; i++, dy += columns) {
+        REAL *row = dW + ids[i] * columns;
+        for (Py_ssize_t c = 0; c < columns; c++)
+            row[c] += dy[c];
+    }
+}
+
 /* the mean loss of n rows of logits x with the labels t; y becomes their softmax. The exponentials of several short rows
    fill the vectors together. */
 VECTORS double NAME(softmax_cross_entropy)(

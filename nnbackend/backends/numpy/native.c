@@ -374,6 +374,29 @@ static PyObject *sum_rows(PyObject *module, PyObject *const *args, Py_ssize_t gi
     return matrix_and_row(args, given, 2, sum_rows_float, sum_rows_double);
 }
 
+/* dy: (n, columns), ids: (n,), dW: (vocabulary, columns) */
+static PyObject *sum_by_id(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rir", 4, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *dy = &a.views[0], *ids = &a.views[1], *dW = &a.views[2];
+    suited = dy->ndim == 2 && ids->ndim == 1 && dW->ndim == 2 && ids->shape[0] == dy->shape[0] &&
+             dW->shape[1] == dy->shape[1] && within(ids, dW->shape[0]);
+    if (suited) {
+        Py_BEGIN_ALLOW_THREADS
+        memset(dW->buf, 0, (size_t)dW->len);
+        if (is_float(&a))
+            sum_by_id_float(dy->shape[0], dy->shape[1], dy->buf, ids->buf, dW->buf);
+        else
+            sum_by_id_double(dy->shape[0], dy->shape[1], dy->buf, ids->buf, dW->buf);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
+}
+
 /* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
 typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
 
@@ -604,6 +627,7 @@ static PyMethodDef methods[] = {
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
     METHOD(softmax_cross_entropy_variants, "(y, dx, w, t, losses)"),
+    METHOD(sum_by_id, "(dy, ids, dW)"),
     METHOD(gather, "(x, rows, out)"),
     METHOD(convolution, "(x, W, b, y, down, right, top, left)"),
     METHOD(convolution_filters, "(x, dy, dW, db, down)"),

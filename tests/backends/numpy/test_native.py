@@ -69,6 +69,8 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
         return [rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(5).astype(dtype)]
     if name == "is_finite":
         return [rng.standard_normal((6, 5)).astype(dtype)]
+    if name == "sum_by_id":
+        return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((9, 5), dtype)]
     if name == "gather":
         return [rng.standard_normal((9, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((6, 5), dtype)]
     return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 5, 6), np.zeros((6, 5), dtype)]
@@ -87,6 +89,7 @@ NAMES = [
     *ROWWISE,
     *LABELLED,
     "gather",
+    "sum_by_id",
     "is_finite",
     "softmax_cross_entropy_variants",
     *POOLINGS,
@@ -437,7 +440,7 @@ def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
             assert refused(name, arrays)
 
 
-@pytest.mark.parametrize("name", [*LABELLED, "gather", "softmax_cross_entropy_variants"])
+@pytest.mark.parametrize("name", [*LABELLED, "gather", "sum_by_id", "softmax_cross_entropy_variants"])
 @pytest.mark.parametrize("label", [-1, 9, 2**40, -(2**63)])
 def test_rows_and_labels_out_of_range_are_refused(name: str, label: int) -> None:
     arrays = arrays_for(name)
