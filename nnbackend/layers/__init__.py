@@ -13,6 +13,7 @@ from nnbackend.layers.activations import (
     activation,
 )
 from nnbackend.layers.affine import Affine
+from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomElastic, RandomFlip
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
@@ -45,6 +46,10 @@ LAYERS: dict[str, type[Layer]] = {
         MaxPooling,
         AveragePooling,
         Flatten,
+        RandomAffine,
+        RandomElastic,
+        RandomFlip,
+        GaussianNoise,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -64,6 +69,7 @@ __all__ = [
     "Convolution",
     "Dropout",
     "Flatten",
+    "GaussianNoise",
     "Huber",
     "Layer",
     "LayerNormalization",
@@ -73,6 +79,9 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "QuantileLoss",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomFlip",
     "ReLU",
     "SiLU",
     "Sigmoid",
