@@ -126,9 +126,12 @@ def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
     for layer in net.layers.values():
         kind = Part(layer, ()).kind
         rank = 3 if kind in (Convolution, MaxPooling, AveragePooling) else 1 if kind in (Affine, Flatten) else rank
-        if kind not in MODULES or (kind is LayerNormalization and rank == 3):
+        make = MODULES.get(kind)
+        if make is None and kind is not None and kind.identity:
+            make = _identity
+        if make is None or (kind is LayerNormalization and rank == 3):
             raise refusal(layer, "PyTorch", "it has no module for that")
-        module = MODULES[kind](torch.nn, layer, rank)
+        module = make(torch.nn, layer, rank)
         state = {}
         for attribute, name in NAMES.get(kind, {}).items():
             values = _to_torch(kind, attribute, to_numpy(getattr(layer, attribute).data), orders.get(layer.name, 0))
@@ -178,6 +181,10 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
     Tanh: lambda nn, layer, rank: nn.Tanh(),
     Softmax: lambda nn, layer, rank: nn.Softmax(dim=1 if rank == 3 else -1),
 }
+
+
+def _identity(nn: Any, layer: Any, rank: int | None) -> Any:
+    return nn.Identity()
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------

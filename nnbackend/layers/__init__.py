@@ -13,6 +13,7 @@ from nnbackend.layers.activations import (
     activation,
 )
 from nnbackend.layers.affine import Affine
+from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomElastic, RandomFlip
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
@@ -47,6 +48,10 @@ LAYERS: dict[str, type[Layer]] = {
         AveragePooling,
         Flatten,
         Embedding,
+        RandomAffine,
+        RandomElastic,
+        RandomFlip,
+        GaussianNoise,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -67,6 +72,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GaussianNoise",
     "Huber",
     "Layer",
     "LayerNormalization",
@@ -76,6 +82,9 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "QuantileLoss",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomFlip",
     "ReLU",
     "SiLU",
     "Sigmoid",

@@ -69,6 +69,11 @@ STACKS: dict[str, list[Make]] = {
         lambda rng: [nn.Convolution(2, 5, 3), nn.LayerNormalization(5), nn.Convolution(5, 2, 2)],
     ],
     "Dropout": [lambda rng: [nn.Affine(4, 5), nn.Dropout(0.4)], lambda rng: [nn.Dropout(0.1), nn.Affine(4, 5)]],
+    **{
+        kind.__name__: [lambda rng, kind=kind: [c := convolution(rng), kind(), convolution(rng, c.b.size)]]
+        for kind in (nn.RandomAffine, nn.RandomElastic, nn.RandomFlip)
+    },
+    "GaussianNoise": [lambda rng: [nn.GaussianNoise(0.4), nn.Affine(4, 5)]],
     "Convolution": [lambda rng: [convolution(rng)], lambda rng: [c := convolution(rng), convolution(rng, c.b.size)]],
     "MaxPooling": [lambda rng: [c := convolution(rng), pooling(nn.MaxPooling, rng), convolution(rng, c.b.size)]],
     "AveragePooling": [

@@ -43,6 +43,13 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
     ],
     "Flatten": [(nn.Flatten, (2, 3, 2)), (nn.Flatten, (4,))],
     "Embedding": [(lambda: nn.Embedding(5, 3), (4,)), (lambda: nn.Embedding(2, 1), ())],
+    "RandomAffine": [
+        (lambda: nn.RandomAffine(0.3, 40.0, 0.3, 0.5), (5, 6, 2)),
+        (lambda: nn.RandomAffine(0.0, 0.0, 0.0), (4, 1, 1)),
+    ],
+    "RandomElastic": [(lambda: nn.RandomElastic(1.0, 2.5, -1.0), (5, 6, 2)), (nn.RandomElastic, (1, 4, 1))],
+    "RandomFlip": [(nn.RandomFlip, (3, 5, 2)), (lambda: nn.RandomFlip(1.0), (2, 3, 1))],
+    "GaussianNoise": [(lambda: nn.GaussianNoise(0.3), (5,)), (lambda: nn.GaussianNoise(0.0), (2, 3, 1))],
 }
 CASES = [pytest.param(make, shape, id=f"{name}-{i}") for name in MAKE for i, (make, shape) in enumerate(MAKE[name])]
 

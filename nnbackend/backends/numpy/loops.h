@@ -128,39 +128,65 @@ VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numb
 VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
 {
     REAL *mask = out;
-    const uint32_t limit = (uint32_t)numbers[0];
-    const REAL scale = (REAL)numbers[1];
-    const uint32_t clock = (uint32_t)numbers[2], stream = (uint32_t)numbers[3];
-    const uint32_t key0 = (uint32_t)numbers[4], key1 = (uint32_t)numbers[5];
-    enum { LANES = 64 }; /* counters side by side, for the vectors */
+    const uint32_t limit = (uint32_t)numbers[4];
+    const REAL scale = (REAL)numbers[5];
     for (Py_ssize_t first = 0; first < n; first += 4 * LANES) {
-        uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES], k0 = key0, k1 = key1;
-        for (int lane = 0; lane < LANES; lane++) {
-            c0[lane] = (uint32_t)(first / 4) + (uint32_t)lane;
-            c1[lane] = clock;
-            c2[lane] = stream;
-            c3[lane] = 0;
-        }
-        for (int turn = 0; turn < 10; turn++) {
-            for (int lane = 0; lane < LANES; lane++) {
-                const uint64_t product0 = (uint64_t)c0[lane] * 0xD2511F53u, product1 = (uint64_t)c2[lane] * 0xCD9E8D57u;
-                c0[lane] = (uint32_t)(product1 >> 32) ^ c1[lane] ^ k0;
-                c2[lane] = (uint32_t)(product0 >> 32) ^ c3[lane] ^ k1;
-                c1[lane] = (uint32_t)product1;
-                c3[lane] = (uint32_t)product0;
-            }
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
+        Words words;
         REAL values[4 * LANES];
-        for (int lane = 0; lane < LANES; lane++) {
-            values[4 * lane] = c0[lane] >> 8 >= limit ? scale : 0;
-            values[4 * lane + 1] = c1[lane] >> 8 >= limit ? scale : 0;
-            values[4 * lane + 2] = c2[lane] >> 8 >= limit ? scale : 0;
-            values[4 * lane + 3] = c3[lane] >> 8 >= limit ? scale : 0;
-        }
+        philox(&words, first, numbers);
+        for (int lane = 0; lane < LANES; lane++)
+            for (int word = 0; word < 4; word++)
+                values[4 * lane + word] = words.w[word][lane] >> 8 >= limit ? scale : 0;
         const Py_ssize_t left = n - first < 4 * LANES ? n - first : 4 * LANES;
         memcpy(mask + first, values, (size_t)left * sizeof(REAL));
+    }
+}
+
+/* out <- numbers that are even on [0, 1) */
+VECTORS void NAME(uniform)(Py_ssize_t n, void *out, const double *numbers)
+{
+    for (Py_ssize_t first = 0; first < n; first += 4 * LANES) {
+        Words words;
+        REAL values[4 * LANES];
+        philox(&words, first, numbers);
+        for (int lane = 0; lane < LANES; lane++)
+            for (int word = 0; word < 4; word++)
+                values[4 * lane + word] = (REAL)(int32_t)(words.w[word][lane] >> 8) * (REAL)0x1p-24;
+        const Py_ssize_t left = n - first < 4 * LANES ? n - first : 4 * LANES;
+        memcpy((REAL *)out + first, values, (size_t)left * sizeof(REAL));
+    }
+}
+
+/* Of the pixel (i, j) of an image, or what is seen outside of it. i, j: whole numbers, of any size, or NaN */
+static inline REAL NAME(seen)(const Resampling *job, const REAL *image, REAL i, REAL j)
+{
+    return i >= 0 && i < job->h && j >= 0 && j < job->w ? image[((Py_ssize_t)i * job->w + (Py_ssize_t)j) * job->c]
+                                                        : (REAL)job->fill;
+}
+
+VECTORS void NAME(resample)(const Resampling *job)
+{
+    const Py_ssize_t points = job->points, c = job->c, line = job->w * c;
+    const REAL last_row = (REAL)(job->h - 1), last_column = (REAL)(job->w - 1);
+    for (Py_ssize_t n = 0; n < job->n; n++) {
+        const REAL *image = (const REAL *)job->x + n * job->h * line;
+        const REAL *rows = (const REAL *)job->rows + n * points, *columns = (const REAL *)job->columns + n * points;
+        REAL *y = (REAL *)job->y + n * points * c;
+        for (Py_ssize_t k = 0; k < points; k++, y += c) {
+            const REAL top = FLOOR(rows[k]), left = FLOOR(columns[k]), below = rows[k] - top, right = columns[k] - left;
+            const REAL w00 = (1 - below) * (1 - right), w01 = (1 - below) * right;
+            const REAL w10 = below * (1 - right), w11 = below * right;
+            if (top >= 0 && top < last_row && left >= 0 && left < last_column) {
+                const REAL *x = image + (Py_ssize_t)top * line + (Py_ssize_t)left * c;
+                for (Py_ssize_t e = 0; e < c; e++)
+                    y[e] = w00 * x[e] + w01 * x[e + c] + w10 * x[e + line] + w11 * x[e + line + c];
+            } else {
+                for (Py_ssize_t e = 0; e < c; e++)
+                    y[e] = w00 * NAME(seen)(job, image + e, top, left) + w01 * NAME(seen)(job, image + e, top, left + 1) +
+                           w10 * NAME(seen)(job, image + e, top + 1, left) +
+                           w11 * NAME(seen)(job, image + e, top + 1, left + 1);
+            }
+        }
     }
 }
 

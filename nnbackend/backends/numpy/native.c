@@ -44,6 +44,13 @@ typedef struct {
 } Pooling;
 
 typedef void Pool(const Pooling *job);
+/* x, y: (n, h, w, c), (n, points, c); rows, columns: (n, points) */
+typedef struct {
+    const void *x, *rows, *columns;
+    void *y;
+    Py_ssize_t n, h, w, c, points;
+    double fill;
+} Resampling;
 
 /* x: (c, h, w, n), zero outside; W: (height, width, c, o); b: (o,); y: (o, lines, columns, n) */
 typedef struct {
@@ -116,6 +123,37 @@ static inline float log_float(float x)
     return (float)log_double(x);
 }
 
+/* Philox4x32-10 for counters that lie side by side, for the vectors: see functions/philox.py. The words of a stream
+   from number `first` on, a multiple of 4. */
+enum { LANES = 64 };
+typedef struct {
+    uint32_t w[4][LANES];
+} Words;
+
+static inline void philox(Words *words, Py_ssize_t first, const double *numbers)
+{
+    const uint32_t clock = (uint32_t)numbers[0], stream = (uint32_t)numbers[1];
+    uint32_t *c0 = words->w[0], *c1 = words->w[1], *c2 = words->w[2], *c3 = words->w[3];
+    uint32_t k0 = (uint32_t)numbers[2], k1 = (uint32_t)numbers[3];
+    for (int lane = 0; lane < LANES; lane++) {
+        c0[lane] = (uint32_t)(first / 4) + (uint32_t)lane;
+        c1[lane] = clock;
+        c2[lane] = stream;
+        c3[lane] = 0;
+    }
+    for (int turn = 0; turn < 10; turn++) {
+        for (int lane = 0; lane < LANES; lane++) {
+            const uint64_t product0 = (uint64_t)c0[lane] * 0xD2511F53u, product1 = (uint64_t)c2[lane] * 0xCD9E8D57u;
+            c0[lane] = (uint32_t)(product1 >> 32) ^ c1[lane] ^ k0;
+            c2[lane] = (uint32_t)(product0 >> 32) ^ c3[lane] ^ k1;
+            c1[lane] = (uint32_t)product1;
+            c3[lane] = (uint32_t)product0;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
 enum { VECTOR = 32 }; /* bytes, of the vectors of GCC and Clang */
 
 #ifdef __GNUC__
@@ -133,13 +171,16 @@ enum { HAS_VECTORS = 0 };
 #define REAL float
 #define NAME(name) name##_float
 #define SQRT sqrtf
+#define FLOOR floorf
 #include "loops.h"
 #undef REAL
 #undef NAME
 #undef SQRT
+#undef FLOOR
 #define REAL double
 #define NAME(name) name##_double
 #define SQRT sqrt
+#define FLOOR floor
 #include "loops.h"
 
 /* --- arguments ------------------------------------------------------------------------------------------------ */
@@ -303,19 +344,32 @@ ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1)
 ELEMENTWISE(sigmoid, "rr", 2, 0)
 
 /* An element's place counts here: in C order. */
-static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
+static PyObject *random_numbers(
+    PyObject *const *args, Py_ssize_t given, int numbers, void (*single)(Py_ssize_t, void *, const double *),
+    void (*twice)(Py_ssize_t, void *, const double *))
 {
     Arguments a;
-    (void)module;
-    const int suited = parse(&a, args, given, "r", 1, 6, PyBUF_C_CONTIGUOUS);
+    const int suited = parse(&a, args, given, "r", 1, numbers, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    void *mask = a.views[0].buf;
+    void *out = a.views[0].buf;
     const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
     Py_BEGIN_ALLOW_THREADS
-    (is_float(&a) ? dropout_mask_float : dropout_mask_double)(size, mask, a.numbers);
+    (is_float(&a) ? single : twice)(size, out, a.numbers);
     Py_END_ALLOW_THREADS
     return finish(&a, 1);
+}
+
+static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return random_numbers(args, given, 6, dropout_mask_float, dropout_mask_double);
+}
+
+static PyObject *uniform(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return random_numbers(args, given, 4, uniform_float, uniform_double);
 }
 
 static PyObject *is_finite(PyObject *module, PyObject *const *args, Py_ssize_t given)
@@ -605,6 +659,30 @@ static PyObject *convolution_filters(PyObject *module, PyObject *const *args, Py
     return finish(&a, suited);
 }
 
+/* x: (n, h, w, c); rows, columns: (n, h', w'); y: (n, h', w', c); what is seen outside of an image */
+static PyObject *resample(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rrrr", 8, 1, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *rows = &a.views[1], *y = &a.views[3];
+    suited = x->ndim == 4 && x->len > 0 && rows->ndim == 3 && same_shape(&a.views[2], rows) && y->ndim == 4 &&
+             y->len > 0 && rows->shape[0] == x->shape[0] && y->shape[3] == x->shape[3];
+    for (int axis = 0; suited && axis < 3; axis++)
+        suited = y->shape[axis] == rows->shape[axis];
+    if (suited) {
+        const Resampling job = {
+            x->buf, rows->buf, a.views[2].buf, y->buf, x->shape[0], x->shape[1], x->shape[2], x->shape[3],
+            rows->shape[1] * rows->shape[2], a.numbers[0]};
+        Py_BEGIN_ALLOW_THREADS
+        (is_float(&a) ? resample_float : resample_double)(&job);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
+}
+
 /* --- the module ------------------------------------------------------------------------------------------------ */
 
 #define METHOD(name, signature) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, #name signature}
@@ -620,7 +698,8 @@ static PyMethodDef methods[] = {
     METHOD(leaky_relu, "(x, y, alpha)"),
     METHOD(leaky_relu_backward, "(dy, y, dx, alpha)"),
     METHOD(sigmoid, "(x, y)"),
-    METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
+    METHOD(dropout_mask, "(mask, clock, stream, key0, key1, limit, scale)"),
+    METHOD(uniform, "(out, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
     METHOD(add_bias, "(y, b)"),
     METHOD(sum_rows, "(dy, db)"),
@@ -633,6 +712,7 @@ static PyMethodDef methods[] = {
     METHOD(convolution_filters, "(x, dy, dW, db, down)"),
     METHOD(max_pooling, "(x, y, height, width, down, right)"),
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
+    METHOD(resample, "(x, rows, columns, y, fill)"),
     {NULL, NULL, 0, NULL},
 };
 
