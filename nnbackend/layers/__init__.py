@@ -26,6 +26,7 @@ from nnbackend.layers.losses import (
     SoftmaxWithLoss,
 )
 from nnbackend.layers.normalization import BatchNormalization, LayerNormalization
+from nnbackend.layers.recurrent import GRU, LSTM, RNN, LastStep
 
 LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
@@ -47,6 +48,10 @@ LAYERS: dict[str, type[Layer]] = {
         AveragePooling,
         Flatten,
         Embedding,
+        RNN,
+        LSTM,
+        GRU,
+        LastStep,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -58,8 +63,11 @@ __all__ = [
     "ACTIVATIONS",
     "ELU",
     "GELU",
+    "GRU",
     "LAYERS",
     "LOSSES",
+    "LSTM",
+    "RNN",
     "Affine",
     "AveragePooling",
     "BatchNormalization",
@@ -68,6 +76,7 @@ __all__ = [
     "Embedding",
     "Flatten",
     "Huber",
+    "LastStep",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
