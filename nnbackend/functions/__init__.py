@@ -24,6 +24,7 @@ from nnbackend.functions.activations import (
 )
 from nnbackend.functions.affine import affine, affine_backward, product
 from nnbackend.functions.array import gather, is_finite
+from nnbackend.functions.attention import attention, attention_backward, sinusoids
 from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
 from nnbackend.functions.embedding import embedding, embedding_backward
 from nnbackend.functions.losses import (
@@ -81,6 +82,8 @@ __all__ = [
     "absolute_error_rows",
     "affine",
     "affine_backward",
+    "attention",
+    "attention_backward",
     "average_pooling",
     "average_pooling_backward",
     "batch_normalization",
@@ -138,6 +141,7 @@ __all__ = [
     "sigmoid_cross_entropy_rows",
     "silu",
     "silu_backward",
+    "sinusoids",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",

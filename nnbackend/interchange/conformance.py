@@ -42,6 +42,8 @@ from nnbackend.layers import (
     LeakyReLU,
     MaxPooling,
     MeanSquaredError,
+    MultiHeadAttention,
+    PositionalEncoding,
     ReLU,
     Sigmoid,
     SoftmaxWithLoss,
@@ -277,6 +279,11 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
     special: dict[str, list[Any]] = {
         "affine": [x, draw(5, 3), draw(3)],
         "affine_backward": [draw(6, 3), x, draw(5, 3), draw(5, 3), draw(3)],
+        "attention": [draw(2, 3, 4, 5), draw(2, 3, 6, 5), draw(2, 3, 6, 2), draw(2, 1, 1, 6) > 0, True],
+        "attention_backward": [
+            *(draw(*shape) for shape in ((2, 3, 4, 2), (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 2))),
+            functions.softmax(draw(2, 3, 4, 6)),
+        ],
         "average_pooling": [images, *windows],
         "average_pooling_backward": [draw(*pooled.shape), images.shape, *windows],
         "batch_normalization": [x, draw(5), draw(5), 1e-5],
@@ -323,6 +330,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "philox": [tuple(np.arange(4) + 2**31 for _ in range(4)), (7, 8)],
         "product": [draw(2, 3, 4), draw(2, 4, 5)],
         "record": [draw(2, 9), clock, draw(1)[0, ...], draw(1)[0, ...]],
+        "sinusoids": [sequences],
         "softmax_backward": [dy, p],
         "softmax_cross_entropy": [x, t, positive(6), positive(5), 0.1],
         "softmax_cross_entropy_backward": [p, t, positive(6), positive(5), 0.1],
@@ -371,6 +379,8 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "LayerNormalization": (lambda: LayerNormalization(3), (5, 2, 3)),
     "LeakyReLU": (lambda: LeakyReLU(0.2), (4,)),
     "MaxPooling": (lambda: MaxPooling(3, 2, 1), (4, 5, 2)),
+    "MultiHeadAttention": (lambda: MultiHeadAttention(6, 2, causal=True), (4, 6)),
+    "PositionalEncoding": (lambda: PositionalEncoding(3, 8, learned=True), (4, 3)),
 }
 
 

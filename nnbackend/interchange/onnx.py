@@ -18,6 +18,7 @@ import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.files import write_atomically
+from nnbackend.functions import sinusoids
 from nnbackend.functions.convolution import pair
 from nnbackend.interchange.parts import (
     HostArray,
@@ -48,6 +49,8 @@ from nnbackend.layers import (
     LeakyReLU,
     Loss,
     MaxPooling,
+    MultiHeadAttention,
+    PositionalEncoding,
     ReLU,
     Sigmoid,
     SigmoidWithLoss,
@@ -512,6 +515,40 @@ def _steps(graph: Graph, part: Part, x: str) -> str:
     return names[-1]
 
 
+def _attention(graph: Graph, part: Part, value: Value) -> Value:
+    layer, v = part.layer, part.values
+    heads, width = layer.heads, layer.features // layer.heads  # type: ignore[attr-defined]
+
+    def affine(x: str, W: str, b: str) -> str:
+        return graph.node("Add", graph.node("MatMul", x, graph.constant(v[W], name=W)), graph.constant(v[b], name=b))
+
+    split = graph.constant([0, 0, 3, heads, width], "int64", name="split")  # 0: as long as it is
+    three = graph.node("Reshape", affine(graph.plain(value), "W", "b"), split)
+    three = graph.node("Transpose", three, perm=[2, 0, 3, 1, 4])
+    q, k, values = (graph.node("Gather", three, graph.constant(i, "int64", name="which"), axis=0) for i in range(3))
+    scores = graph.node("MatMul", q, graph.node("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = graph.node("Mul", scores, graph.constant(1 / math.sqrt(width), name="scale"))
+    if layer.causal:  # type: ignore[attr-defined]
+        one = _onnx().helper.make_tensor("one", _onnx().TensorProto.INT64, [1], [1])
+        ones = graph.node("ConstantOfShape", graph.node("Shape", scores, start=2, end=4), value=one)
+        seen = graph.node("Cast", graph.node("Trilu", ones, upper=0), to=_onnx().TensorProto.BOOL)
+        least = graph.constant(np.finfo(graph.dtype).min, name="least")
+        scores = graph.node("Where", seen, scores, least)
+    answers = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), values)
+    answers = graph.node("Transpose", answers, perm=[0, 2, 1, 3])
+    joined = graph.node("Reshape", answers, graph.constant([0, 0, heads * width], "int64", name="joined"))
+    return replace(value, name=affine(joined, "Wo", "bo"))
+
+
+def _positional_encoding(graph: Graph, part: Part, value: Value) -> Value:
+    layer: Any = part.layer
+    table = part.values["P"] if layer.learned else sinusoids(np.zeros((1, layer.length, layer.features)))
+    x = graph.plain(value)
+    ends = [graph.constant([0], "int64", name="first"), graph.node("Shape", x, start=1, end=2)]
+    rows = graph.node("Slice", graph.constant(table, name="P"), *ends, graph.constant([0], "int64", name="axis"))
+    return replace(value, name=graph.node("Add", x, rows))
+
+
 def _last_step(graph: Graph, part: Part, value: Value) -> Value:
     x = graph.plain(value)
     return Value(graph.node("Gather", x, graph.constant(-1, "int64", name="last"), axis=1), ())
@@ -532,6 +569,8 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     LastStep: _last_step,
     LayerNormalization: _layer_normalization,
     MaxPooling: _pooling("MaxPool"),
+    MultiHeadAttention: _attention,
+    PositionalEncoding: _positional_encoding,
     RNN: _recurrent,
     Softmax: _softmax,
 }

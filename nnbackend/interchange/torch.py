@@ -23,6 +23,7 @@ import numpy as np
 from nnbackend.backends import Backend, to_numpy
 from nnbackend.errors import ModelFileError
 from nnbackend.files import write_atomically
+from nnbackend.functions import sinusoids
 from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, channels_last_rows, refusal
 from nnbackend.layers import (
     ELU,
@@ -43,6 +44,8 @@ from nnbackend.layers import (
     LeakyReLU,
     Loss,
     MaxPooling,
+    MultiHeadAttention,
+    PositionalEncoding,
     ReLU,
     Sigmoid,
     SiLU,
@@ -63,10 +66,18 @@ NAMES: dict[Any, dict[str, str]] = {
     },
     LayerNormalization: {"gamma": "weight", "beta": "bias"},
     Embedding: {"W": "weight"},
+    MultiHeadAttention: {
+        "W": "in_proj_weight",
+        "b": "in_proj_bias",
+        "Wo": "out_proj.weight",
+        "bo": "out_proj.bias",
+    },
+    PositionalEncoding: {"P": "weight"},  # if it is learned, such as the table of an Embedding
 }
 # of each recurrent layer: for each part of PyTorch's columns, which of ours it is
 PARTS: dict[Any, list[int]] = {RNN: [0], LSTM: [2, 0, 1, 3], GRU: [0, 1, 2]}
-LEFT_OUT = {"b": 0.0, "bh": 0.0, "beta": 0.0, "gamma": 1.0}  # what stands for what bias=False or affine=False leave out
+# what stands for what bias=False or affine=False leave out
+LEFT_OUT = {"b": 0.0, "bh": 0.0, "bo": 0.0, "beta": 0.0, "gamma": 1.0}
 IGNORED = "num_batches_tracked"
 
 
@@ -98,6 +109,9 @@ def load_torch(
     groups: dict[str, dict[str, HostArray]] = {}
     for key, value in values.items():
         prefix, _, name = key.rpartition(".")
+        parent, _, own = prefix.rpartition(".")
+        if own == "out_proj" and (f"{parent}.in_proj_weight" if parent else "in_proj_weight") in values:
+            prefix, name = parent, f"out_proj.{name}"  # of one module with the attention around it
         if name != IGNORED:
             groups.setdefault(prefix, {})[name] = value
     takers = [layer for layer in net.layers.values() if layer.parameters()]
@@ -177,6 +191,8 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
     Dropout: lambda nn, layer, rank: nn.Dropout(layer.dropout_ratio),
     Flatten: lambda nn, layer, rank: nn.Flatten(),
     LastStep: lambda nn, layer, rank: _last_step(nn),
+    MultiHeadAttention: lambda nn, layer, rank: _attention(nn, layer),
+    PositionalEncoding: lambda nn, layer, rank: _positional_encoding(nn, layer),
     **{
         kind: lambda nn, layer, rank: _first_output(
             getattr(nn, layer.kind), layer.input_size, layer.hidden_size, batch_first=True
@@ -206,6 +222,40 @@ def _first_output(kind: Any, *settings: Any, **named: Any) -> Any:
     return FirstOutput(*settings, **named)
 
 
+def _attention(nn: Any, layer: Any) -> Any:
+    torch, causal = _torch(), layer.causal
+
+    class MultiheadAttention(nn.MultiheadAttention):  # type: ignore[misc]
+        """PyTorch's module, of one input and one output."""
+
+        def forward(self, x: Any) -> Any:
+            ones = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+            mask = torch.triu(ones, 1) if causal else None  # True where a step must not look
+            return super().forward(x, x, x, need_weights=False, attn_mask=mask)[0]
+
+    return MultiheadAttention(layer.features, layer.heads, batch_first=True)
+
+
+def _positional_encoding(nn: Any, layer: Any) -> Any:
+    torch, learned = _torch(), layer.learned
+    table = torch.zeros(layer.length, layer.features)
+    if not learned:
+        table = torch.tensor(sinusoids(np.zeros((1, layer.length, layer.features))))
+
+    class PositionalEncoding(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            if learned:
+                self.weight = nn.Parameter(table)
+            else:
+                self.register_buffer("weight", table, persistent=False)
+
+        def forward(self, x: Any) -> Any:
+            return x + self.weight[: x.shape[1]]
+
+    return PositionalEncoding()
+
+
 def _last_step(nn: Any) -> Any:
     class LastStep(nn.Module):  # type: ignore[misc]
         def forward(self, x: Any) -> Any:
@@ -220,7 +270,8 @@ def _last_step(nn: Any) -> Any:
 def _state(kind: Any, host: Mapping[str, HostArray], channels: int) -> dict[str, HostArray]:
     """Return the values of a layer by PyTorch's names, in its layouts. host: ours, by attribute."""
     if kind not in PARTS:
-        return {name: _to_torch(kind, ours, host[ours], channels) for ours, name in NAMES.get(kind, {}).items()}
+        names = {ours: name for ours, name in NAMES.get(kind, {}).items() if ours in host}
+        return {name: _to_torch(kind, ours, host[ours], channels) for ours, name in names.items()}
     h, second = len(host["Wh"]), np.zeros_like(host["b"])
     if kind is GRU:
         second[2 * h :] = host["bh"]
@@ -255,15 +306,19 @@ def _to_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> Ho
     """Return values of ours in PyTorch's layout. channels: of the image whose features the layer takes, else 0."""
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_first_rows(values, channels)
-    if attribute == "W" and kind is not Embedding:
-        values = values.T if kind is Affine else values.transpose(3, 2, 0, 1)
+    if kind is Convolution and attribute == "W":
+        return values.transpose(3, 2, 0, 1)
+    if kind in (Affine, MultiHeadAttention):
+        values = values.T  # a bias stays what it is
     return values
 
 
 def _from_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> HostArray:
     """Return the inverse of `_to_torch`."""
-    if attribute == "W" and kind is not Embedding:
-        values = values.T if kind is Affine else values.transpose(2, 3, 1, 0)
+    if kind is Convolution and attribute == "W":
+        return values.transpose(2, 3, 1, 0)
+    if kind in (Affine, MultiHeadAttention):
+        values = values.T
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_last_rows(values, channels)
     return values
@@ -290,7 +345,7 @@ def _orders(net: Network, input_shape: Sequence[int] | None) -> dict[str, int]:
             rank = 3
         elif kind is LastStep:
             rank = 1
-        elif kind in PARTS:
+        elif kind in PARTS or kind in (MultiHeadAttention, PositionalEncoding):
             rank = 2
         elif kind is Embedding:
             rank = (rank or 1) + 1

@@ -13,6 +13,7 @@ from nnbackend.layers.activations import (
     activation,
 )
 from nnbackend.layers.affine import Affine
+from nnbackend.layers.attention import MultiHeadAttention, PositionalEncoding
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
@@ -52,6 +53,8 @@ LAYERS: dict[str, type[Layer]] = {
         LSTM,
         GRU,
         LastStep,
+        MultiHeadAttention,
+        PositionalEncoding,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -84,6 +87,8 @@ __all__ = [
     "MaxPooling",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "MultiHeadAttention",
+    "PositionalEncoding",
     "QuantileLoss",
     "ReLU",
     "SiLU",

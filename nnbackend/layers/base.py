@@ -281,6 +281,21 @@ def check_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None = 
         _refuse_input(layer, x, W, last, axes)
 
 
+def check_steps(layer: Layer, x: Array) -> None:
+    """Raise ValueError if a sequence has no step. x: (n, T, ...)."""
+    if x.shape[1] == 0:
+        raise ValueError(f"{layer}: argument x must have at least one step, got shape {tuple(x.shape)}")
+
+
+def checked_sequence(layer: Layer, shape: Shape, features: int) -> Shape:
+    """Return `shape`. Raise ValueError unless it is (T, features), T at least 1."""
+    if len(shape) != 2 or shape[1] != features or shape[0] < 1:
+        raise ValueError(
+            f"{layer} takes rows of shape (T, {features}), T at least 1, but what comes before gives {shape}"
+        )
+    return shape
+
+
 def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None) -> None:
     if W is None:
         raise ValueError(f"{layer} has no parameter values yet: put it in a Network, or call its initialize(seed)")

@@ -18,14 +18,9 @@ from nnbackend.layers import LAYERS
 
 torch = pytest.importorskip("torch")
 
-OF_ROWS = (
-    "Embedding",
-    "GRU",
-    "LSTM",
-    "LastStep",
-    "LayerNormalization",
-    "RNN",
-)  # layers that PyTorch does not have for images
+# layers that PyTorch does not have for images
+OF_ROWS = {"Embedding", "GRU", "LSTM", "LastStep", "LayerNormalization", "RNN"}
+OF_ROWS |= {"MultiHeadAttention", "PositionalEncoding"}
 
 
 def perceptron() -> Any:
@@ -199,6 +194,39 @@ def test_recurrent_layers(kind: str, dtype: str, bias: bool) -> None:
         assert torch.equal(there.state_dict()[f"0.{name}"], state[f"0.module.{name}"])
     last = nn.Network([make(3, 4), nn.LastStep(), nn.Affine(4, 2)], dtype=dtype)
     assert_close(answers(last.to_torch(), x), to_numpy(last.predict(x)), dtype, terms=100)
+
+
+class SelfAttention(torch.nn.MultiheadAttention):
+    """PyTorch's module with one input and one output."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention(dtype: str, bias: bool) -> None:
+    t, ids = torch.nn, np.random.default_rng(4).integers(0, 9, (5, 7))
+    own = SelfAttention(6, 3, bias=bias, batch_first=True)
+    module = drawn(t.Sequential(t.Embedding(9, 6), own, t.Flatten(), t.Linear(42, 2)), dtype)
+    layers = [nn.Embedding(9, 6), nn.MultiHeadAttention(6, 3), nn.Flatten(), nn.Affine(42, 2)]
+    net = nn.load_torch(module, layers)
+    assert_close(net.predict(ids), answers(module, ids), dtype, terms=300)
+    there = net.to_torch()
+    assert_close(answers(there, ids), answers(module, ids), dtype, terms=300)
+    for name in ("in_proj_weight", "out_proj.weight"):
+        assert torch.equal(there.state_dict()[f"1.{name}"], module.state_dict()[f"1.{name}"])
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_positions_and_a_causal_mask(learned: bool) -> None:
+    ids = np.random.default_rng(4).integers(0, 9, (5, 7))
+    layers = [nn.Embedding(9, 6), nn.PositionalEncoding(6, 8, learned), nn.MultiHeadAttention(6, 2, causal=True)]
+    net = nn.Network(layers, nn.MeanSquaredError(), seed=2)
+    module = net.to_torch()
+    assert_close(answers(module, ids), to_numpy(net.predict(ids)), "float32", terms=100)
+    again = [nn.Embedding(9, 6), nn.PositionalEncoding(6, 8, learned), nn.MultiHeadAttention(6, 2, causal=True)]
+    assert to_numpy(nn.load_torch(module, again).buffer.data).tolist() == to_numpy(net.buffer.data).tolist()
 
 
 def test_recurrent_modules_of_several_layers_are_named() -> None:

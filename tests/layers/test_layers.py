@@ -45,6 +45,16 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
     "RNN": [(lambda: nn.RNN(3, 2), (4, 3)), (lambda: nn.RNN(1, 1), (1, 1))],
     "LSTM": [(lambda: nn.LSTM(3, 2), (4, 3)), (lambda: nn.LSTM(1, 3), (1, 1))],
     "GRU": [(lambda: nn.GRU(3, 2), (4, 3)), (lambda: nn.GRU(1, 3), (1, 1))],
+    "MultiHeadAttention": [
+        (lambda: nn.MultiHeadAttention(6, 2), (4, 6)),
+        (lambda: nn.MultiHeadAttention(3, 3, causal=True), (5, 3)),
+        (lambda: nn.MultiHeadAttention(1, 1), (1, 1)),
+    ],
+    "PositionalEncoding": [
+        (lambda: nn.PositionalEncoding(5, 7), (4, 5)),
+        (lambda: nn.PositionalEncoding(2, 6, learned=True), (4, 2)),
+        (lambda: nn.PositionalEncoding(1, 1, learned=True), (1, 1)),
+    ],
     "LastStep": [(nn.LastStep, (4, 3)), (nn.LastStep, (1,))],
     "Embedding": [(lambda: nn.Embedding(5, 3), (4,)), (lambda: nn.Embedding(2, 1), ())],
 }
