@@ -43,8 +43,11 @@ from nnbackend.layers import (
     MaxPooling,
     MeanSquaredError,
     MultiHeadAttention,
+    Parallel,
     PositionalEncoding,
     ReLU,
+    Residual,
+    Sequential,
     Sigmoid,
     SoftmaxWithLoss,
     Tanh,
@@ -381,6 +384,9 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "MaxPooling": (lambda: MaxPooling(3, 2, 1), (4, 5, 2)),
     "MultiHeadAttention": (lambda: MultiHeadAttention(6, 2, causal=True), (4, 6)),
     "PositionalEncoding": (lambda: PositionalEncoding(3, 8, learned=True), (4, 3)),
+    "Parallel": (lambda: Parallel([[], [Affine(4, 3), Tanh()]], "concatenate"), (4,)),
+    "Residual": (lambda: Residual([Affine(4, 3), Tanh()], Affine(4, 3)), (4,)),
+    "Sequential": (lambda: Sequential([Affine(4, 3), Tanh()]), (4,)),
 }
 
 

@@ -61,6 +61,7 @@ from nnbackend.layers import (
 )
 from nnbackend.layers.base import Part as CorePart
 from nnbackend.layers.base import RowShape, Shape
+from nnbackend.layers.containers import Stacks
 from nnbackend.network import Network
 
 OPSET = 20  # the first that has GELU
@@ -119,7 +120,7 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     if size * np.dtype(net.dtype).itemsize > LARGEST:
         raise ValueError(f"the network has {size:,} parameters in {net.dtype}, but an ONNX file holds at most 2 GiB")
     graph = Graph(net.dtype)
-    takes = next(iter(net.layers.values())).input_dtype or net.dtype
+    takes = net.first.input_dtype or net.dtype
     graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
     sides = _SIDES if len(open_shape) == 3 else ("steps", "features")
     names = ["n", *(side if length is None else length for side, length in zip(sides, open_shape, strict=False))]
@@ -266,12 +267,14 @@ class Graph:
 
 def add_network(graph: Graph, net: Network, x: str, shape: Shape) -> str:
     """Add the layers of a network to a graph, and return the name of the raw output. shape: that of one row of x."""
-    value = Value(x, shape)
-    stack = parts(net, shape)
+    return graph.plain(_stack(graph, parts(net, shape), Value(x, shape)))
+
+
+def _stack(graph: Graph, stack: Sequence[Part], value: Value) -> Value:
     for i, part in enumerate(stack):
         graph.prefix = str(part.layer)
         value = _written(graph, part, value, stack[i + 1 :])
-    return graph.plain(value)
+    return value
 
 
 def _written(graph: Graph, part: Part, value: Value, rest: Sequence[Part]) -> Value:
@@ -558,6 +561,22 @@ def _softmax(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Softmax", value.name, axis=1 if value.channels_first else -1))
 
 
+def _joined(graph: Graph, part: Part, value: Value) -> Value:
+    """Add the stacks of a layer side by side, and join their outputs."""
+    layer: Any = part.layer
+    values = [_stack(graph, stack, value) for stack in part.stacks]
+    graph.prefix = str(layer)
+    if not all(v.channels_first for v in values):
+        values = [graph.last(v) for v in values]
+    name, *others = [v.name for v in values]
+    if layer.join == "concatenate":
+        axis = 1 if values[0].channels_first else -1
+        return replace(values[0], name=graph.node("Concat", name, *others, axis=axis))
+    for other in others:
+        name = graph.node("Add", name, other)
+    return replace(values[0], name=name)
+
+
 WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     Affine: _affine,
     AveragePooling: _pooling("AveragePool", count_include_pad=1),
@@ -573,6 +592,7 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     PositionalEncoding: _positional_encoding,
     RNN: _recurrent,
     Softmax: _softmax,
+    Stacks: _joined,
 }
 
 
@@ -619,7 +639,7 @@ def _compared(net: Network, model: Any, shape: Shape) -> float:
     """
     import onnxruntime
 
-    worst, rng, first = 0.0, np.random.default_rng(0), next(iter(net.layers.values()))
+    worst, rng, first = 0.0, np.random.default_rng(0), net.first
     for n in (1, 5):
         x = rng.standard_normal((n, *shape)).astype(net.dtype)
         if isinstance(first, Embedding):

@@ -15,6 +15,7 @@ from nnbackend.layers.activations import (
 from nnbackend.layers.affine import Affine
 from nnbackend.layers.attention import MultiHeadAttention, PositionalEncoding
 from nnbackend.layers.base import Layer, Loss
+from nnbackend.layers.containers import Parallel, Residual, Sequential
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
 from nnbackend.layers.embedding import Embedding
@@ -55,6 +56,9 @@ LAYERS: dict[str, type[Layer]] = {
         LastStep,
         MultiHeadAttention,
         PositionalEncoding,
+        Sequential,
+        Residual,
+        Parallel,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -88,9 +92,12 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "MultiHeadAttention",
+    "Parallel",
     "PositionalEncoding",
     "QuantileLoss",
     "ReLU",
+    "Residual",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",

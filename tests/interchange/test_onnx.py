@@ -79,6 +79,27 @@ STACKS: dict[str, list[Make]] = {
         lambda rng: [nn.Convolution(2, 3, 2), nn.Flatten(), nn.GELU(), nn.Dropout(), nn.Affine(12, 4)],
         lambda rng: [nn.Convolution(2, 3, 2), nn.Flatten(), nn.Softmax(), nn.Affine(12, 4)],
         lambda rng: [nn.Convolution(2, 3, 2), nn.Flatten(), nn.Flatten(), nn.Affine(12, 4)],
+        lambda rng: [nn.Convolution(2, 3, 2), nn.Flatten(), nn.Residual([nn.Affine(12, 12)]), nn.Affine(12, 4)],
+    ],
+    "Sequential": [
+        lambda rng: [nn.Sequential([nn.Affine(4, 5), nn.Sequential([]), nn.Dropout()]), nn.BatchNormalization(5)],
+        lambda rng: [shared := nn.Affine(3, 3), nn.Sequential([nn.Tanh(), shared]), shared],
+    ],
+    "Residual": [
+        lambda rng: [nn.Residual([nn.Affine(4, 5), nn.BatchNormalization(5), nn.GELU(), nn.Affine(5, 4)]), nn.Tanh()],
+        lambda rng: [c := convolution(rng), nn.Residual([nn.Convolution(c.b.size, c.b.size, 3, padding=1), nn.ELU()])],
+        lambda rng: [
+            nn.Residual([nn.Convolution(2, 3, 3, 2, 1), nn.ReLU()], [nn.AveragePooling(1, 2), nn.Convolution(2, 3, 1)]),
+            nn.MaxPooling(2),
+        ],
+        lambda rng: [
+            nn.Residual([nn.Convolution(2, 3, 2), nn.Flatten(), nn.Affine(12, 4)], [nn.Flatten(), nn.Affine(18, 4)])
+        ],
+    ],
+    "Parallel": [
+        lambda rng: [nn.Parallel([nn.Affine(4, size(rng)), [nn.Affine(4, 3), nn.SiLU()], []], "concatenate")],
+        lambda rng: [convolution(rng, 2), nn.Parallel([nn.Softmax(), [], nn.ReLU()], "concatenate"), nn.Flatten()],
+        lambda rng: [nn.Parallel([nn.Convolution(2, 3, 1), nn.Convolution(2, 3, 1)]), nn.MaxPooling(2)],
     ],
     **{
         kind.__name__: [

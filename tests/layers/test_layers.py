@@ -57,6 +57,22 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
     ],
     "LastStep": [(nn.LastStep, (4, 3)), (nn.LastStep, (1,))],
     "Embedding": [(lambda: nn.Embedding(5, 3), (4,)), (lambda: nn.Embedding(2, 1), ())],
+    "Sequential": [
+        (lambda: nn.Sequential([nn.Affine(4, 3), nn.Tanh(), nn.Affine(3, 2)]), (4,)),
+        (lambda: nn.Sequential([]), (2, 3)),
+        (lambda: nn.Sequential([nn.Sequential([nn.ELU()]), nn.Convolution(2, 3, 3)]), (4, 5, 2)),
+    ],
+    "Residual": [
+        (lambda: nn.Residual([nn.Affine(4, 5), nn.Tanh(), nn.Affine(5, 4)]), (4,)),
+        (lambda: nn.Residual([nn.Convolution(2, 3, 3, padding=1), nn.SiLU()], nn.Convolution(2, 3, 1)), (4, 5, 2)),
+        (lambda: nn.Residual([nn.Affine(4, 3)], [nn.Affine(4, 2), nn.Tanh(), nn.Affine(2, 3)]), (4,)),
+    ],
+    "Parallel": [
+        (lambda: nn.Parallel([nn.Affine(4, 3), [nn.Affine(4, 3), nn.Sigmoid()], nn.Affine(4, 3)]), (4,)),
+        (lambda: nn.Parallel([nn.Tanh()]), (4,)),
+        (lambda: nn.Parallel([[], nn.Affine(4, 3), nn.ELU()], "concatenate"), (4,)),
+        (lambda: nn.Parallel([nn.Convolution(2, 3, (1, 3)), nn.Convolution(2, 1, (1, 3))], "concatenate"), (2, 5, 2)),
+    ],
 }
 CASES = [pytest.param(make, shape, id=f"{name}-{i}") for name in MAKE for i, (make, shape) in enumerate(MAKE[name])]
 
