@@ -31,6 +31,7 @@ from nnbackend.layers import (
     Dropout,
     Embedding,
     Flatten,
+    GaussianNoise,
     Huber,
     LastStep,
     Layer,
@@ -44,6 +45,9 @@ from nnbackend.layers import (
     Parallel,
     PositionalEncoding,
     QuantileLoss,
+    RandomAffine,
+    RandomElastic,
+    RandomFlip,
     ReLU,
     Residual,
     Sequential,
@@ -65,6 +69,7 @@ if _TYPE_CHECKING:
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
+    from nnbackend.summary import Summary
     from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
@@ -78,6 +83,7 @@ _ROOMS = {
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
+    "summary": ("Summary",),
     "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -129,6 +135,7 @@ __all__ = [
     "Exponential",
     "Finding",
     "Flatten",
+    "GaussianNoise",
     "GradientReport",
     "He",
     "History",
@@ -157,6 +164,9 @@ __all__ = [
     "PositionalEncoding",
     "QuantileLoss",
     "RMSprop",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomFlip",
     "ReLU",
     "Residual",
     "Schedule",
@@ -167,6 +177,7 @@ __all__ = [
     "Softmax",
     "SoftmaxWithLoss",
     "StepDecay",
+    "Summary",
     "Tanh",
     "Trainer",
     "TwoLayerNet",

@@ -38,6 +38,8 @@ from nnbackend.random import host_generator
 
 if TYPE_CHECKING:
     from nnbackend.interchange import Exported
+    from nnbackend.optimizers import Optimizer
+    from nnbackend.summary import Summary
 
 DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # the most rows that predict and evaluate pass through the layers at once
@@ -414,6 +416,21 @@ class Network:
         from nnbackend.interchange import to_torch
 
         return to_torch(self, input_shape=input_shape)
+
+    def summary(
+        self,
+        batch_size: int | None = 100,
+        *,
+        input_shape: Sequence[int] | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> Summary:
+        """Sum up layers, shapes, parameters and the memory of a training step; see `nnbackend.summary.summarize`."""
+        from nnbackend.summary import summarize
+
+        return summarize(self, batch_size, input_shape=input_shape, optimizer=optimizer)
+
+    def _repr_html_(self) -> str:
+        return self.summary(None)._repr_html_()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which

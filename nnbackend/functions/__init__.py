@@ -25,6 +25,14 @@ from nnbackend.functions.activations import (
 from nnbackend.functions.affine import affine, affine_backward, product
 from nnbackend.functions.array import gather, is_finite
 from nnbackend.functions.attention import attention, attention_backward, sinusoids
+from nnbackend.functions.augmentation import (
+    affine_positions,
+    elastic_draws,
+    elastic_positions,
+    flip,
+    resample,
+    resample_backward,
+)
 from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
 from nnbackend.functions.embedding import embedding, embedding_backward
 from nnbackend.functions.losses import (
@@ -57,7 +65,7 @@ from nnbackend.functions.normalization import (
     layer_normalization,
     layer_normalization_backward,
 )
-from nnbackend.functions.philox import dropout_mask, philox
+from nnbackend.functions.philox import dropout_mask, normal, philox, uniform
 from nnbackend.functions.pooling import (
     average_pooling,
     average_pooling_backward,
@@ -82,6 +90,7 @@ __all__ = [
     "absolute_error_rows",
     "affine",
     "affine_backward",
+    "affine_positions",
     "attention",
     "attention_backward",
     "average_pooling",
@@ -95,10 +104,13 @@ __all__ = [
     "count_correct",
     "count_correct_multilabel",
     "dropout_mask",
+    "elastic_draws",
+    "elastic_positions",
     "elu",
     "elu_backward",
     "embedding",
     "embedding_backward",
+    "flip",
     "gather",
     "gelu",
     "gelu_backward",
@@ -124,6 +136,7 @@ __all__ = [
     "mean_absolute_error_backward",
     "mean_squared_error",
     "mean_squared_error_backward",
+    "normal",
     "philox",
     "product",
     "quantile_loss",
@@ -132,6 +145,8 @@ __all__ = [
     "record",
     "relu",
     "relu_backward",
+    "resample",
+    "resample_backward",
     "rnn",
     "rnn_backward",
     "sigmoid",
@@ -154,4 +169,5 @@ __all__ = [
     "tanh",
     "tanh_backward",
     "total_weight",
+    "uniform",
 ]

@@ -36,6 +36,7 @@ from nnbackend.layers import (
     Dropout,
     Embedding,
     Flatten,
+    GaussianNoise,
     LastStep,
     Layer,
     LayerNormalization,
@@ -45,6 +46,9 @@ from nnbackend.layers import (
     MultiHeadAttention,
     Parallel,
     PositionalEncoding,
+    RandomAffine,
+    RandomElastic,
+    RandomFlip,
     ReLU,
     Residual,
     Sequential,
@@ -278,6 +282,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
     images, filters, windows = draw(2, 6, 7, 3), draw(3, 2, 3, 4), ((2, 3), (2, 1), (1, 0))
     pooled, sequences = functions.max_pooling(images, *windows), draw(2, 4, 5)
     p = functions.softmax(x)
+    positions = [3 + 2 * draw(2, 4, 5) for _ in range(2)]
     clock, order = np.array([2, 5]), rng.permutation(9)
     special: dict[str, list[Any]] = {
         "affine": [x, draw(5, 3), draw(3)],
@@ -324,16 +329,23 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
             sequences,
             *(draw(*shape) for shape in ((5, 3), (3, 3), (5, 2, 3), (5, 3), (3, 3), (3,))),
         ],
+        "affine_positions": [draw(2, 4), (6, 7), 0.1, 30.0, 0.2],
+        "elastic_draws": [3, (6, 7), 2.5],
+        "elastic_positions": [positive(*functions.elastic_draws(2, (6, 7), 2.5)), (6, 7), 0.7, 2.5],
+        "flip": [images, np.array([True, False])],
         "gather": [x, np.array([3, 0, 3])],
         "is_finite": [x],
         "layer_normalization": [x, draw(5), draw(5), 1e-5],
         "layer_normalization_backward": [dy, x, draw(5), positive(6, 1), draw(5), draw(5)],
         "max_pooling": [images, *windows],
         "max_pooling_backward": [draw(*pooled.shape), images, pooled, *windows],
+        "normal": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
         "philox": [tuple(np.arange(4) + 2**31 for _ in range(4)), (7, 8)],
         "product": [draw(2, 3, 4), draw(2, 4, 5)],
         "record": [draw(2, 9), clock, draw(1)[0, ...], draw(1)[0, ...]],
         "sinusoids": [sequences],
+        "resample": [images, *positions, 0.5],
+        "resample_backward": [draw(2, 4, 5, 3), *positions, (6, 7)],
         "softmax_backward": [dy, p],
         "softmax_cross_entropy": [x, t, positive(6), positive(5), 0.1],
         "softmax_cross_entropy_backward": [p, t, positive(6), positive(5), 0.1],
@@ -343,6 +355,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "take_columns": [x, np.array([3, 0, 3])],
         "take_rows": [order, clock, 3, 0, 3, draw(9, 4), t.repeat(2)[:9]],
         "total_weight": [t, positive(6), positive(5)],
+        "uniform": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
         "sgd_step": [draw(20), draw(20), 0.1, 0.2],
         "momentum_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],
         "nesterov_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],
@@ -387,6 +400,10 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "Parallel": (lambda: Parallel([[], [Affine(4, 3), Tanh()]], "concatenate"), (4,)),
     "Residual": (lambda: Residual([Affine(4, 3), Tanh()], Affine(4, 3)), (4,)),
     "Sequential": (lambda: Sequential([Affine(4, 3), Tanh()]), (4,)),
+    "GaussianNoise": (lambda: GaussianNoise(0.3), (4,)),
+    "RandomAffine": (lambda: RandomAffine(0.2, 30.0, 0.2, 0.5), (5, 6, 2)),
+    "RandomElastic": (lambda: RandomElastic(0.7, 2.5), (5, 6, 2)),
+    "RandomFlip": (RandomFlip, (5, 6, 2)),
 }
 
 

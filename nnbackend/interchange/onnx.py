@@ -328,7 +328,10 @@ def _gelu(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _silu(graph: Graph, layer: Any, x: str) -> str:
-    return graph.node("Mul", x, graph.node("Sigmoid", x))
+    if graph.dtype != DOUBLE:
+        return graph.node("Mul", x, graph.node("Sigmoid", x))
+    # onnxruntime before 1.31 joins these two nodes to one for which it has no kernel in float64
+    return graph.node("Div", x, graph.node("Add", graph.constant(1.0), graph.node("Exp", graph.node("Neg", x))))
 
 
 ELEMENTWISE: dict[type[Layer] | None, Callable[[Graph, Any, str], str]] = {

@@ -160,9 +160,12 @@ def _sequential(
             stacks = [_sequential(torch, net, stack, places, made) for stack in stacks_of(layer)]
             modules.append(_joined(torch, layer, place, stacks))
             continue
-        if kind not in MODULES or (kind is LayerNormalization and place.rank == 3):
+        make = MODULES.get(kind)
+        if make is None and kind is not None and kind.identity:
+            make = _identity
+        if make is None or (kind is LayerNormalization and place.rank == 3):
             raise refusal(layer, "PyTorch", "it has no module for that")
-        module = MODULES[kind](torch.nn, layer, place.rank)
+        module = make(torch.nn, layer, place.rank)
         host = {name: to_numpy(parameter.data) for name, parameter in layer.parameters().items()}
         state = {
             name: torch.tensor(np.ascontiguousarray(values)) for name, values in _state(kind, host, place.order).items()
@@ -286,6 +289,10 @@ def _positional_encoding(nn: Any, layer: Any) -> Any:
             return x + self.weight[: x.shape[1]]
 
     return PositionalEncoding()
+
+
+def _identity(nn: Any, layer: Any, rank: int | None) -> Any:
+    return nn.Identity()
 
 
 def _last_step(nn: Any) -> Any:

@@ -14,6 +14,7 @@ from nnbackend.layers.activations import (
 )
 from nnbackend.layers.affine import Affine
 from nnbackend.layers.attention import MultiHeadAttention, PositionalEncoding
+from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomElastic, RandomFlip
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.containers import Parallel, Residual, Sequential
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
@@ -59,6 +60,10 @@ LAYERS: dict[str, type[Layer]] = {
         Sequential,
         Residual,
         Parallel,
+        RandomAffine,
+        RandomElastic,
+        RandomFlip,
+        GaussianNoise,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -82,6 +87,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GaussianNoise",
     "Huber",
     "LastStep",
     "Layer",
@@ -95,6 +101,9 @@ __all__ = [
     "Parallel",
     "PositionalEncoding",
     "QuantileLoss",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomFlip",
     "ReLU",
     "Residual",
     "Sequential",

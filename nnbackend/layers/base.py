@@ -139,6 +139,7 @@ class Layer(Part):
     draws = False  # the layer draws random numbers while training, by the clock that `bind` receives
     elementwise = False  # in inference mode, each element of y depends on the same element of x alone
     input_dtype = ""  # the dtype of x if that is not the network's: "int64" for ids
+    identity = False  # in inference mode, y is x
 
     waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
 
@@ -373,6 +374,12 @@ def checked_sequence(layer: Layer, shape: Shape, features: int) -> Shape:
             f"{layer} takes rows of shape (T, {features}), T at least 1, but what comes before gives {shape}"
         )
     return shape
+
+
+def check_images(layer: Layer, x: Array) -> None:
+    """Raise ValueError unless x has the four axes of a batch of images."""
+    if getattr(x, "ndim", None) != 4:
+        raise ValueError(f"{layer}: argument x must have shape (n, h, w, c), got {tuple(getattr(x, 'shape', ()))}")
 
 
 def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None) -> None:

@@ -69,6 +69,11 @@ STACKS: dict[str, list[Make]] = {
         lambda rng: [nn.Convolution(2, 5, 3), nn.LayerNormalization(5), nn.Convolution(5, 2, 2)],
     ],
     "Dropout": [lambda rng: [nn.Affine(4, 5), nn.Dropout(0.4)], lambda rng: [nn.Dropout(0.1), nn.Affine(4, 5)]],
+    **{
+        kind.__name__: [lambda rng, kind=kind: [c := convolution(rng), kind(), convolution(rng, c.b.size)]]
+        for kind in (nn.RandomAffine, nn.RandomElastic, nn.RandomFlip)
+    },
+    "GaussianNoise": [lambda rng: [nn.GaussianNoise(0.4), nn.Affine(4, 5)]],
     "Convolution": [lambda rng: [convolution(rng)], lambda rng: [c := convolution(rng), convolution(rng, c.b.size)]],
     "MaxPooling": [lambda rng: [c := convolution(rng), pooling(nn.MaxPooling, rng), convolution(rng, c.b.size)]],
     "AveragePooling": [
@@ -293,15 +298,15 @@ class Scale(nn.Layer):
 
     def forward(self, x: Any, training: bool = False) -> Any:
         self._x = x
-        return nn.functions.silu(x) * self.scale.data
+        return nn.functions.tanh(x) * self.scale.data
 
 
 class Written(Scale):
     operator = "Mul"
 
     def to_onnx(self, graph: Any, x: str) -> str:
-        silu = graph.node("Mul", x, graph.node("Sigmoid", x))
-        return graph.node(self.operator, silu, graph.constant(self.scale.data))
+        y = graph.node("Tanh", x)
+        return graph.node(self.operator, y, graph.constant(self.scale.data))
 
 
 class Wrong(Written):

@@ -73,6 +73,13 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
         (lambda: nn.Parallel([[], nn.Affine(4, 3), nn.ELU()], "concatenate"), (4,)),
         (lambda: nn.Parallel([nn.Convolution(2, 3, (1, 3)), nn.Convolution(2, 1, (1, 3))], "concatenate"), (2, 5, 2)),
     ],
+    "RandomAffine": [
+        (lambda: nn.RandomAffine(0.3, 40.0, 0.3, 0.5), (5, 6, 2)),
+        (lambda: nn.RandomAffine(0.0, 0.0, 0.0), (4, 1, 1)),
+    ],
+    "RandomElastic": [(lambda: nn.RandomElastic(1.0, 2.5, -1.0), (5, 6, 2)), (nn.RandomElastic, (1, 4, 1))],
+    "RandomFlip": [(nn.RandomFlip, (3, 5, 2)), (lambda: nn.RandomFlip(1.0), (2, 3, 1))],
+    "GaussianNoise": [(lambda: nn.GaussianNoise(0.3), (5,)), (lambda: nn.GaussianNoise(0.0), (2, 3, 1))],
 }
 CASES = [pytest.param(make, shape, id=f"{name}-{i}") for name in MAKE for i, (make, shape) in enumerate(MAKE[name])]
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
-from nnbackend.backends.numpy.threads import threads
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -31,10 +30,12 @@ from nnbackend.functions import (
     max_pooling_backward,
     relu,
     relu_backward,
+    resample,
     sigmoid,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_variants,
+    uniform,
 )
 from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
@@ -70,8 +71,6 @@ def _are_stale() -> bool:
 
 if _are_stale():
     raise ImportError("they were compiled from other sources than those that are here: install the package again")
-
-_native.use_threads(threads())
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1
@@ -173,8 +172,25 @@ def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> A
         return NotImplemented
     mask = np.empty_like(x)
     limit, scale, key = round(ratio * 2**24), 1.0 / (1.0 - ratio), (seed & LOW32, seed >> 32 & LOW32)
-    done = _native.dropout_mask(mask, limit, scale, int(clock[0]) & LOW32, stream, *key)
+    done = _native.dropout_mask(mask, int(clock[0]) & LOW32, stream, *key, limit, scale)
     return mask if done is None else NotImplemented
+
+
+@loop(uniform)
+def _(x: HostArray, shape: tuple[int, ...], seed: int, stream: int, clock: HostArray) -> Any:
+    if not 0 <= stream <= LOW32:
+        return NotImplemented
+    out = np.empty(shape, x.dtype)
+    done = _native.uniform(out, int(clock[0]) & LOW32, stream, seed & LOW32, seed >> 32 & LOW32)
+    return out if done is None else NotImplemented
+
+
+@loop(resample)
+def _(x: HostArray, rows: HostArray, columns: HostArray, fill: float = 0.0) -> Any:
+    y = np.empty((*rows.shape, x.shape[3]), x.dtype)
+    images, i, j = (np.ascontiguousarray(a) for a in (x, rows, columns))
+    done = _native.resample(images, i, j, y, fill)
+    return y if done is None else NotImplemented
 
 
 @loop(relu)
