@@ -62,12 +62,13 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes
+    from nnbackend import datasets, nodes, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
     from nnbackend.summary import Summary
     from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
@@ -82,6 +83,7 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
     "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
@@ -194,10 +196,12 @@ __all__ = [
     "diagnose",
     "evaluate",
     "functions",
+    "generate",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "sampling",
     "to_numpy",
     "use",
     "using",

@@ -26,7 +26,7 @@ FLOORS = [
     ["doctor", "recipes", "estimator", "images", "book"],
     ["training", "diagnosis", "gradient_check"],
     ["plotting"],
-    ["evaluation", "summary"],
+    ["sampling", "evaluation", "summary"],
     ["network"],
     ["gradients"],
     ["layers"],
@@ -44,14 +44,15 @@ DOORS = {("network.py", "interchange"), ("network.py", "summary")}
 KERNELS = {"backends/numpy/kernels.py", "backends/numpy/native.py", "backends/cupy/kernels.py"}
 NUMPY_ALLOWED = {"backends/base.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}
 NUMPY_ALLOWED_IN = ("backends/numpy/", "book/", "datasets/", "images.py", "estimator", "doctor.py", "interchange/")
-# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
-# makes tensors of host arrays
+# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host,
+# sampling.py draws there, torch.py makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {
     "network.py",
     "parameters.py",
     "training/trainer.py",
     "training/communication.py",
     "evaluation.py",
+    "sampling.py",
     "backends/dpnp.py",
     "backends/torch.py",
 }
