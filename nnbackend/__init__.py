@@ -41,11 +41,16 @@ from nnbackend.layers import (
     MaxPooling,
     MeanAbsoluteError,
     MeanSquaredError,
+    MultiHeadAttention,
+    Parallel,
+    PositionalEncoding,
     QuantileLoss,
     RandomAffine,
     RandomElastic,
     RandomFlip,
     ReLU,
+    Residual,
+    Sequential,
     Sigmoid,
     SigmoidWithLoss,
     SiLU,
@@ -57,12 +62,13 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes
+    from nnbackend import datasets, nodes, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
     from nnbackend.summary import Summary
     from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
@@ -77,6 +83,7 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
     "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
@@ -146,6 +153,7 @@ __all__ = [
     "MeanSquaredError",
     "ModelFileError",
     "Momentum",
+    "MultiHeadAttention",
     "NNBackendError",
     "Nesterov",
     "Network",
@@ -153,14 +161,18 @@ __all__ = [
     "NumericalError",
     "OneCycle",
     "Optimizer",
+    "Parallel",
     "Parameter",
+    "PositionalEncoding",
     "QuantileLoss",
     "RMSprop",
     "RandomAffine",
     "RandomElastic",
     "RandomFlip",
     "ReLU",
+    "Residual",
     "Schedule",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",
@@ -184,10 +196,12 @@ __all__ = [
     "diagnose",
     "evaluate",
     "functions",
+    "generate",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "sampling",
     "to_numpy",
     "use",
     "using",

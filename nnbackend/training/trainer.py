@@ -122,7 +122,7 @@ class Trainer:
             raise TypeError(f"communicator: expected the result of nn.communicator(), got {self.communicator!r}")
         if self.accumulate % size:
             raise ValueError(f"accumulate is {self.accumulate}, which {size} processes cannot share equally")
-        for name, layer in self.network.layers.items() if size > 1 else ():
+        for name, layer in self.network.every_layer().items() if size > 1 else ():
             if keeps_statistics(layer) and type(layer).follow is Layer.follow:
                 raise ValueError(f"{name} keeps statistics and has no method `follow`: it trains in one process alone")
 
