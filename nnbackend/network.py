@@ -217,6 +217,17 @@ class Network:
         parts = {**self.layers, "loss": self.loss_layer}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.signature().items()}
 
+    @property
+    def carried_rows(self) -> int:
+        """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0."""
+        return next((layer.carried_rows for layer in self._stack if layer.carried_rows), 0)
+
+    @on_its_device
+    def reset_state(self) -> None:
+        """Forget what layers carry over from one training batch to the next: each sequence begins anew."""
+        for layer in self._stack:
+            layer.reset_state()
+
     def least_rows(self, shape: Shape) -> tuple[int, str]:
         """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
         least, name = 1, ""

@@ -24,6 +24,7 @@ HEAVY |= {"ndonnx", "onnx", "onnxruntime", "skl2onnx"}
 FLOORS = [
     ["__main__", "cli"],
     ["interchange"],
+    ["book2"],
     ["doctor", "recipes", "estimator", "images", "book"],
     ["training", "diagnosis", "gradient_check"],
     ["plotting"],
@@ -44,7 +45,16 @@ DOORS = {("network.py", "interchange"), ("network.py", "summary")}
 # within backends/: what a library's room may know of it, and the kernels know only functions
 KERNELS = {"backends/numpy/kernels.py", "backends/numpy/native.py", "backends/cupy/kernels.py"}
 NUMPY_ALLOWED = {"backends/base.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}
-NUMPY_ALLOWED_IN = ("backends/numpy/", "book/", "datasets/", "images.py", "estimator", "doctor.py", "interchange/")
+NUMPY_ALLOWED_IN = (
+    "backends/numpy/",
+    "book/",
+    "book2/",
+    "datasets/",
+    "images.py",
+    "estimator",
+    "doctor.py",
+    "interchange/",
+)
 # network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
 # makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {

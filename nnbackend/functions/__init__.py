@@ -22,7 +22,7 @@ from nnbackend.functions.activations import (
     tanh,
     tanh_backward,
 )
-from nnbackend.functions.affine import affine, affine_backward
+from nnbackend.functions.affine import affine, affine_backward, product
 from nnbackend.functions.array import gather, is_finite
 from nnbackend.functions.augmentation import (
     affine_positions,
@@ -71,6 +71,18 @@ from nnbackend.functions.pooling import (
     max_pooling,
     max_pooling_backward,
 )
+from nnbackend.functions.recurrent import (
+    gru,
+    gru_backward,
+    gru_gates,
+    gru_gates_backward,
+    lstm,
+    lstm_backward,
+    lstm_gates,
+    lstm_gates_backward,
+    rnn,
+    rnn_backward,
+)
 from nnbackend.functions.steps import record, softmax_cross_entropy_recorded, take_rows
 
 __all__ = [
@@ -99,6 +111,10 @@ __all__ = [
     "gather",
     "gelu",
     "gelu_backward",
+    "gru",
+    "gru_backward",
+    "gru_gates",
+    "gru_gates_backward",
     "huber",
     "huber_backward",
     "huber_rows",
@@ -107,6 +123,10 @@ __all__ = [
     "layer_normalization_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "lstm",
+    "lstm_backward",
+    "lstm_gates",
+    "lstm_gates_backward",
     "max_pooling",
     "max_pooling_backward",
     "mean_absolute_error",
@@ -115,6 +135,7 @@ __all__ = [
     "mean_squared_error_backward",
     "normal",
     "philox",
+    "product",
     "quantile_loss",
     "quantile_loss_backward",
     "quantile_loss_rows",
@@ -123,6 +144,8 @@ __all__ = [
     "relu_backward",
     "resample",
     "resample_backward",
+    "rnn",
+    "rnn_backward",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_cross_entropy",

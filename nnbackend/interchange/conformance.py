@@ -25,7 +25,10 @@ from nnbackend.functions.array import array_namespace, device
 from nnbackend.interchange.parts import HostArray, with_values
 from nnbackend.layers import (
     ELU,
+    GRU,
     LAYERS,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
@@ -34,6 +37,7 @@ from nnbackend.layers import (
     Embedding,
     Flatten,
     GaussianNoise,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
@@ -271,7 +275,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
     x, dy, t = draw(6, 5), draw(6, 5), rng.integers(0, 5, 6)
     zero_one = (draw(6, 5) > 0).astype(np.float32)
     images, filters, windows = draw(2, 6, 7, 3), draw(3, 2, 3, 4), ((2, 3), (2, 1), (1, 0))
-    pooled = functions.max_pooling(images, *windows)
+    pooled, sequences = functions.max_pooling(images, *windows), draw(2, 4, 5)
     p = functions.softmax(x)
     positions = [3 + 2 * draw(2, 4, 5) for _ in range(2)]
     clock, order = np.array([2, 5]), rng.permutation(9)
@@ -296,6 +300,29 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "elastic_draws": [3, (6, 7), 2.5],
         "elastic_positions": [positive(*functions.elastic_draws(2, (6, 7), 2.5)), (6, 7), 0.7, 2.5],
         "flip": [images, np.array([True, False])],
+        "gru": [sequences, *(draw(*shape) for shape in ((5, 9), (3, 9), (9,), (3,), (2, 3)))],
+        "gru_backward": [
+            draw(2, 4, 3),
+            sequences,
+            *(draw(*shape) for shape in ((5, 9), (3, 9), (5, 2, 3), (4, 2, 12), (5, 9), (3, 9), (9,), (3,))),
+        ],
+        "gru_gates": [draw(2, 9), draw(2, 9), draw(3), draw(2, 3)],
+        "gru_gates_backward": [draw(2, 3), draw(2, 12), draw(2, 3)],
+        "lstm": [sequences, draw(5, 12), draw(3, 12), draw(12), draw(2, 3), draw(2, 3)],
+        "lstm_backward": [
+            draw(2, 4, 3),
+            sequences,
+            *(draw(*shape) for shape in ((5, 12), (3, 12), (5, 2, 3), (4, 2, 12), (5, 2, 3))),
+            *(draw(*shape) for shape in ((5, 12), (3, 12), (12,))),
+        ],
+        "lstm_gates": [draw(2, 12), draw(2, 12), draw(2, 3)],
+        "lstm_gates_backward": [draw(2, 3), draw(2, 3), draw(2, 12), draw(2, 3), draw(2, 3)],
+        "rnn": [sequences, draw(5, 3), draw(3, 3), draw(3), draw(2, 3)],
+        "rnn_backward": [
+            draw(2, 4, 3),
+            sequences,
+            *(draw(*shape) for shape in ((5, 3), (3, 3), (5, 2, 3), (5, 3), (3, 3), (3,))),
+        ],
         "gather": [x, np.array([3, 0, 3])],
         "is_finite": [x],
         "layer_normalization": [x, draw(5), draw(5), 1e-5],
@@ -304,6 +331,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "max_pooling_backward": [draw(*pooled.shape), images, pooled, *windows],
         "normal": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
         "philox": [tuple(np.arange(4) + 2**31 for _ in range(4)), (7, 8)],
+        "product": [draw(2, 3, 4), draw(2, 4, 5)],
         "record": [draw(2, 9), clock, draw(1)[0, ...], draw(1)[0, ...]],
         "resample": [images, *positions, 0.5],
         "resample_backward": [draw(2, 4, 5, 3), *positions, (6, 7)],
@@ -350,6 +378,10 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "Embedding": (lambda: Embedding(5, 3), (4,)),
     "Flatten": (Flatten, (2, 3, 2)),
     "GaussianNoise": (lambda: GaussianNoise(0.3), (4,)),
+    "GRU": (lambda: GRU(3, 2), (4, 3)),
+    "LastStep": (LastStep, (4, 3)),
+    "LSTM": (lambda: LSTM(3, 2), (4, 3)),
+    "RNN": (lambda: RNN(3, 2), (4, 3)),
     "LayerNormalization": (lambda: LayerNormalization(3), (5, 2, 3)),
     "LeakyReLU": (lambda: LeakyReLU(0.2), (4,)),
     "MaxPooling": (lambda: MaxPooling(3, 2, 1), (4, 5, 2)),

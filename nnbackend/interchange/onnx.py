@@ -33,12 +33,16 @@ from nnbackend.interchange.parts import (
 from nnbackend.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
     Convolution,
     Embedding,
     Flatten,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
@@ -114,7 +118,8 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     graph = Graph(net.dtype)
     takes = next(iter(net.layers.values())).input_dtype or net.dtype
     graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
-    names = ["n", *(side if length is None else length for side, length in zip(_SIDES, open_shape, strict=False))]
+    sides = _SIDES if len(open_shape) == 3 else ("steps", "features")
+    names = ["n", *(side if length is None else length for side, length in zip(sides, open_shape, strict=False))]
     rows = net.output_shape(shape)
     outputs = ["n", *(None if None in open_shape and len(rows) > 1 else length for length in rows)]
     onnx_graph = helper.make_graph(
@@ -438,6 +443,83 @@ def _embedding(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Gather", graph.constant(part.values["W"], name="W"), value.name, axis=0))
 
 
+# of each recurrent layer: ONNX's operator, the number of our part for each of its parts, and its attributes
+RECURRENT: dict[Any, tuple[str, list[int], dict[str, int]]] = {
+    RNN: ("RNN", [0], {}),
+    LSTM: ("LSTM", [2, 3, 0, 1], {}),
+    GRU: ("GRU", [1, 0, 2], {"linear_before_reset": 1}),
+}
+
+
+def _recurrent(graph: Graph, part: Part, value: Value) -> Value:
+    x = graph.node("Transpose", value.name, perm=[1, 0, 2])  # the steps come first there
+    if graph.dtype == DOUBLE:
+        y = _steps(graph, part, x)
+    else:
+        (operator, order, settings), v = RECURRENT[part.kind], part.values
+        h = len(v["Wh"])
+
+        def in_order(values: HostArray) -> HostArray:
+            return np.concatenate([values[k * h : (k + 1) * h] for k in order])
+
+        second = np.zeros_like(v["b"])
+        if "bh" in v:
+            second[-h:] = v["bh"]
+        W, R = (graph.constant(in_order(v[name].T)[None], name=name) for name in ("Wx", "Wh"))
+        b = graph.constant(np.concatenate([in_order(v["b"]), in_order(second)])[None], name="b")
+        states = graph.node(operator, x, W, R, b, hidden_size=h, **settings)
+        y = graph.node("Squeeze", states, graph.constant([1], "int64", name="axes"))
+    return replace(value, name=graph.node("Transpose", y, perm=[1, 0, 2]))
+
+
+def _steps(graph: Graph, part: Part, x: str) -> str:
+    """Add a loop over the steps of x, (T, n, d): in float64 onnxruntime has no kernel for the operators."""
+    helper, v = _onnx().helper, part.values
+    h, Wh = len(v["Wh"]), graph.constant(v["Wh"], name="Wh")
+    products = graph.node("Add", graph.node("MatMul", x, graph.constant(v["Wx"], name="Wx")), graph.constant(v["b"]))
+    first = graph.node("Gather", x, graph.constant(0, "int64", name="first"), axis=0)
+    zeros = graph.node("MatMul", first, graph.constant(np.zeros((v["Wx"].shape[0], h))))
+    outside, graph.nodes = graph.nodes, []
+    a, *states = (graph._name(name) for name in (["a", "h", "c"] if part.kind is LSTM else ["a", "h"]))
+    r = graph.node("MatMul", states[0], Wh)
+
+    def piece(values: str, start: int, stop: int) -> str:
+        ends = [graph.constant([k * h], "int64", name="at") for k in (start, stop)]
+        return graph.node("Slice", values, *ends, graph.constant([1], "int64", name="axis"))
+
+    if part.kind is GRU:
+        both = graph.node("Sigmoid", graph.node("Add", piece(a, 0, 2), piece(r, 0, 2)))
+        u = graph.node("Add", piece(r, 2, 3), graph.constant(v["bh"], name="bh"))
+        new = graph.node("Tanh", graph.node("Add", piece(a, 2, 3), graph.node("Mul", piece(both, 0, 1), u)))
+        change = graph.node("Mul", piece(both, 1, 2), graph.node("Sub", states[0], new))
+        after = [graph.node("Add", new, change)]
+    else:
+        total = graph.node("Add", a, r)
+        if part.kind is RNN:
+            after = [graph.node("Tanh", total)]
+        else:
+            f, i, o = (graph.node("Sigmoid", piece(total, k, k + 1)) for k in (0, 2, 3))
+            g = graph.node("Tanh", piece(total, 1, 2))
+            c = graph.node("Add", graph.node("Mul", f, states[1]), graph.node("Mul", i, g))
+            after = [graph.node("Mul", o, graph.node("Tanh", c)), c]
+    y = graph.node("Identity", after[0])
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, graph.element, None) for name in names]
+        for names in ([*states, a], [*after, y])
+    )
+    body = helper.make_graph(graph.nodes, "step", inputs, outputs)
+    graph.nodes = outside
+    names = [graph._name("last") for _ in states] + [graph._name("steps")]
+    node = helper.make_node("Scan", [*(zeros for _ in states), products], names, body=body, num_scan_inputs=1)
+    graph.nodes.append(node)
+    return names[-1]
+
+
+def _last_step(graph: Graph, part: Part, value: Value) -> Value:
+    x = graph.plain(value)
+    return Value(graph.node("Gather", x, graph.constant(-1, "int64", name="last"), axis=1), ())
+
+
 def _softmax(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Softmax", value.name, axis=1 if value.channels_first else -1))
 
@@ -448,8 +530,12 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     BatchNormalization: _batch_normalization,
     Convolution: _convolution,
     Embedding: _embedding,
+    GRU: _recurrent,
+    LSTM: _recurrent,
+    LastStep: _last_step,
     LayerNormalization: _layer_normalization,
     MaxPooling: _pooling("MaxPool"),
+    RNN: _recurrent,
     Softmax: _softmax,
 }
 

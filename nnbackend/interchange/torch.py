@@ -27,6 +27,9 @@ from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, ch
 from nnbackend.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
@@ -34,6 +37,7 @@ from nnbackend.layers import (
     Dropout,
     Embedding,
     Flatten,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
@@ -60,7 +64,9 @@ NAMES: dict[Any, dict[str, str]] = {
     LayerNormalization: {"gamma": "weight", "beta": "bias"},
     Embedding: {"W": "weight"},
 }
-LEFT_OUT = {"b": 0.0, "beta": 0.0, "gamma": 1.0}  # what stands for what bias=False or affine=False leave out
+# of each recurrent layer: for each part of PyTorch's columns, which of ours it is
+PARTS: dict[Any, list[int]] = {RNN: [0], LSTM: [2, 0, 1, 3], GRU: [0, 1, 2]}
+LEFT_OUT = {"b": 0.0, "bh": 0.0, "beta": 0.0, "gamma": 1.0}  # what stands for what bias=False or affine=False leave out
 IGNORED = "num_batches_tracked"
 
 
@@ -125,6 +131,7 @@ def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
     modules = []
     for layer in net.layers.values():
         kind = Part(layer, ()).kind
+        rank = 2 if kind in PARTS else (rank or 1) + 1 if kind is Embedding else 1 if kind is LastStep else rank
         rank = 3 if kind in (Convolution, MaxPooling, AveragePooling) else 1 if kind in (Affine, Flatten) else rank
         make = MODULES.get(kind)
         if make is None and kind is not None and kind.identity:
@@ -136,6 +143,12 @@ def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
         for attribute, name in NAMES.get(kind, {}).items():
             values = _to_torch(kind, attribute, to_numpy(getattr(layer, attribute).data), orders.get(layer.name, 0))
             state[name] = torch.tensor(np.ascontiguousarray(values))
+        module = MODULES[kind](torch.nn, layer, rank)
+        host = {name: to_numpy(parameter.data) for name, parameter in layer.parameters().items()}
+        state = {
+            name: torch.tensor(np.ascontiguousarray(values))
+            for name, values in _state(kind, host, orders.get(layer.name, 0)).items()
+        }
         module = module.to(getattr(torch, net.dtype))
         if state:
             module.load_state_dict(state, strict=False)  # without the count of batches, which is 0
@@ -171,6 +184,13 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
     AveragePooling: lambda nn, layer, rank: nn.AvgPool2d(layer.size, layer.stride, layer.padding),
     Dropout: lambda nn, layer, rank: nn.Dropout(layer.dropout_ratio),
     Flatten: lambda nn, layer, rank: nn.Flatten(),
+    LastStep: lambda nn, layer, rank: _last_step(nn),
+    **{
+        kind: lambda nn, layer, rank: _first_output(
+            getattr(nn, layer.kind), layer.input_size, layer.hidden_size, batch_first=True
+        )
+        for kind in PARTS
+    },
     Embedding: lambda nn, layer, rank: nn.Embedding(layer.vocabulary, layer.features),
     ReLU: lambda nn, layer, rank: nn.ReLU(),
     LeakyReLU: lambda nn, layer, rank: nn.LeakyReLU(layer.alpha),
@@ -187,7 +207,60 @@ def _identity(nn: Any, layer: Any, rank: int | None) -> Any:
     return nn.Identity()
 
 
+def _first_output(kind: Any, *settings: Any, **named: Any) -> Any:
+    """Return a module of PyTorch that returns the first of its outputs alone, as a Sequential wants it."""
+
+    class FirstOutput(kind):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return super().forward(x)[0]
+
+    FirstOutput.__name__ = kind.__name__
+    return FirstOutput(*settings, **named)
+
+
+def _last_step(nn: Any) -> Any:
+    class LastStep(nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return x[:, -1]
+
+    return LastStep()
+
+
 # --- layouts ----------------------------------------------------------------------------------------------------
+
+
+def _state(kind: Any, host: Mapping[str, HostArray], channels: int) -> dict[str, HostArray]:
+    """Return the values of a layer by PyTorch's names, in its layouts. host: ours, by attribute."""
+    if kind not in PARTS:
+        return {name: _to_torch(kind, ours, host[ours], channels) for ours, name in NAMES.get(kind, {}).items()}
+    h, second = len(host["Wh"]), np.zeros_like(host["b"])
+    if kind is GRU:
+        second[2 * h :] = host["bh"]
+    rows = (host["Wx"].T, host["Wh"].T, host["b"], second)
+    return {name: _parts(values, PARTS[kind]) for name, values in zip(RECURRENT, rows, strict=True)}
+
+
+def _host_values(kind: Any, state: Mapping[str, HostArray], channels: int) -> dict[str, HostArray]:
+    """Return the inverse of `_state`."""
+    if kind not in PARTS:
+        return {ours: _from_torch(kind, ours, state[name], channels) for ours, name in NAMES[kind].items()}
+    back = [PARTS[kind].index(k) for k in range(len(PARTS[kind]))]
+    Wx, Wh, first, second = (_parts(state[name], back) for name in RECURRENT)
+    h = Wh.shape[1]
+    own = {"bh": second[2 * h :]} if kind is GRU else {}
+    b = first + second
+    if kind is GRU:
+        b[2 * h :] = first[2 * h :]
+    return {"Wx": Wx.T, "Wh": Wh.T, "b": b, **own}
+
+
+RECURRENT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+def _parts(values: HostArray, order: Sequence[int]) -> HostArray:
+    """Return the equal parts of axis 0 in another order."""
+    parts = np.split(values, len(order))
+    return np.concatenate([parts[k] for k in order])
 
 
 def _to_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> HostArray:
@@ -227,12 +300,18 @@ def _orders(net: Network, input_shape: Sequence[int] | None) -> dict[str, int]:
             rank, channels = 3, settings.out_channels
         elif kind in (MaxPooling, AveragePooling):
             rank = 3
+        elif kind is LastStep:
+            rank = 1
+        elif kind in PARTS:
+            rank = 2
+        elif kind is Embedding:
+            rank = (rank or 1) + 1
         elif kind is Flatten and rank != 1:
             if rank in (None, 3):
                 pending, unknown = channels or 0, None if channels else layer
             rank = 1
         elif layer.parameters():
-            if kind not in NAMES:
+            if kind not in NAMES and kind not in PARTS:
                 raise TypeError(f"{layer}: PyTorch has no module for the parameters of a {layer.kind}")
             if unknown is not None:
                 raise ValueError(
@@ -258,22 +337,20 @@ def _take(layer: Any, prefix: str, group: Mapping[str, HostArray], channels: int
     def key(name: str) -> str:
         return f"{prefix}.{name}" if prefix else name
 
-    unknown = set(group) - set(NAMES[kind].values())
+    parameters = layer.parameters()
+    absent = {name: np.full(p.shape, LEFT_OUT.get(name, math.nan)) for name, p in parameters.items()}
+    state = _state(kind, absent, channels)  # the values of what is left out; NaN for what must be there
+    unknown = set(group) - set(state)
     if unknown:
-        raise ValueError(f"{layer} takes {', '.join(NAMES[kind].values())}, but source has {key(min(unknown))!r}")
-    for attribute, name in NAMES[kind].items():
-        parameter = getattr(layer, attribute)
-        if name not in group:
-            if attribute not in LEFT_OUT:
-                raise ValueError(f"{layer}: source has no {key(name)!r}")
-            values = np.full(parameter.shape, LEFT_OUT[attribute])
-        else:
-            expected = _to_torch(kind, attribute, np.zeros(parameter.shape), channels).shape
-            if group[name].shape != expected:
-                raise ValueError(f"{layer}: {key(name)!r} has shape {group[name].shape}, expected {expected}")
-            values = np.ascontiguousarray(_from_torch(kind, attribute, group[name], channels))
-        with net.backend.active():
-            parameter.data[...] = net.backend.asarray(values, net.dtype)
+        raise ValueError(f"{layer} takes {', '.join(state)}, but source has {key(min(unknown))!r}")
+    for name, values in state.items():
+        if name not in group and np.isnan(values).any():
+            raise ValueError(f"{layer}: source has no {key(name)!r}")
+        if name in group and group[name].shape != values.shape:
+            raise ValueError(f"{layer}: {key(name)!r} has shape {group[name].shape}, expected {values.shape}")
+    with net.backend.active():
+        for attribute, values in _host_values(kind, {**state, **group}, channels).items():
+            parameters[attribute].data[...] = net.backend.asarray(np.ascontiguousarray(values), net.dtype)
 
 
 def _values(source: Any) -> tuple[dict[str, HostArray], Any]:

@@ -27,6 +27,7 @@ from nnbackend.layers.losses import (
     SoftmaxWithLoss,
 )
 from nnbackend.layers.normalization import BatchNormalization, LayerNormalization
+from nnbackend.layers.recurrent import GRU, LSTM, RNN, LastStep
 
 LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
@@ -52,6 +53,10 @@ LAYERS: dict[str, type[Layer]] = {
         RandomElastic,
         RandomFlip,
         GaussianNoise,
+        RNN,
+        LSTM,
+        GRU,
+        LastStep,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -63,8 +68,11 @@ __all__ = [
     "ACTIVATIONS",
     "ELU",
     "GELU",
+    "GRU",
     "LAYERS",
     "LOSSES",
+    "LSTM",
+    "RNN",
     "Affine",
     "AveragePooling",
     "BatchNormalization",
@@ -74,6 +82,7 @@ __all__ = [
     "Flatten",
     "GaussianNoise",
     "Huber",
+    "LastStep",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",

@@ -175,6 +175,14 @@ class Layer(Part):
         """Return the fewest rows of `shape` that a training pass can work with."""
         return 1
 
+    @property
+    def carried_rows(self) -> int:
+        """Return the rows of a training batch, if the layer carries their state over to the next batch; else 0."""
+        return 0
+
+    def reset_state(self) -> None:
+        """Forget the state that the layer carries over."""
+
     def parameters(self) -> dict[str, Parameter]:
         """Return the layer's Parameters by attribute name, in the order of their creation."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
@@ -287,5 +295,5 @@ def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None)
         raise BackendError(f"{layer}: argument x is {describe(x)}, but the parameters are {describe(W)}")
     if x.dtype != W.dtype:
         raise ValueError(f"{layer}: argument x has dtype {x.dtype}, but the parameters have {W.dtype}")
-    expected = ", ".join(["n", *{2: [], 4: ["h", "w"]}.get(axes or 0, ["..."]), str(last)])
+    expected = ", ".join(["n", *{2: [], 3: ["T"], 4: ["h", "w"]}.get(axes or 0, ["..."]), str(last)])
     raise ValueError(f"{layer}: argument x must have shape ({expected}), got {tuple(x.shape)}")

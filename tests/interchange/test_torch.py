@@ -18,7 +18,14 @@ from nnbackend.layers import LAYERS
 
 torch = pytest.importorskip("torch")
 
-OF_ROWS = ("Embedding", "LayerNormalization")  # layers that PyTorch does not have for images
+OF_ROWS = (
+    "Embedding",
+    "GRU",
+    "LSTM",
+    "LastStep",
+    "LayerNormalization",
+    "RNN",
+)  # layers that PyTorch does not have for images
 
 
 def perceptron() -> Any:
@@ -161,6 +168,49 @@ def test_rows_of_ids(dtype: str) -> None:
     net = nn.load_torch(module, layers, input_shape=(4,))
     assert_close(net.predict(ids), answers(module, ids), dtype, terms=60)
     assert_close(answers(net.to_torch(input_shape=(4,)), ids), answers(module, ids), dtype, terms=60)
+
+
+class Output(torch.nn.Module):
+    """A recurrent module without the states that it returns beside its output."""
+
+    def __init__(self, module: Any):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Any) -> Any:
+        return self.module(x)[0]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_recurrent_layers(kind: str, dtype: str, bias: bool) -> None:
+    t, x = torch.nn, rows((6, 3), dtype)
+    first = getattr(t, kind)(3, 4, batch_first=True, bias=bias)
+    module = drawn(t.Sequential(Output(first), t.Tanh(), Output(getattr(t, kind)(4, 2, batch_first=True))), dtype)
+    make = getattr(nn, kind)
+    net = nn.load_torch(module, [make(3, 4), nn.Tanh(), make(4, 2)])
+    assert_close(net.predict(x), answers(module, x), dtype, terms=100)
+    there = net.to_torch()
+    assert_close(answers(there, x), answers(module, x), dtype, terms=100)
+    assert set(there.state_dict()) >= {"0.weight_ih_l0", "0.bias_hh_l0", "2.weight_hh_l0"}
+    state = module.state_dict()
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        assert torch.equal(there.state_dict()[f"0.{name}"], state[f"0.module.{name}"])
+    last = nn.Network([make(3, 4), nn.LastStep(), nn.Affine(4, 2)], dtype=dtype)
+    assert_close(answers(last.to_torch(), x), to_numpy(last.predict(x)), dtype, terms=100)
+
+
+def test_recurrent_modules_of_several_layers_are_named() -> None:
+    for module, key in (
+        (torch.nn.LSTM(3, 4, num_layers=2), "bias_hh_l1"),
+        (torch.nn.GRU(3, 4, bidirectional=True), "bia"),
+    ):
+        kind = getattr(nn, type(module).__name__)
+        with pytest.raises(ValueError, match=f"takes weight_ih_l0, weight_hh_l0, .*, but source has '{key}"):
+            nn.load_torch(module, [kind(3, 4)])
+    with pytest.raises(ValueError, match=r"'weight_ih_l0' has shape \(16, 3\), expected \(20, 3\)"):
+        nn.load_torch(torch.nn.LSTM(3, 4).state_dict(), [nn.LSTM(3, 5)])
 
 
 def test_training_goes_on_in_torch_as_here() -> None:

@@ -42,6 +42,10 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
         (lambda: nn.AveragePooling(3, stride=1, padding=1), (4, 4, 1)),
     ],
     "Flatten": [(nn.Flatten, (2, 3, 2)), (nn.Flatten, (4,))],
+    "RNN": [(lambda: nn.RNN(3, 2), (4, 3)), (lambda: nn.RNN(1, 1), (1, 1))],
+    "LSTM": [(lambda: nn.LSTM(3, 2), (4, 3)), (lambda: nn.LSTM(1, 3), (1, 1))],
+    "GRU": [(lambda: nn.GRU(3, 2), (4, 3)), (lambda: nn.GRU(1, 3), (1, 1))],
+    "LastStep": [(nn.LastStep, (4, 3)), (nn.LastStep, (1,))],
     "Embedding": [(lambda: nn.Embedding(5, 3), (4,)), (lambda: nn.Embedding(2, 1), ())],
     "RandomAffine": [
         (lambda: nn.RandomAffine(0.3, 40.0, 0.3, 0.5), (5, 6, 2)),
