@@ -44,13 +44,14 @@ DOORS = {("network.py", "interchange")}
 KERNELS = {"backends/numpy/kernels.py", "backends/numpy/native.py", "backends/cupy/kernels.py"}
 NUMPY_ALLOWED = {"backends/base.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}
 NUMPY_ALLOWED_IN = ("backends/numpy/", "book/", "datasets/", "images.py", "estimator", "doctor.py", "interchange/")
-# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
-# makes tensors of host arrays
+# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, streams.py
+# reads rows there, torch.py makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {
     "network.py",
     "parameters.py",
     "training/trainer.py",
     "training/communication.py",
+    "training/streams.py",
     "evaluation.py",
     "backends/dpnp.py",
     "backends/torch.py",
