@@ -26,6 +26,7 @@ from nnbackend.layers import (
     BatchNormalization,
     Convolution,
     Dropout,
+    Embedding,
     Flatten,
     GaussianNoise,
     Huber,
@@ -59,6 +60,7 @@ if _TYPE_CHECKING:
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
+    from nnbackend.summary import Summary
     from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
@@ -72,6 +74,7 @@ _ROOMS = {
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
+    "summary": ("Summary",),
     "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -115,6 +118,7 @@ __all__ = [
     "Diagnosis",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "Evaluation",
     "Exponential",
     "Finding",
@@ -155,6 +159,7 @@ __all__ = [
     "Softmax",
     "SoftmaxWithLoss",
     "StepDecay",
+    "Summary",
     "Tanh",
     "Trainer",
     "TwoLayerNet",

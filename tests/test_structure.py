@@ -26,7 +26,7 @@ FLOORS = [
     ["doctor", "recipes", "estimator", "images", "book"],
     ["training", "diagnosis", "gradient_check"],
     ["plotting"],
-    ["evaluation"],
+    ["evaluation", "summary"],
     ["network"],
     ["gradients"],
     ["layers"],
@@ -35,11 +35,11 @@ FLOORS = [
     ["backend"],
     ["backends"],
     ["nodes", "schedules", "fonts", "pyinstaller"],
-    ["functions", "errors", "cache", "checks", "files"],
+    ["functions", "errors", "cache", "checks", "files", "markup"],
 ]
 ROOMS = {room for rooms in FLOORS for room in rooms}
 # methods that only lead to a room above, which is imported when they are called
-DOORS = {("network.py", "interchange")}
+DOORS = {("network.py", "interchange"), ("network.py", "summary")}
 # within backends/: what a library's room may know of it, and the kernels know only functions
 KERNELS = {"backends/numpy/kernels.py", "backends/numpy/native.py", "backends/cupy/kernels.py"}
 NUMPY_ALLOWED = {"backends/base.py", "initializers.py", "random.py", "serialization.py", "plotting.py"}

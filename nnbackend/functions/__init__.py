@@ -33,6 +33,7 @@ from nnbackend.functions.augmentation import (
     resample_backward,
 )
 from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
+from nnbackend.functions.embedding import embedding, embedding_backward
 from nnbackend.functions.losses import (
     absolute_error_rows,
     count_correct,
@@ -92,6 +93,8 @@ __all__ = [
     "elastic_positions",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
     "flip",
     "gather",
     "gelu",

@@ -31,6 +31,7 @@ from nnbackend.layers import (
     BatchNormalization,
     Convolution,
     Dropout,
+    Embedding,
     Flatten,
     GaussianNoise,
     Layer,
@@ -289,6 +290,8 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "count_correct": [x, t, positive(6)],
         "count_correct_multilabel": [x, zero_one, positive(6)],
         "dropout_mask": [x, 0.3, 2**35 + 1, 2, np.array([4])],
+        "embedding": [x, t.reshape(2, 3)],
+        "embedding_backward": [draw(2, 3, 5), t.reshape(2, 3), draw(6, 5)],
         "affine_positions": [draw(2, 4), (6, 7), 0.1, 30.0, 0.2],
         "elastic_draws": [3, (6, 7), 2.5],
         "elastic_positions": [positive(*functions.elastic_draws(2, (6, 7), 2.5)), (6, 7), 0.7, 2.5],
@@ -344,6 +347,7 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "Convolution": (lambda: Convolution(2, 3, 3, padding=1), (4, 5, 2)),
     "Dropout": (lambda: Dropout(0.4), (4,)),
     "ELU": (lambda: ELU(0.7), (4,)),
+    "Embedding": (lambda: Embedding(5, 3), (4,)),
     "Flatten": (Flatten, (2, 3, 2)),
     "GaussianNoise": (lambda: GaussianNoise(0.3), (4,)),
     "LayerNormalization": (lambda: LayerNormalization(3), (5, 2, 3)),
@@ -359,17 +363,25 @@ def _rows(shape: tuple[int, ...], n: int = 6) -> HostArray:
     return np.random.default_rng(1).standard_normal((n, *shape)).astype(np.float32)
 
 
+def _batch(layer: Layer, shape: tuple[int, ...], dtype: str) -> HostArray:
+    """Return rows for a layer, in the dtype that it takes in a network of `dtype`; ids are 0 to 4."""
+    if layer.input_dtype:
+        return np.random.default_rng(1).integers(0, 5, (6, *shape)).astype(layer.input_dtype)
+    return _rows(shape).astype(dtype)
+
+
 def _inference(on: Backend, make: Callable[[], Layer], shape: tuple[int, ...]) -> float:
     reference = make().initialize(seed=3, dtype="float64", on=resolve("numpy"))
     layer = with_values(reference, lambda host: on.asarray(host, "float32"))
-    return _difference(layer.forward(on.asarray(_rows(shape))), reference.forward(_rows(shape).astype(np.float64)))
+    x, exact = _batch(layer, shape, "float32"), _batch(layer, shape, "float64")
+    return _difference(layer.forward(on.asarray(x)), reference.forward(exact))
 
 
 def _training(on: Backend, make: Callable[[], Layer], shape: tuple[int, ...]) -> float:
     results = []
     for backend, dtype in ((on, "float32"), (resolve("numpy"), "float64")):
         layer = make().initialize(seed=3, dtype=dtype, on=backend)
-        y = layer.forward(backend.asarray(_rows(shape), dtype), training=True)
+        y = layer.forward(backend.asarray(_batch(layer, shape, dtype)), training=True)
         dy = backend.asarray(np.random.default_rng(2).standard_normal(tuple(y.shape)), dtype)
         trained = [p.grad for p in layer.parameters().values() if p.trainable]
         results.append([y, layer.backward(dy), *trained])

@@ -17,6 +17,7 @@ from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomEla
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
+from nnbackend.layers.embedding import Embedding
 from nnbackend.layers.losses import (
     Huber,
     MeanAbsoluteError,
@@ -46,6 +47,7 @@ LAYERS: dict[str, type[Layer]] = {
         MaxPooling,
         AveragePooling,
         Flatten,
+        Embedding,
         RandomAffine,
         RandomElastic,
         RandomFlip,
@@ -68,6 +70,7 @@ __all__ = [
     "BatchNormalization",
     "Convolution",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GaussianNoise",
     "Huber",

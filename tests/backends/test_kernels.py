@@ -100,6 +100,11 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
         case "gather":
             rows = rng.integers(0, 9, n)
             return [[draw(9, 6), rows], [draw(9), rows], [draw(9, 2, 3), rows], [rng.integers(0, 5, 9), rows]]
+        case "embedding":
+            return [[draw(9, 6), rng.integers(0, 9, shape)] for shape in ((n,), (n, 3), (n, 2, 2))]
+        case "embedding_backward":
+            shapes = ((n,), (n, 3), (n, 2, 2))
+            return [[draw(*shape, 6), rng.integers(0, 9, shape), draw(9, 6)] for shape in shapes]
         case "is_finite":
             spoiled = draw(n, 5)
             spoiled[n // 2 :, 3] = np.inf if n == 7 else np.nan
@@ -232,7 +237,8 @@ def cases() -> Iterator[Any]:
 
 
 def writes(name: str) -> bool:
-    others = ("affine_backward", "clip_by_norm", "convolution_backward", "record", "softmax_cross_entropy_recorded")
+    others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
+    others += ("softmax_cross_entropy_recorded",)
     return name.endswith("_step") or name in others
 
 

@@ -112,6 +112,39 @@ KERNEL(softmax_backward)(long long n, T* out, const T* gradient, const T* in, lo
     for (long long j = 0; j < columns; j++) out[i * columns + j] = y[j] * (dy[j] - total);
 }
 
+// --- ids --------------------------------------------------------------------------------------------------------
+
+GRID(embedding)(long long n, T* out, const T* in, const long long* ids, long long columns, long long vocabulary) {
+    const long long j = blockIdx.x * 32 + threadIdx.x;
+    if (j >= columns) return;
+    for (long long i = blockIdx.y * 8 + threadIdx.y; i < n; i += gridDim.y * 8) {
+        const long long id = ids[i];
+        out[i * columns + j] = id >= 0 && id < vocabulary ? in[id * columns + j] : (T)nan("");
+    }
+}
+
+// chain[i] is the next place of the same id, or n; of a place that is not the first of its id, the complement of that.
+KERNEL(chain)(long long n, long long* chain, const long long* ids) {
+    THREAD(i, n);
+    long long next = i + 1, before = 0;
+    while (next < n && ids[next] != ids[i]) next++;
+    while (ids[before] != ids[i]) before++;
+    chain[i] = before == i ? next : ~next;
+}
+
+// The sum of the rows of each chain, in their order, is added to the row of its id.
+GRID(sum_chains)(long long n, T* out, const T* in, const long long* ids, const long long* chain, long long columns,
+                 long long vocabulary) {
+    const long long j = blockIdx.x * 32 + threadIdx.x;
+    if (j >= columns) return;
+    for (long long i = blockIdx.y * 8 + threadIdx.y; i < n; i += gridDim.y * 8) {
+        if (chain[i] < 0 || ids[i] < 0 || ids[i] >= vocabulary) continue;
+        T sum = 0;
+        for (long long k = i; k < n; k = chain[k] < 0 ? ~chain[k] : chain[k]) sum += in[k * columns + j];
+        out[ids[i] * columns + j] += sum;
+    }
+}
+
 // The target arguments of a loss: labels or rows of probabilities (the other is null); absent settings are null, too.
 #define TARGETS \
     const long long *labels, const T *targets, const T *weight, const T *class_weight, double label_smoothing

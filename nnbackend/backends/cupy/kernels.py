@@ -24,6 +24,8 @@ from nnbackend.functions import (
     elastic_positions,
     elu,
     elu_backward,
+    embedding,
+    embedding_backward,
     gelu,
     gelu_backward,
     leaky_relu,
@@ -70,6 +72,7 @@ TOGETHER = 256  # threads of a block that sum together, rows of a partial sum, a
 BLOCK_ROWS = 1024  # the largest number of rows, and of threads, that one block takes
 GRID_ROWS = 8 * 65535  # the largest number of rows of a CUDA grid
 COLUMNS = 256  # one thread walks along a row; for longer rows the reference's reductions are faster
+CHAINED = 2**15  # ids that are compared with each other in one launch
 PAIRS = 2**24  # pixels times positions of an image, each of which a kernel looks at; for more, products are faster
 PATCHES = 2**24  # elements of the patches that are laid out for one product
 NULL = 0
@@ -412,6 +415,35 @@ def _(y: Array, t: Array, weight: Array = None) -> Any:
     correct = cupy.empty(t.shape, cupy.int64)
     _launch("is_correct", y.dtype, t.size, correct, _contiguous(y), y.shape[1], _as(t, cupy.int64))
     return correct.sum()
+
+
+# --- ids -----------------------------------------------------------------------------------------------------------
+
+
+@kernel(embedding, cupy.ndarray)
+def _(W: Array, ids: Array) -> Any:
+    if not _real(W):
+        return NotImplemented
+    columns = W.shape[1]
+    y = cupy.empty((*ids.shape, columns), W.dtype)
+    arguments = (y, _contiguous(W), _as(ids, cupy.int64), columns, W.shape[0])
+    _launch_grid("embedding", W.dtype, (ids.size, columns), *arguments)
+    return y
+
+
+@kernel(embedding_backward, cupy.ndarray)
+def _(dy: Array, ids: Array, dW: Array) -> Any:
+    if not (_real(dy, dW) and dW.flags.c_contiguous):
+        return NotImplemented
+    # Sums by atomics would have another order in every run, and a sort cannot be captured: equal ids are chained.
+    flat, rows = _as(ids, cupy.int64).reshape(-1), _contiguous(dy).reshape(-1, dW.shape[1])
+    dW.fill(0)
+    for piece in pieces(flat.size, CHAINED):
+        part, chain = flat[piece], cupy.empty((piece.stop - piece.start,), cupy.int64)
+        _launch("chain", dW.dtype, part.size, chain, part)
+        arguments = (dW, rows[piece], part, chain, dW.shape[1], dW.shape[0])
+        _launch_grid("sum_chains", dW.dtype, (part.size, dW.shape[1]), *arguments)
+    return None
 
 
 # --- random bits ---------------------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
         return [rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(5).astype(dtype)]
     if name == "is_finite":
         return [rng.standard_normal((6, 5)).astype(dtype)]
+    if name == "sum_by_id":
+        return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((9, 5), dtype)]
     if name == "gather":
         return [rng.standard_normal((9, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((6, 5), dtype)]
     return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 5, 6), np.zeros((6, 5), dtype)]
@@ -94,6 +96,7 @@ NAMES = [
     *ROWWISE,
     *LABELLED,
     "gather",
+    "sum_by_id",
     "is_finite",
     "softmax_cross_entropy_variants",
     "resample",
@@ -146,12 +149,7 @@ def test_the_stub_lists_what_the_module_has() -> None:
     declared = {
         node.name for node in ast.parse((ROOM / "_native.pyi").read_text()).body if isinstance(node, ast.FunctionDef)
     }
-    declared.remove("use_threads")
-    assert (
-        declared
-        == set(NAMES)
-        == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES", "use_threads"}
-    )
+    assert declared == set(NAMES) == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES"}
 
 
 # --- what they take ----------------------------------------------------------------------------------------------
@@ -269,31 +267,6 @@ def test_filters_that_reach_out_of_the_image_are_refused(numbers: list[float]) -
     assert native.convolution_filters(x, y, W, b, 3) is NotImplemented
     assert native.convolution_filters(x, y, W, b, float("nan")) is NotImplemented
     assert not y.any()
-
-
-@DTYPES
-@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, "adam", "sigmoid", "relu_backward"])
-def test_threads_change_no_bit(name: str, dtype: str) -> None:
-    rng, results = np.random.default_rng(0), []
-    shapes = {
-        "convolution": ((5, 20, 21, 40), (3, 3, 5, 7), (7,), (7, 20, 21, 40)),
-        "convolution_filters": ((8, 22, 23, 40), (13, 20, 21, 40), (3, 3, 8, 13), (13,)),
-        "max_pooling": ((6, 40, 42, 40), (6, 20, 21, 40)),
-        "max_pooling_backward": ((6, 20, 21, 40), (6, 40, 42, 40), (6, 20, 21, 40), (6, 40, 42, 40)),
-    }.get(name, ((500_009,),) * 4)
-    shapes = shapes[: ELEMENTWISE[name][0]] if name in ELEMENTWISE else shapes
-    numbers = {"convolution": [1, 1, 1, 1], "convolution_filters": [1]}.get(name, [2] * 4)
-    numbers = numbers_for(name) if name in ELEMENTWISE else numbers
-    arrays = [np.abs(rng.standard_normal(shape)).astype(dtype) for shape in shapes]
-    for threads in (1, 3, 100):
-        native.use_threads(threads)
-        try:
-            given = [array.copy() for array in arrays]
-            assert getattr(native, name)(*given, *numbers) is None
-        finally:
-            native.use_threads(1)
-        results.append([given[i].tobytes() for i in sorted(written(name))])
-    assert results[0] == results[1] == results[2]
 
 
 @DTYPES
@@ -475,7 +448,7 @@ def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
             assert refused(name, arrays)
 
 
-@pytest.mark.parametrize("name", [*LABELLED, "gather", "softmax_cross_entropy_variants"])
+@pytest.mark.parametrize("name", [*LABELLED, "gather", "sum_by_id", "softmax_cross_entropy_variants"])
 @pytest.mark.parametrize("label", [-1, 9, 2**40, -(2**63)])
 def test_rows_and_labels_out_of_range_are_refused(name: str, label: int) -> None:
     arrays = arrays_for(name)
