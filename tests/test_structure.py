@@ -56,12 +56,13 @@ NUMPY_ALLOWED_IN = (
     "interchange/",
 )
 # network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host,
-# sampling.py draws there, torch.py makes tensors of host arrays
+# sampling.py draws there and streams.py reads rows there, torch.py makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {
     "network.py",
     "parameters.py",
     "training/trainer.py",
     "training/communication.py",
+    "training/streams.py",
     "evaluation.py",
     "sampling.py",
     "backends/dpnp.py",
