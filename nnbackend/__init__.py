@@ -21,13 +21,19 @@ from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, X
 from nnbackend.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
     Convolution,
     Dropout,
+    Embedding,
     Flatten,
+    GaussianNoise,
     Huber,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
@@ -35,8 +41,13 @@ from nnbackend.layers import (
     MaxPooling,
     MeanAbsoluteError,
     MeanSquaredError,
+    MultiHeadAttention,
     Parallel,
+    PositionalEncoding,
     QuantileLoss,
+    RandomAffine,
+    RandomElastic,
+    RandomFlip,
     ReLU,
     Residual,
     Sequential,
@@ -51,13 +62,15 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes
+    from nnbackend import datasets, nodes, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
+    from nnbackend.summary import Summary
     from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
@@ -70,7 +83,9 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
+    "summary": ("Summary",),
     "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -94,6 +109,9 @@ def __dir__() -> list[str]:
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -114,15 +132,18 @@ __all__ = [
     "Diagnosis",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "Evaluation",
     "Exponential",
     "Finding",
     "Flatten",
+    "GaussianNoise",
     "GradientReport",
     "He",
     "History",
     "Huber",
     "Initializer",
+    "LastStep",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
@@ -132,6 +153,7 @@ __all__ = [
     "MeanSquaredError",
     "ModelFileError",
     "Momentum",
+    "MultiHeadAttention",
     "NNBackendError",
     "Nesterov",
     "Network",
@@ -141,8 +163,12 @@ __all__ = [
     "Optimizer",
     "Parallel",
     "Parameter",
+    "PositionalEncoding",
     "QuantileLoss",
     "RMSprop",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomFlip",
     "ReLU",
     "Residual",
     "Schedule",
@@ -153,6 +179,7 @@ __all__ = [
     "Softmax",
     "SoftmaxWithLoss",
     "StepDecay",
+    "Summary",
     "Tanh",
     "Trainer",
     "TwoLayerNet",
@@ -169,10 +196,12 @@ __all__ = [
     "diagnose",
     "evaluate",
     "functions",
+    "generate",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "sampling",
     "to_numpy",
     "use",
     "using",

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.functions.array import Array, pieces
+from nnbackend.markup import table
 from nnbackend.network import ROWS_AT_ONCE, Network
 
 HostArray = np.ndarray[Any, Any]
@@ -56,6 +57,20 @@ class Evaluation:
     def f1(self) -> HostArray | None:
         """Return, for each class, the harmonic mean of precision and recall: (classes,); 0 if both are 0."""
         return None if self.confusion is None else _scores(self.confusion)[2]
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p>{str(self).partition(chr(10))[0]}</p>"]
+        if self.confusion is not None:
+            columns = [*_scores(self.confusion).tolist(), self.confusion.sum(axis=1).tolist()]
+            scores = (
+                [i, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n] for i, (p, r, f, n) in enumerate(zip(*columns, strict=True))
+            )
+            parts.append(table(["class", "precision", "recall", "f1", "rows"], scores))
+            if len(self.confusion) <= CLASSES_SHOWN:
+                head = ["truth", *range(len(self.confusion))]
+                rows = ([i, *row] for i, row in enumerate(self.confusion.tolist()))
+                parts.append(table(head, rows, "rows: the truth; columns: what it was taken for"))
+        return "".join(parts)
 
     def __str__(self) -> str:
         n = len(self.losses)

@@ -39,6 +39,8 @@ from nnbackend.random import host_generator
 
 if TYPE_CHECKING:
     from nnbackend.interchange import Exported
+    from nnbackend.optimizers import Optimizer
+    from nnbackend.summary import Summary
 
 DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # the most rows that predict and evaluate pass through the layers at once
@@ -103,6 +105,9 @@ class Network:
         self.layers = {layer.name: layer for layer in self._root.layers}
         try:
             self.input_shape = self._root.input_shape
+            for layer in self._every:
+                if layer.input_dtype and layer is not self.first:
+                    raise ValueError(f"layers: {layer} takes ids, which no layer gives: put it first")
         except ValueError:
             for layer in self._every:
                 layer.name = ""  # the caller may put the layers into another network
@@ -216,6 +221,17 @@ class Network:
         parts = {**self.every_layer(), "loss": self.loss_layer}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.signature().items()}
 
+    @property
+    def carried_rows(self) -> int:
+        """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0."""
+        return next((layer.carried_rows for layer in self._every if layer.carried_rows), 0)
+
+    @on_its_device
+    def reset_state(self) -> None:
+        """Forget what layers carry over from one training batch to the next: each sequence begins anew."""
+        for layer in self._every:
+            layer.reset_state()
+
     def least_rows(self, shape: Shape) -> tuple[int, str]:
         """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
         least, name = 1, ""
@@ -247,6 +263,11 @@ class Network:
     def steps(self) -> list[Layer]:
         """Return the layers that a forward pass calls one after another. A Sequential is taken apart."""
         return self._root.steps()
+
+    @property
+    def first(self) -> Layer:
+        """Return the layer that takes what the network takes."""
+        return next(iter(self.steps()), self._root)
 
     def tick(self, passes: int = 1) -> None:
         """Advance the clock by so many passes, so that the next training pass draws new random masks."""
@@ -286,11 +307,20 @@ class Network:
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
-        """Return x on the network's backend, in its dtype. Raise ValueError if its shape does not fit the layers."""
-        rows, shape = self.backend.asarray(x, self.dtype, argument), self.input_shape
+        """Return x on the network's backend, in its dtype, or as integers if the first layer takes ids.
+
+        Raises ValueError if its shape does not fit the layers, or the first layer cannot take its values.
+        """
+        first, shape = self.first, self.input_shape
+        rows = self.backend.asarray(x, None if first.input_dtype else self.dtype, argument)
         if shape is not None and not self.takes(tuple(rows.shape[1:])) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
+        if first.input_dtype:
+            if not self.backend.xp.isdtype(rows.dtype, "integral"):
+                raise ValueError(f"{argument}: {first} takes integers, got dtype {rows.dtype}")
+            rows = self.backend.xp.astype(rows, self.backend.dtype(first.input_dtype), copy=False)
+        first.check_values(rows, argument)
         return rows
 
     def takes(self, shape: Shape) -> bool:
@@ -400,6 +430,21 @@ class Network:
         from nnbackend.interchange import to_torch
 
         return to_torch(self, input_shape=input_shape)
+
+    def summary(
+        self,
+        batch_size: int | None = 100,
+        *,
+        input_shape: Sequence[int] | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> Summary:
+        """Sum up layers, shapes, parameters and the memory of a training step; see `nnbackend.summary.summarize`."""
+        from nnbackend.summary import summarize
+
+        return summarize(self, batch_size, input_shape=input_shape, optimizer=optimizer)
+
+    def _repr_html_(self) -> str:
+        return self.summary(None)._repr_html_()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which

@@ -5,6 +5,7 @@ The functions make matplotlib figures without pyplot. They need no display and c
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 import math
@@ -27,6 +28,7 @@ __all__ = [
     "COLORS",
     "INK",
     "check_picture",
+    "history_picture",
     "plot_confusion",
     "plot_filters",
     "plot_history",
@@ -78,13 +80,8 @@ def plot_history(history: Curves, path: str | os.PathLike[str] | None = None) ->
         raise ValueError("history: it has no epochs, so there is nothing to draw")
     if path is not None:
         check_picture(path)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(_MISSING) from error
-
     panels = 2 if history.accuracy else 1
-    figure: Any = Figure(figsize=(9 if panels == 2 else 4.7, 4), dpi=100, layout="constrained")
+    figure = _figure(9 if panels == 2 else 4.7, 4)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.04)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     _panel(axes[0], "Loss", "mean loss per sample", history.loss, history.val_loss, "{:.2g}")
@@ -96,6 +93,14 @@ def plot_history(history: Curves, path: str | os.PathLike[str] | None = None) ->
     if path is not None:
         figure.savefig(path)
     return figure
+
+
+def history_picture(history: Curves) -> str:
+    """Return the curves as an element of HTML, or nothing if matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return ""
+    png = base64.b64encode(plot_history(history)._repr_png_()).decode()
+    return f'<img alt="loss and accuracy by epoch; the table has their values" src="data:image/png;base64,{png}">'
 
 
 def _panel(axes: Any, title: str, label: str, training: list[float], validation: list[float], form: str) -> None:
@@ -315,10 +320,9 @@ def _figure_class() -> Any:
 
 def _figure(width: float, height: float) -> Any:
     try:
-        figure_class = _figure_class()
+        figure: Any = _figure_class()(figsize=(width, height), dpi=100, layout="constrained")
     except ImportError as error:
         raise ImportError(_MISSING) from error
-    figure: Any = figure_class(figsize=(width, height), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.02)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnbackend.backends import Backend
+from nnbackend import markup
+from nnbackend.backends import Backend, to_numpy
 from nnbackend.datasets.arrays import check_float, place
 from nnbackend.datasets.download import FILES, cached_mnist, fetch_mnist, is_file, is_folder, is_mnist
 from nnbackend.datasets.idx import HostArray, read_idx
@@ -47,6 +49,27 @@ class Dataset:
     def __repr__(self) -> str:  # without the arrays, which may be large and on a device
         shapes = f"x_train {tuple(self.x_train.shape)}, x_test {tuple(self.x_test.shape)}"
         return f"<Dataset {self.name} from {self.source}: {shapes}, {self.x_train.dtype}>"
+
+    def _repr_html_(self) -> str:
+        arrays = {name: getattr(self, name) for name in ("x_train", "t_train", "x_test", "t_test")}
+        rows = ([name, tuple(a.shape), str(a.dtype).rpartition(".")[2]] for name, a in arrays.items())
+        text = markup.table(["array", "shape", "dtype"], rows, f"{self.name} from {self.source}")
+        return text + (self._pictures() if markup.can_draw() else "")
+
+    def _pictures(self) -> str:
+        """Return the first images with their labels as HTML, or nothing if the images are not square."""
+        n = min(10, self.x_train.shape[0])
+        pixels, labels = to_numpy(self.x_train[:n, ...]), to_numpy(self.t_train[:n])
+        side = math.isqrt(pixels[0].size)
+        if pixels.ndim == 2 and side * side != pixels.shape[1]:
+            return ""
+        height, width = (side, side) if pixels.ndim == 2 else pixels.shape[1:3]
+        parts = []
+        for image, label in zip((255 * pixels).round().astype("uint8"), labels.tolist(), strict=True):
+            source = markup.picture(image.tobytes(), height, width)
+            style = "width: 56px; image-rendering: pixelated"
+            parts.append(f'<img alt="an image of class {label}" title="{label}" style="{style}" src="{source}">')
+        return f"<p>{' '.join(parts)}</p>"
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,19 @@ from nnbackend.functions.activations import (
     tanh,
     tanh_backward,
 )
-from nnbackend.functions.affine import affine, affine_backward
+from nnbackend.functions.affine import affine, affine_backward, product
 from nnbackend.functions.array import gather, is_finite
+from nnbackend.functions.attention import attention, attention_backward, sinusoids
+from nnbackend.functions.augmentation import (
+    affine_positions,
+    elastic_draws,
+    elastic_positions,
+    flip,
+    resample,
+    resample_backward,
+)
 from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
+from nnbackend.functions.embedding import embedding, embedding_backward
 from nnbackend.functions.losses import (
     absolute_error_rows,
     count_correct,
@@ -55,12 +65,24 @@ from nnbackend.functions.normalization import (
     layer_normalization,
     layer_normalization_backward,
 )
-from nnbackend.functions.philox import dropout_mask, philox
+from nnbackend.functions.philox import dropout_mask, normal, philox, uniform
 from nnbackend.functions.pooling import (
     average_pooling,
     average_pooling_backward,
     max_pooling,
     max_pooling_backward,
+)
+from nnbackend.functions.recurrent import (
+    gru,
+    gru_backward,
+    gru_gates,
+    gru_gates_backward,
+    lstm,
+    lstm_backward,
+    lstm_gates,
+    lstm_gates_backward,
+    rnn,
+    rnn_backward,
 )
 from nnbackend.functions.steps import record, softmax_cross_entropy_recorded, take_rows
 
@@ -68,6 +90,9 @@ __all__ = [
     "absolute_error_rows",
     "affine",
     "affine_backward",
+    "affine_positions",
+    "attention",
+    "attention_backward",
     "average_pooling",
     "average_pooling_backward",
     "batch_normalization",
@@ -79,11 +104,20 @@ __all__ = [
     "count_correct",
     "count_correct_multilabel",
     "dropout_mask",
+    "elastic_draws",
+    "elastic_positions",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
+    "flip",
     "gather",
     "gelu",
     "gelu_backward",
+    "gru",
+    "gru_backward",
+    "gru_gates",
+    "gru_gates_backward",
     "huber",
     "huber_backward",
     "huber_rows",
@@ -92,19 +126,29 @@ __all__ = [
     "layer_normalization_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "lstm",
+    "lstm_backward",
+    "lstm_gates",
+    "lstm_gates_backward",
     "max_pooling",
     "max_pooling_backward",
     "mean_absolute_error",
     "mean_absolute_error_backward",
     "mean_squared_error",
     "mean_squared_error_backward",
+    "normal",
     "philox",
+    "product",
     "quantile_loss",
     "quantile_loss_backward",
     "quantile_loss_rows",
     "record",
     "relu",
     "relu_backward",
+    "resample",
+    "resample_backward",
+    "rnn",
+    "rnn_backward",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_cross_entropy",
@@ -112,6 +156,7 @@ __all__ = [
     "sigmoid_cross_entropy_rows",
     "silu",
     "silu_backward",
+    "sinusoids",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",
@@ -124,4 +169,5 @@ __all__ = [
     "tanh",
     "tanh_backward",
     "total_weight",
+    "uniform",
 ]

@@ -25,19 +25,30 @@ from nnbackend.functions.array import array_namespace, device
 from nnbackend.interchange.parts import HostArray, with_values
 from nnbackend.layers import (
     ELU,
+    GRU,
     LAYERS,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
     Convolution,
     Dropout,
+    Embedding,
     Flatten,
+    GaussianNoise,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
     MaxPooling,
     MeanSquaredError,
+    MultiHeadAttention,
     Parallel,
+    PositionalEncoding,
+    RandomAffine,
+    RandomElastic,
+    RandomFlip,
     ReLU,
     Residual,
     Sequential,
@@ -269,12 +280,18 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
     x, dy, t = draw(6, 5), draw(6, 5), rng.integers(0, 5, 6)
     zero_one = (draw(6, 5) > 0).astype(np.float32)
     images, filters, windows = draw(2, 6, 7, 3), draw(3, 2, 3, 4), ((2, 3), (2, 1), (1, 0))
-    pooled = functions.max_pooling(images, *windows)
+    pooled, sequences = functions.max_pooling(images, *windows), draw(2, 4, 5)
     p = functions.softmax(x)
+    positions = [3 + 2 * draw(2, 4, 5) for _ in range(2)]
     clock, order = np.array([2, 5]), rng.permutation(9)
     special: dict[str, list[Any]] = {
         "affine": [x, draw(5, 3), draw(3)],
         "affine_backward": [draw(6, 3), x, draw(5, 3), draw(5, 3), draw(3)],
+        "attention": [draw(2, 3, 4, 5), draw(2, 3, 6, 5), draw(2, 3, 6, 2), draw(2, 1, 1, 6) > 0, True],
+        "attention_backward": [
+            *(draw(*shape) for shape in ((2, 3, 4, 2), (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 2))),
+            functions.softmax(draw(2, 3, 4, 6)),
+        ],
         "average_pooling": [images, *windows],
         "average_pooling_backward": [draw(*pooled.shape), images.shape, *windows],
         "batch_normalization": [x, draw(5), draw(5), 1e-5],
@@ -287,14 +304,48 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "count_correct": [x, t, positive(6)],
         "count_correct_multilabel": [x, zero_one, positive(6)],
         "dropout_mask": [x, 0.3, 2**35 + 1, 2, np.array([4])],
+        "embedding": [x, t.reshape(2, 3)],
+        "embedding_backward": [draw(2, 3, 5), t.reshape(2, 3), draw(6, 5)],
+        "gru": [sequences, *(draw(*shape) for shape in ((5, 9), (3, 9), (9,), (3,), (2, 3)))],
+        "gru_backward": [
+            draw(2, 4, 3),
+            sequences,
+            *(draw(*shape) for shape in ((5, 9), (3, 9), (5, 2, 3), (4, 2, 12), (5, 9), (3, 9), (9,), (3,))),
+        ],
+        "gru_gates": [draw(2, 9), draw(2, 9), draw(3), draw(2, 3)],
+        "gru_gates_backward": [draw(2, 3), draw(2, 12), draw(2, 3)],
+        "lstm": [sequences, draw(5, 12), draw(3, 12), draw(12), draw(2, 3), draw(2, 3)],
+        "lstm_backward": [
+            draw(2, 4, 3),
+            sequences,
+            *(draw(*shape) for shape in ((5, 12), (3, 12), (5, 2, 3), (4, 2, 12), (5, 2, 3))),
+            *(draw(*shape) for shape in ((5, 12), (3, 12), (12,))),
+        ],
+        "lstm_gates": [draw(2, 12), draw(2, 12), draw(2, 3)],
+        "lstm_gates_backward": [draw(2, 3), draw(2, 3), draw(2, 12), draw(2, 3), draw(2, 3)],
+        "rnn": [sequences, draw(5, 3), draw(3, 3), draw(3), draw(2, 3)],
+        "rnn_backward": [
+            draw(2, 4, 3),
+            sequences,
+            *(draw(*shape) for shape in ((5, 3), (3, 3), (5, 2, 3), (5, 3), (3, 3), (3,))),
+        ],
+        "affine_positions": [draw(2, 4), (6, 7), 0.1, 30.0, 0.2],
+        "elastic_draws": [3, (6, 7), 2.5],
+        "elastic_positions": [positive(*functions.elastic_draws(2, (6, 7), 2.5)), (6, 7), 0.7, 2.5],
+        "flip": [images, np.array([True, False])],
         "gather": [x, np.array([3, 0, 3])],
         "is_finite": [x],
         "layer_normalization": [x, draw(5), draw(5), 1e-5],
         "layer_normalization_backward": [dy, x, draw(5), positive(6, 1), draw(5), draw(5)],
         "max_pooling": [images, *windows],
         "max_pooling_backward": [draw(*pooled.shape), images, pooled, *windows],
+        "normal": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
         "philox": [tuple(np.arange(4) + 2**31 for _ in range(4)), (7, 8)],
+        "product": [draw(2, 3, 4), draw(2, 4, 5)],
         "record": [draw(2, 9), clock, draw(1)[0, ...], draw(1)[0, ...]],
+        "sinusoids": [sequences],
+        "resample": [images, *positions, 0.5],
+        "resample_backward": [draw(2, 4, 5, 3), *positions, (6, 7)],
         "softmax_backward": [dy, p],
         "softmax_cross_entropy": [x, t, positive(6), positive(5), 0.1],
         "softmax_cross_entropy_backward": [p, t, positive(6), positive(5), 0.1],
@@ -304,6 +355,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "take_columns": [x, np.array([3, 0, 3])],
         "take_rows": [order, clock, 3, 0, 3, draw(9, 4), t.repeat(2)[:9]],
         "total_weight": [t, positive(6), positive(5)],
+        "uniform": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
         "sgd_step": [draw(20), draw(20), 0.1, 0.2],
         "momentum_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],
         "nesterov_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],
@@ -334,13 +386,24 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "Convolution": (lambda: Convolution(2, 3, 3, padding=1), (4, 5, 2)),
     "Dropout": (lambda: Dropout(0.4), (4,)),
     "ELU": (lambda: ELU(0.7), (4,)),
+    "Embedding": (lambda: Embedding(5, 3), (4,)),
     "Flatten": (Flatten, (2, 3, 2)),
+    "GRU": (lambda: GRU(3, 2), (4, 3)),
+    "LastStep": (LastStep, (4, 3)),
+    "LSTM": (lambda: LSTM(3, 2), (4, 3)),
+    "RNN": (lambda: RNN(3, 2), (4, 3)),
     "LayerNormalization": (lambda: LayerNormalization(3), (5, 2, 3)),
     "LeakyReLU": (lambda: LeakyReLU(0.2), (4,)),
     "MaxPooling": (lambda: MaxPooling(3, 2, 1), (4, 5, 2)),
+    "MultiHeadAttention": (lambda: MultiHeadAttention(6, 2, causal=True), (4, 6)),
+    "PositionalEncoding": (lambda: PositionalEncoding(3, 8, learned=True), (4, 3)),
     "Parallel": (lambda: Parallel([[], [Affine(4, 3), Tanh()]], "concatenate"), (4,)),
     "Residual": (lambda: Residual([Affine(4, 3), Tanh()], Affine(4, 3)), (4,)),
     "Sequential": (lambda: Sequential([Affine(4, 3), Tanh()]), (4,)),
+    "GaussianNoise": (lambda: GaussianNoise(0.3), (4,)),
+    "RandomAffine": (lambda: RandomAffine(0.2, 30.0, 0.2, 0.5), (5, 6, 2)),
+    "RandomElastic": (lambda: RandomElastic(0.7, 2.5), (5, 6, 2)),
+    "RandomFlip": (RandomFlip, (5, 6, 2)),
 }
 
 
@@ -348,17 +411,25 @@ def _rows(shape: tuple[int, ...], n: int = 6) -> HostArray:
     return np.random.default_rng(1).standard_normal((n, *shape)).astype(np.float32)
 
 
+def _batch(layer: Layer, shape: tuple[int, ...], dtype: str) -> HostArray:
+    """Return rows for a layer, in the dtype that it takes in a network of `dtype`; ids are 0 to 4."""
+    if layer.input_dtype:
+        return np.random.default_rng(1).integers(0, 5, (6, *shape)).astype(layer.input_dtype)
+    return _rows(shape).astype(dtype)
+
+
 def _inference(on: Backend, make: Callable[[], Layer], shape: tuple[int, ...]) -> float:
     reference = make().initialize(seed=3, dtype="float64", on=resolve("numpy"))
     layer = with_values(reference, lambda host: on.asarray(host, "float32"))
-    return _difference(layer.forward(on.asarray(_rows(shape))), reference.forward(_rows(shape).astype(np.float64)))
+    x, exact = _batch(layer, shape, "float32"), _batch(layer, shape, "float64")
+    return _difference(layer.forward(on.asarray(x)), reference.forward(exact))
 
 
 def _training(on: Backend, make: Callable[[], Layer], shape: tuple[int, ...]) -> float:
     results = []
     for backend, dtype in ((on, "float32"), (resolve("numpy"), "float64")):
         layer = make().initialize(seed=3, dtype=dtype, on=backend)
-        y = layer.forward(backend.asarray(_rows(shape), dtype), training=True)
+        y = layer.forward(backend.asarray(_batch(layer, shape, dtype)), training=True)
         dy = backend.asarray(np.random.default_rng(2).standard_normal(tuple(y.shape)), dtype)
         trained = [p.grad for p in layer.parameters().values() if p.trainable]
         results.append([y, layer.backward(dy), *trained])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbackend.backends import to_numpy
-from nnbackend.layers import Affine, BatchNormalization, Convolution, Dropout, Layer, Loss
+from nnbackend.layers import Affine, BatchNormalization, Convolution, Layer, Loss
 from nnbackend.layers.base import RowShape, Shape
 from nnbackend.layers.containers import Stacks
 from nnbackend.network import Network
@@ -63,7 +63,7 @@ def _parts(layers: Sequence[Layer], shape: Shape, largest: float) -> list[Part]:
         if part.kind is Stacks:
             part.stacks = [_parts(steps, shape, largest) for steps in stacks_of(layer)]
         shape = layer.output_shape(shape)
-        if part.kind is not Dropout:
+        if part.kind is None or not part.kind.identity:
             found.append(part)
     return _folded(found, largest)
 

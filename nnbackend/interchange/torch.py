@@ -25,21 +25,29 @@ import numpy as np
 from nnbackend.backends import Backend, to_numpy
 from nnbackend.errors import ModelFileError
 from nnbackend.files import write_atomically
+from nnbackend.functions import sinusoids
 from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, channels_last_rows, refusal, stacks_of
 from nnbackend.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
     Convolution,
     Dropout,
+    Embedding,
     Flatten,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
     Loss,
     MaxPooling,
+    MultiHeadAttention,
+    PositionalEncoding,
     ReLU,
     Sigmoid,
     SiLU,
@@ -60,8 +68,19 @@ NAMES: dict[Any, dict[str, str]] = {
         "running_var": "running_var",
     },
     LayerNormalization: {"gamma": "weight", "beta": "bias"},
+    Embedding: {"W": "weight"},
+    MultiHeadAttention: {
+        "W": "in_proj_weight",
+        "b": "in_proj_bias",
+        "Wo": "out_proj.weight",
+        "bo": "out_proj.bias",
+    },
+    PositionalEncoding: {"P": "weight"},  # if it is learned, such as the table of an Embedding
 }
-LEFT_OUT = {"b": 0.0, "beta": 0.0, "gamma": 1.0}  # what stands for what bias=False or affine=False leave out
+# of each recurrent layer: for each part of PyTorch's columns, which of ours it is
+PARTS: dict[Any, list[int]] = {RNN: [0], LSTM: [2, 0, 1, 3], GRU: [0, 1, 2]}
+# what stands for what bias=False or affine=False leave out
+LEFT_OUT = {"b": 0.0, "bh": 0.0, "bo": 0.0, "beta": 0.0, "gamma": 1.0}
 IGNORED = "num_batches_tracked"
 
 
@@ -93,6 +112,9 @@ def load_torch(
     groups: dict[str, dict[str, HostArray]] = {}
     for key, value in values.items():
         prefix, _, name = key.rpartition(".")
+        parent, _, own = prefix.rpartition(".")
+        if own == "out_proj" and (f"{parent}.in_proj_weight" if parent else "in_proj_weight") in values:
+            prefix, name = parent, f"out_proj.{name}"  # of one module with the attention around it
         if name != IGNORED:
             groups.setdefault(prefix, {})[name] = value
     takers = [layer for layer in net.every_layer().values() if layer.own_parameters() and layer.original is layer]
@@ -138,13 +160,16 @@ def _sequential(
             stacks = [_sequential(torch, net, stack, places, made) for stack in stacks_of(layer)]
             modules.append(_joined(torch, layer, place, stacks))
             continue
-        if kind not in MODULES or (kind is LayerNormalization and place.rank == 3):
+        make = MODULES.get(kind)
+        if make is None and kind is not None and kind.identity:
+            make = _identity
+        if make is None or (kind is LayerNormalization and place.rank == 3):
             raise refusal(layer, "PyTorch", "it has no module for that")
-        module = MODULES[kind](torch.nn, layer, place.rank)
-        state = {}
-        for attribute, name in NAMES.get(kind, {}).items():
-            values = _to_torch(kind, attribute, to_numpy(getattr(layer, attribute).data), place.order)
-            state[name] = torch.tensor(np.ascontiguousarray(values))
+        module = make(torch.nn, layer, place.rank)
+        host = {name: to_numpy(parameter.data) for name, parameter in layer.parameters().items()}
+        state = {
+            name: torch.tensor(np.ascontiguousarray(values)) for name, values in _state(kind, host, place.order).items()
+        }
         module = module.to(getattr(torch, net.dtype))
         if state:
             module.load_state_dict(state, strict=False)  # without the count of batches, which is 0
@@ -200,6 +225,16 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
     AveragePooling: lambda nn, layer, rank: nn.AvgPool2d(layer.size, layer.stride, layer.padding),
     Dropout: lambda nn, layer, rank: nn.Dropout(layer.dropout_ratio),
     Flatten: lambda nn, layer, rank: nn.Flatten(),
+    LastStep: lambda nn, layer, rank: _last_step(nn),
+    MultiHeadAttention: lambda nn, layer, rank: _attention(nn, layer),
+    PositionalEncoding: lambda nn, layer, rank: _positional_encoding(nn, layer),
+    **{
+        kind: lambda nn, layer, rank: _first_output(
+            getattr(nn, layer.kind), layer.input_size, layer.hidden_size, batch_first=True
+        )
+        for kind in PARTS
+    },
+    Embedding: lambda nn, layer, rank: nn.Embedding(layer.vocabulary, layer.features),
     ReLU: lambda nn, layer, rank: nn.ReLU(),
     LeakyReLU: lambda nn, layer, rank: nn.LeakyReLU(layer.alpha),
     ELU: lambda nn, layer, rank: nn.ELU(layer.alpha),
@@ -211,22 +246,118 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
 }
 
 
+def _first_output(kind: Any, *settings: Any, **named: Any) -> Any:
+    """Return a module of PyTorch that returns the first of its outputs alone, as a Sequential wants it."""
+
+    class FirstOutput(kind):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return super().forward(x)[0]
+
+    FirstOutput.__name__ = kind.__name__
+    return FirstOutput(*settings, **named)
+
+
+def _attention(nn: Any, layer: Any) -> Any:
+    torch, causal = _torch(), layer.causal
+
+    class MultiheadAttention(nn.MultiheadAttention):  # type: ignore[misc]
+        """PyTorch's module, of one input and one output."""
+
+        def forward(self, x: Any) -> Any:
+            ones = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+            mask = torch.triu(ones, 1) if causal else None  # True where a step must not look
+            return super().forward(x, x, x, need_weights=False, attn_mask=mask)[0]
+
+    return MultiheadAttention(layer.features, layer.heads, batch_first=True)
+
+
+def _positional_encoding(nn: Any, layer: Any) -> Any:
+    torch, learned = _torch(), layer.learned
+    table = torch.zeros(layer.length, layer.features)
+    if not learned:
+        table = torch.tensor(sinusoids(np.zeros((1, layer.length, layer.features))))
+
+    class PositionalEncoding(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            if learned:
+                self.weight = nn.Parameter(table)
+            else:
+                self.register_buffer("weight", table, persistent=False)
+
+        def forward(self, x: Any) -> Any:
+            return x + self.weight[: x.shape[1]]
+
+    return PositionalEncoding()
+
+
+def _identity(nn: Any, layer: Any, rank: int | None) -> Any:
+    return nn.Identity()
+
+
+def _last_step(nn: Any) -> Any:
+    class LastStep(nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return x[:, -1]
+
+    return LastStep()
+
+
 # --- layouts ----------------------------------------------------------------------------------------------------
+
+
+def _state(kind: Any, host: Mapping[str, HostArray], channels: int) -> dict[str, HostArray]:
+    """Return the values of a layer by PyTorch's names, in its layouts. host: ours, by attribute."""
+    if kind not in PARTS:
+        names = {ours: name for ours, name in NAMES.get(kind, {}).items() if ours in host}
+        return {name: _to_torch(kind, ours, host[ours], channels) for ours, name in names.items()}
+    h, second = len(host["Wh"]), np.zeros_like(host["b"])
+    if kind is GRU:
+        second[2 * h :] = host["bh"]
+    rows = (host["Wx"].T, host["Wh"].T, host["b"], second)
+    return {name: _parts(values, PARTS[kind]) for name, values in zip(RECURRENT, rows, strict=True)}
+
+
+def _host_values(kind: Any, state: Mapping[str, HostArray], channels: int) -> dict[str, HostArray]:
+    """Return the inverse of `_state`."""
+    if kind not in PARTS:
+        return {ours: _from_torch(kind, ours, state[name], channels) for ours, name in NAMES[kind].items()}
+    back = [PARTS[kind].index(k) for k in range(len(PARTS[kind]))]
+    Wx, Wh, first, second = (_parts(state[name], back) for name in RECURRENT)
+    h = Wh.shape[1]
+    own = {"bh": second[2 * h :]} if kind is GRU else {}
+    b = first + second
+    if kind is GRU:
+        b[2 * h :] = first[2 * h :]
+    return {"Wx": Wx.T, "Wh": Wh.T, "b": b, **own}
+
+
+RECURRENT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+def _parts(values: HostArray, order: Sequence[int]) -> HostArray:
+    """Return the equal parts of axis 0 in another order."""
+    parts = np.split(values, len(order))
+    return np.concatenate([parts[k] for k in order])
 
 
 def _to_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> HostArray:
     """Return values of ours in PyTorch's layout. channels: of the image whose features the layer takes, else 0."""
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_first_rows(values, channels)
-    if attribute == "W":
-        values = values.T if kind is Affine else values.transpose(3, 2, 0, 1)
+    if kind is Convolution and attribute == "W":
+        return values.transpose(3, 2, 0, 1)
+    if kind in (Affine, MultiHeadAttention):
+        values = values.T  # a bias stays what it is
     return values
 
 
 def _from_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> HostArray:
     """Return the inverse of `_to_torch`."""
-    if attribute == "W":
-        values = values.T if kind is Affine else values.transpose(2, 3, 1, 0)
+    if kind is Convolution and attribute == "W":
+        return values.transpose(2, 3, 1, 0)
+    if kind in (Affine, MultiHeadAttention):
+        values = values.T
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_last_rows(values, channels)
     return values
@@ -277,12 +408,18 @@ def _follow(layers: Sequence[Layer], at: Place, places: dict[str, Place]) -> Pla
             at = replace(at, rank=3, channels=settings.out_channels)
         elif kind in (MaxPooling, AveragePooling):
             at = replace(at, rank=3)
+        elif kind is LastStep:
+            at = replace(at, rank=1)
+        elif kind in PARTS or kind in (MultiHeadAttention, PositionalEncoding):
+            at = replace(at, rank=2)
+        elif kind is Embedding:
+            at = replace(at, rank=(at.rank or 1) + 1)
         elif kind is Flatten:
             if at.rank in (None, 3):
                 at = replace(at, pending=at.channels or 0, unknown=None if at.channels else layer)
             at = replace(at, rank=1)
         elif layer.parameters():
-            if kind not in NAMES:
+            if kind not in NAMES and kind not in PARTS:
                 raise TypeError(f"{layer}: PyTorch has no module for the parameters of a {layer.kind}")
             if at.unknown is not None:
                 raise ValueError(
@@ -310,22 +447,20 @@ def _take(layer: Any, prefix: str, group: Mapping[str, HostArray], channels: int
     def key(name: str) -> str:
         return f"{prefix}.{name}" if prefix else name
 
-    unknown = set(group) - set(NAMES[kind].values())
+    parameters = layer.parameters()
+    absent = {name: np.full(p.shape, LEFT_OUT.get(name, math.nan)) for name, p in parameters.items()}
+    state = _state(kind, absent, channels)  # the values of what is left out; NaN for what must be there
+    unknown = set(group) - set(state)
     if unknown:
-        raise ValueError(f"{layer} takes {', '.join(NAMES[kind].values())}, but source has {key(min(unknown))!r}")
-    for attribute, name in NAMES[kind].items():
-        parameter = getattr(layer, attribute)
-        if name not in group:
-            if attribute not in LEFT_OUT:
-                raise ValueError(f"{layer}: source has no {key(name)!r}")
-            values = np.full(parameter.shape, LEFT_OUT[attribute])
-        else:
-            expected = _to_torch(kind, attribute, np.zeros(parameter.shape), channels).shape
-            if group[name].shape != expected:
-                raise ValueError(f"{layer}: {key(name)!r} has shape {group[name].shape}, expected {expected}")
-            values = np.ascontiguousarray(_from_torch(kind, attribute, group[name], channels))
-        with net.backend.active():
-            parameter.data[...] = net.backend.asarray(values, net.dtype)
+        raise ValueError(f"{layer} takes {', '.join(state)}, but source has {key(min(unknown))!r}")
+    for name, values in state.items():
+        if name not in group and np.isnan(values).any():
+            raise ValueError(f"{layer}: source has no {key(name)!r}")
+        if name in group and group[name].shape != values.shape:
+            raise ValueError(f"{layer}: {key(name)!r} has shape {group[name].shape}, expected {values.shape}")
+    with net.backend.active():
+        for attribute, values in _host_values(kind, {**state, **group}, channels).items():
+            parameters[attribute].data[...] = net.backend.asarray(np.ascontiguousarray(values), net.dtype)
 
 
 def _values(source: Any) -> tuple[dict[str, HostArray], Any]:

@@ -13,10 +13,13 @@ from nnbackend.layers.activations import (
     activation,
 )
 from nnbackend.layers.affine import Affine
+from nnbackend.layers.attention import MultiHeadAttention, PositionalEncoding
+from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomElastic, RandomFlip
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.containers import Parallel, Residual, Sequential
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
+from nnbackend.layers.embedding import Embedding
 from nnbackend.layers.losses import (
     Huber,
     MeanAbsoluteError,
@@ -26,6 +29,7 @@ from nnbackend.layers.losses import (
     SoftmaxWithLoss,
 )
 from nnbackend.layers.normalization import BatchNormalization, LayerNormalization
+from nnbackend.layers.recurrent import GRU, LSTM, RNN, LastStep
 
 LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
@@ -46,9 +50,20 @@ LAYERS: dict[str, type[Layer]] = {
         MaxPooling,
         AveragePooling,
         Flatten,
+        Embedding,
+        RNN,
+        LSTM,
+        GRU,
+        LastStep,
+        MultiHeadAttention,
+        PositionalEncoding,
         Sequential,
         Residual,
         Parallel,
+        RandomAffine,
+        RandomElastic,
+        RandomFlip,
+        GaussianNoise,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -60,15 +75,21 @@ __all__ = [
     "ACTIVATIONS",
     "ELU",
     "GELU",
+    "GRU",
     "LAYERS",
     "LOSSES",
+    "LSTM",
+    "RNN",
     "Affine",
     "AveragePooling",
     "BatchNormalization",
     "Convolution",
     "Dropout",
+    "Embedding",
     "Flatten",
+    "GaussianNoise",
     "Huber",
+    "LastStep",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
@@ -76,8 +97,13 @@ __all__ = [
     "MaxPooling",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "MultiHeadAttention",
     "Parallel",
+    "PositionalEncoding",
     "QuantileLoss",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomFlip",
     "ReLU",
     "Residual",
     "Sequential",

@@ -138,6 +138,8 @@ class Layer(Part):
     keeps_shape = True  # a row of y has the shape of its row of x; this is read only if input_shape is None
     draws = False  # the layer draws random numbers while training, by the clock that `bind` receives
     elementwise = False  # in inference mode, each element of y depends on the same element of x alone
+    input_dtype = ""  # the dtype of x if that is not the network's: "int64" for ids
+    identity = False  # in inference mode, y is x
 
     waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
 
@@ -171,9 +173,23 @@ class Layer(Part):
         """Return the shape of one input row as far as the settings fix it. None stands for any length, or any shape."""
         return None
 
+    def check_values(self, x: Array, argument: str) -> None:
+        """Raise ValueError, which names the argument, if x holds values that the layer cannot take.
+
+        It reads x on the host, so it is called when data comes in and never in a training step.
+        """
+
     def least_rows(self, shape: Shape) -> int:
         """Return the fewest rows of `shape` that a training pass can work with."""
         return 1
+
+    @property
+    def carried_rows(self) -> int:
+        """Return the rows of a training batch, if the layer carries their state over to the next batch; else 0."""
+        return 0
+
+    def reset_state(self) -> None:
+        """Forget the state that the layer carries over."""
 
     def places(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
         """Yield this layer and the layers within it, each with the shape of its input rows if this takes `shape`."""
@@ -366,6 +382,27 @@ def check_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None = 
         _refuse_input(layer, x, W, last, axes)
 
 
+def check_steps(layer: Layer, x: Array) -> None:
+    """Raise ValueError if a sequence has no step. x: (n, T, ...)."""
+    if x.shape[1] == 0:
+        raise ValueError(f"{layer}: argument x must have at least one step, got shape {tuple(x.shape)}")
+
+
+def checked_sequence(layer: Layer, shape: Shape, features: int) -> Shape:
+    """Return `shape`. Raise ValueError unless it is (T, features), T at least 1."""
+    if len(shape) != 2 or shape[1] != features or shape[0] < 1:
+        raise ValueError(
+            f"{layer} takes rows of shape (T, {features}), T at least 1, but what comes before gives {shape}"
+        )
+    return shape
+
+
+def check_images(layer: Layer, x: Array) -> None:
+    """Raise ValueError unless x has the four axes of a batch of images."""
+    if getattr(x, "ndim", None) != 4:
+        raise ValueError(f"{layer}: argument x must have shape (n, h, w, c), got {tuple(getattr(x, 'shape', ()))}")
+
+
 def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None) -> None:
     if W is None:
         raise ValueError(f"{layer} has no parameter values yet: put it in a Network, or call its initialize(seed)")
@@ -373,7 +410,7 @@ def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None)
         raise BackendError(f"{layer}: argument x is {describe(x)}, but the parameters are {describe(W)}")
     if x.dtype != W.dtype:
         raise ValueError(f"{layer}: argument x has dtype {x.dtype}, but the parameters have {W.dtype}")
-    expected = ", ".join(["n", *{2: [], 4: ["h", "w"]}.get(axes or 0, ["..."]), str(last)])
+    expected = ", ".join(["n", *{2: [], 3: ["T"], 4: ["h", "w"]}.get(axes or 0, ["..."]), str(last)])
     raise ValueError(f"{layer}: argument x must have shape ({expected}), got {tuple(x.shape)}")
 
 

@@ -58,7 +58,7 @@ def _first_in_pass(network: Network, x: Array, t: Array, *weight: Any) -> str:
     def backward(layer: Layer, run: Callable[..., Array], dy: Array, need_dx: bool) -> Array:
         dx = run(dy, True)
         gradients = [parameter.grad for parameter in layer.own_parameters().values() if parameter.trainable]
-        if not found and not all(all_finite(g) for g in [dx, *gradients]):
+        if not found and not all_finite(*([] if dx is None else [dx]), *gradients):  # ids have no gradient
             found.append(f"the gradient of {layer}")
         return dx
 

@@ -31,6 +31,25 @@ class History:
     def __len__(self) -> int:
         return len(self.loss)
 
+    def __str__(self) -> str:
+        head, rows = self._table()
+        widths = [max(9, len(name)) for name in head]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in [head, *rows]) if rows else "no epochs yet"
+
+    def _repr_html_(self) -> str:
+        from nnbackend.markup import table
+        from nnbackend.plotting import history_picture
+
+        head, rows = self._table()
+        return history_picture(self) + table(head, rows) if rows else "<p>no epochs yet</p>"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the names of the lists with an entry for every epoch, and a row of text for each epoch."""
+        lists = {name: values for name, values in vars(self).items() if isinstance(values, list)}
+        columns = {name: values for name, values in lists.items() if values and len(values) == len(self)}
+        rows = [[str(i + 1), *(f"{values[i]:.5g}" for values in columns.values())] for i in range(len(self))]
+        return ["epoch", *(name.replace("_", " ") for name in columns)], rows
+
     def as_dict(self) -> dict[str, Any]:
         """Return the record as JSON-able values."""
         return asdict(self)

@@ -19,6 +19,10 @@ from nnbackend.layers import LAYERS
 
 torch = pytest.importorskip("torch")
 
+# layers that PyTorch does not have for images
+OF_ROWS = {"Embedding", "GRU", "LSTM", "LastStep", "LayerNormalization", "RNN"}
+OF_ROWS |= {"MultiHeadAttention", "PositionalEncoding"}
+
 
 def perceptron() -> Any:
     t = torch.nn
@@ -128,7 +132,7 @@ def test_there_and_back_is_the_same_bit_for_bit(name: str, dtype: str) -> None:
         assert not state[left_out].any()
 
 
-@pytest.mark.parametrize("kind", [name for name in LAYERS if name not in ("LayerNormalization",)])
+@pytest.mark.parametrize("kind", [name for name in LAYERS if name not in OF_ROWS])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_layer_among_images(kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -160,6 +164,92 @@ def test_every_layer_among_images(kind: str, seed: int) -> None:
     y = to_numpy(net.predict(ours(x)))
     expected = answers(net.to_torch(input_shape=(h, w, c)), x)
     assert_close(y, np.moveaxis(expected, 1, -1) if expected.ndim == 4 else expected, "float64", terms=300)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_ids(dtype: str) -> None:
+    t, ids = torch.nn, np.random.default_rng(4).integers(0, 9, (5, 4))
+    module = drawn(t.Sequential(t.Embedding(9, 3), t.Tanh(), t.Flatten(), t.Linear(12, 2)), dtype)
+    layers = [nn.Embedding(9, 3), nn.Tanh(), nn.Flatten(), nn.Affine(12, 2)]
+    net = nn.load_torch(module, layers, input_shape=(4,))
+    assert_close(net.predict(ids), answers(module, ids), dtype, terms=60)
+    assert_close(answers(net.to_torch(input_shape=(4,)), ids), answers(module, ids), dtype, terms=60)
+
+
+class Output(torch.nn.Module):
+    """A recurrent module without the states that it returns beside its output."""
+
+    def __init__(self, module: Any):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Any) -> Any:
+        return self.module(x)[0]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_recurrent_layers(kind: str, dtype: str, bias: bool) -> None:
+    t, x = torch.nn, rows((6, 3), dtype)
+    first = getattr(t, kind)(3, 4, batch_first=True, bias=bias)
+    module = drawn(t.Sequential(Output(first), t.Tanh(), Output(getattr(t, kind)(4, 2, batch_first=True))), dtype)
+    make = getattr(nn, kind)
+    net = nn.load_torch(module, [make(3, 4), nn.Tanh(), make(4, 2)])
+    assert_close(net.predict(x), answers(module, x), dtype, terms=100)
+    there = net.to_torch()
+    assert_close(answers(there, x), answers(module, x), dtype, terms=100)
+    assert set(there.state_dict()) >= {"0.weight_ih_l0", "0.bias_hh_l0", "2.weight_hh_l0"}
+    state = module.state_dict()
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        assert torch.equal(there.state_dict()[f"0.{name}"], state[f"0.module.{name}"])
+    last = nn.Network([make(3, 4), nn.LastStep(), nn.Affine(4, 2)], dtype=dtype)
+    assert_close(answers(last.to_torch(), x), to_numpy(last.predict(x)), dtype, terms=100)
+
+
+class SelfAttention(torch.nn.MultiheadAttention):
+    """PyTorch's module with one input and one output."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention(dtype: str, bias: bool) -> None:
+    t, ids = torch.nn, np.random.default_rng(4).integers(0, 9, (5, 7))
+    own = SelfAttention(6, 3, bias=bias, batch_first=True)
+    module = drawn(t.Sequential(t.Embedding(9, 6), own, t.Flatten(), t.Linear(42, 2)), dtype)
+    layers = [nn.Embedding(9, 6), nn.MultiHeadAttention(6, 3), nn.Flatten(), nn.Affine(42, 2)]
+    net = nn.load_torch(module, layers)
+    assert_close(net.predict(ids), answers(module, ids), dtype, terms=300)
+    there = net.to_torch()
+    assert_close(answers(there, ids), answers(module, ids), dtype, terms=300)
+    for name in ("in_proj_weight", "out_proj.weight"):
+        assert torch.equal(there.state_dict()[f"1.{name}"], module.state_dict()[f"1.{name}"])
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_positions_and_a_causal_mask(learned: bool) -> None:
+    ids = np.random.default_rng(4).integers(0, 9, (5, 7))
+    layers = [nn.Embedding(9, 6), nn.PositionalEncoding(6, 8, learned), nn.MultiHeadAttention(6, 2, causal=True)]
+    net = nn.Network(layers, nn.MeanSquaredError(), seed=2)
+    module = net.to_torch()
+    assert_close(answers(module, ids), to_numpy(net.predict(ids)), "float32", terms=100)
+    again = [nn.Embedding(9, 6), nn.PositionalEncoding(6, 8, learned), nn.MultiHeadAttention(6, 2, causal=True)]
+    assert to_numpy(nn.load_torch(module, again).buffer.data).tolist() == to_numpy(net.buffer.data).tolist()
+
+
+def test_recurrent_modules_of_several_layers_are_named() -> None:
+    for module, key in (
+        (torch.nn.LSTM(3, 4, num_layers=2), "bias_hh_l1"),
+        (torch.nn.GRU(3, 4, bidirectional=True), "bia"),
+    ):
+        kind = getattr(nn, type(module).__name__)
+        with pytest.raises(ValueError, match=f"takes weight_ih_l0, weight_hh_l0, .*, but source has '{key}"):
+            nn.load_torch(module, [kind(3, 4)])
+    with pytest.raises(ValueError, match=r"'weight_ih_l0' has shape \(16, 3\), expected \(20, 3\)"):
+        nn.load_torch(torch.nn.LSTM(3, 4).state_dict(), [nn.LSTM(3, 5)])
 
 
 class Block(torch.nn.Module):

@@ -55,13 +55,13 @@ def test_the_source_compiles_for_real_devices(nvrtc: ctypes.CDLL, architecture: 
     program = ctypes.c_void_p()
     source = f"typedef {real} T;\n{SOURCE}".encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None) == 0
-    options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++14", b"-Werror=all-warnings"]
+    options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++14"]
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
-    assert status == 0, log.value.decode()
+    assert (status, b"warning" in log.value) == (0, False), log.value.decode()
     assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
     cubin = ctypes.create_string_buffer(size.value)
     assert nvrtc.nvrtcGetCUBIN(program, cubin) == 0
@@ -261,6 +261,19 @@ def test_products_through_our_own_handle(cupy: nn.Backend, precision: str, dtype
                     assert used == {"matmul"}
                 elif min(n, k):
                     assert f"gemm {70 if dtype == 'float64' else cublas.PRECISIONS[precision]}" in used
+    finally:
+        cublas.set_precision("float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_stacks_of_products_through_our_own_handle(cupy: nn.Backend, dtype: str) -> None:
+    cublas.set_precision("tf32")
+    try:
+        for host in arguments("product", 5, dtype, np.random.default_rng(0)):
+            standin.MACHINE.counts.clear()
+            compare(cupy, functions.product, host, "plain", dtype)
+            assert (standin.MACHINE.counts["stack of gemm"] == 1) == (host[0].ndim > 2)
+            assert not standin.MACHINE.counts["matmul"]
     finally:
         cublas.set_precision("float32")
 
