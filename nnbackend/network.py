@@ -290,6 +290,7 @@ class Network:
         """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
         n, end = x.shape[0], self.loss_layer
         loss: Any = 0.0
+        counted: Any = 0
         correct, mean_weight = None, end.mean_weight(t, *optional(weight))
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
@@ -301,9 +302,10 @@ class Network:
             if end.classifies:
                 hits = end.count_correct(y, targets, *optional(weights))
                 correct = hits if correct is None else correct + hits
+                counted = counted + end.counted(targets, *optional(weights))
         if correct is not None:
             correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype))
-            correct = fraction(correct, end.counted(t, *optional(weight)))
+            correct = fraction(correct, counted)
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:

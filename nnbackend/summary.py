@@ -154,9 +154,7 @@ def _row(network: Network, input_shape: Sequence[int] | None) -> Shape | None:
     shape = tuple(input_shape)
     if not all(is_integer(length, 1) for length in shape):
         raise ValueError(f"input_shape must hold positive integers, got {input_shape!r}")
-    if fixed is not None and (
-        len(fixed) != len(shape) or any(a not in (None, b) for a, b in zip(fixed, shape, strict=True))
-    ):
+    if not network.takes(shape):
         raise ValueError(f"input_shape: the network takes rows of shape {fixed}, got {shape}")
     return shape
 
@@ -180,7 +178,8 @@ def _bytes_of_pass(network: Network, shape: Shape, output: Shape) -> int:
     try:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        copy.loss_and_output(on.zeros(shape, network.dtype), t)  # a step gathers its rows, too
+        x = on.zeros(shape, network.first.input_dtype or network.dtype)  # a step gathers its rows, too
+        copy.loss_and_output(x, t)
         copy.backward()
         return max(0, tracemalloc.get_traced_memory()[1] - before)
     finally:
@@ -193,7 +192,7 @@ def _target(network: Network, n: int, output: Shape) -> Any:
     on, end = network.backend, network.loss_layer
     if end.classifies:
         try:
-            return end.target(on.zeros((n,), "int64"), n, output, on, network.dtype)
+            return end.target(on.zeros((n, *output[:-1]), "int64"), n, output, on, network.dtype)
         except ValueError:  # it takes one number for each output
             pass
     return end.target(on.zeros((n, *output), network.dtype), n, output, on, network.dtype)

@@ -134,3 +134,14 @@ def test_tracing_that_was_on_stays_on() -> None:
         assert tracemalloc.is_tracing()
     finally:
         tracemalloc.stop()
+
+
+def test_sequences_of_ids_with_labels_that_are_left_out() -> None:
+    layers = [nn.Embedding(7, 4), nn.Residual([nn.Affine(4, 4), nn.Tanh()]), nn.Affine(4, 7)]
+    found = nn.Network(layers, nn.SoftmaxWithLoss(ignore_label=-1)).summary(10, input_shape=(6,))
+    assert [layer.shape for layer in found.layers] == [(6, 4), (6, 4), (6, 7)]
+    assert found.parameters == 28 + 20 + 35
+    assert found.bytes_of_pass is not None
+    assert found.bytes_of_pass > 4 * 10 * 6 * (4 + 7)
+    dense = nn.Network([nn.Affine(4, 2)]).summary(10, input_shape=(6, 4))
+    assert [layer.shape for layer in dense.layers] == [(6, 2)]

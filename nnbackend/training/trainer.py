@@ -307,8 +307,8 @@ class Trainer:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
         self._check_carried_rows(n)
         self._mean_weight = self.network.loss_layer.mean_weight(t, *optional(weight))
-        counted = self.network.loss_layer.counted(t, *optional(weight))
-        self._places = counted // n if isinstance(counted, int) else None
+        counted = self.network.loss_layer.counted(t[:1, ...], *optional(weight if weight is None else weight[:1]))
+        self._places = counted if isinstance(counted, int) else None
         if self._mean_weight == 0:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
