@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -235,7 +236,7 @@ class Network:
     def least_rows(self, shape: Shape) -> tuple[int, str]:
         """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
         least, name = 1, ""
-        for layer, taken in self._root.places(shape):
+        for layer, taken in self.places(shape):
             if layer.least_rows(taken) > least:
                 least, name = layer.least_rows(taken), str(layer)
         return least, name
@@ -259,6 +260,10 @@ class Network:
     def every_layer(self) -> dict[str, Layer]:
         """Return all layers by name, also those within other layers, in the order of a forward pass."""
         return {layer.name: layer for layer in self._every}
+
+    def places(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
+        """Yield all layers, each with the shape of its input rows if the network takes rows of `shape`."""
+        return itertools.islice(self._root.places(shape), 1, None)
 
     def steps(self) -> list[Layer]:
         """Return the layers that a forward pass calls one after another. A Sequential is taken apart."""
@@ -372,8 +377,8 @@ class Network:
 
     def _pieces(self, x: Array) -> Iterator[slice]:
         """Yield slices of the rows of x, each small enough for the outputs of the layers to fit in memory."""
-        places = self._root.places(tuple(x.shape[1:]))
-        widest = max(math.prod(layer.output_shape(shape)) for layer, shape in places)
+        shapes = [layer.output_shape(shape) for layer, shape in self.places(tuple(x.shape[1:]))]
+        widest = max(map(math.prod, shapes))
         return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
     # --- copies and files ---------------------------------------------------------------------------------------

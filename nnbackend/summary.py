@@ -108,12 +108,14 @@ def summarize(
         positive_integer("batch_size", batch_size)
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
-    shape = first = _row(network, input_shape)
+    first = _row(network, input_shape)
+    shape = None if first is None else network.output_shape(first)
+    shapes = {} if first is None else {layer.name: layer.output_shape(row) for layer, row in network.places(first)}
     layers = []
-    for name, layer in network.layers.items():
-        shape = None if shape is None else layer.output_shape(shape)
-        counts = [sum(p.size for p in layer.parameters().values() if p.trainable is kind) for kind in (True, False)]
-        layers.append(LayerSummary(name, described(layer), shape, *counts))
+    for name, layer in network.every_layer().items():
+        own = [p for p in layer.own_parameters().values() if p.source is None]
+        counts = [sum(p.size for p in own if p.trainable is kind) for kind in (True, False)]
+        layers.append(LayerSummary(name, described(layer), shapes.get(name), *counts))
     parameters, fixed = (sum(getattr(layer, kind) for layer in layers) for kind in ("parameters", "fixed"))
     measured = None
     if batch_size is not None and first is not None and shape is not None:
@@ -136,9 +138,9 @@ def summarize(
 
 
 def described(part: Part) -> str:
-    """Return the kind of a layer or a loss, with those of its settings that are not the default."""
+    """Return the kind of a layer or a loss, with those of its settings that are not the default, and are no layers."""
     try:
-        settings = part.config()
+        settings = {name: value for name, value in part.config().items() if name not in getattr(part, "inner", ())}
     except TypeError:  # a class of the user's that cannot be saved
         return repr(part)
     arguments = inspect.signature(type(part)).parameters
