@@ -34,7 +34,7 @@ from nnbackend.layers import (
     SoftmaxWithLoss,
 )
 from nnbackend.layers.base import RowShape, Shape, numbered
-from nnbackend.layers.containers import describe, made, place, watched
+from nnbackend.layers.containers import back_through, describe, lowest_with_parameters, made, place, watched
 from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
 
@@ -126,6 +126,7 @@ class Network:
         self.statistics = Views({name: p.data for name, p in named.items() if not p.trainable}, self.backend, dtype)
         for number, layer in enumerate(self._every):
             layer.bind(self.buffer.clock, number, self.seed)
+        self._lowest = lowest_with_parameters(self._root.layers)
         self._draws = any(layer.draws for layer in self._every)
 
     # --- the two passes -----------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class Network:
         """
         if dy is None:
             dy = self.loss_layer.backward()
-        self._root.backward(dy, need_dx=False)
+        back_through(self._root.layers, dy, False, self._lowest)
         self.buffer.add_up()
 
     # --- for users ----------------------------------------------------------------------------------------------

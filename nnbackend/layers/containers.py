@@ -198,12 +198,21 @@ def through(layers: Sequence[Layer], x: Array, training: bool = False) -> Array:
     return x
 
 
-def back_through(layers: Sequence[Layer], dy: Array, need_dx: bool = True) -> Array:
-    """Return dx for the dy of `through`. need_dx: if False, it goes no lower than the lowest layer with parameters."""
-    lowest = 0 if need_dx else next((i for i, layer in enumerate(layers) if _has_parameters(layer)), len(layers))
+def back_through(layers: Sequence[Layer], dy: Array, need_dx: bool = True, lowest: int | None = None) -> Array:
+    """Return dx for the dy of `through`.
+
+    need_dx: if False, it goes no lower than the lowest layer with parameters. lowest: its number, if the caller knows.
+    """
+    if lowest is None or need_dx:
+        lowest = 0 if need_dx else lowest_with_parameters(layers)
     for i in range(len(layers) - 1, lowest - 1, -1):
         dy = layers[i].backward(dy, need_dx or i > lowest)
     return dy
+
+
+def lowest_with_parameters(layers: Sequence[Layer]) -> int:
+    """Return the number of the first layer that has parameters, of its own or within it; all if none has."""
+    return next((i for i, layer in enumerate(layers) if layer.parameters()), len(layers))
 
 
 def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
@@ -343,10 +352,6 @@ def _split(dy: Array, widths: Sequence[int]) -> list[Array]:
         parts.append(dy[..., start : start + width])
         start += width
     return parts
-
-
-def _has_parameters(layer: Layer) -> bool:
-    return any(part.own_parameters() for part in layer.walk())
 
 
 def _layers(argument: str, layers: Any) -> list[Layer]:
