@@ -6,9 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,10 @@ from nnbackend.training.memory import size_that_fits
 from nnbackend.training.progress import Progress
 from nnbackend.training.state import RunState, numbers_and_arrays
 from nnbackend.training.step import SeveralPasses, keeps_statistics, recorded_pass
+from nnbackend.training.streams import Part, StreamedArray, stream_of
+
+if TYPE_CHECKING:
+    from nnbackend.datasets import Source
 
 Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 
@@ -103,8 +107,10 @@ class Trainer:
         self._file = None if self.checkpoint is None else CheckpointFile(self.checkpoint.file)
         self._resumed: Resumed | None = None
         self._mean_weight: float | None = None  # of the rows of the present fit; None if no row has a weight
+        self._places: int | None = 1  # that are classified in a row of the present fit; None if they differ
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
         self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
+        self._rows_of: Callable[[int, bool], None] = _in_memory  # fetches the rows of a step; see `_reading`
 
     def __repr__(self) -> str:
         changed = {name: value for name, value in self.settings().items() if name != "optimizer" and value is not None}
@@ -143,7 +149,7 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without those that belong to this process."""
-        return vars(self) | {"_runner": None, "_drawn": None, "_passes": None}
+        return vars(self) | {"_runner": None, "_drawn": None, "_passes": None, "_rows_of": _in_memory}
 
     @on_its_device
     def resume(self, path: str | os.PathLike[str] | None = None) -> bool:
@@ -186,11 +192,11 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        t: Any,
+        t: Any = None,
         epochs: int = 1,
         *,
         sample_weight: Any = None,
-        validation: tuple[Any, ...] | None = None,
+        validation: tuple[Any, ...] | Source | None = None,
         callbacks: Sequence[Callable[[Trainer], object]] = (),
         progress: bool = False,
     ) -> History:
@@ -199,6 +205,11 @@ class Trainer:
         x: (n, ...) rows. t: n targets, as the network's loss takes them. sample_weight: (n,) numbers of at least 0,
         which make every mean a weighted one. validation: (x, t) or (x, t, sample_weight), evaluated after every
         epoch. Host data is moved to the network's backend once. progress: whether to show a bar.
+
+        Data that does not fit in memory: x is a memory map of NumPy (`np.memmap`), of bytes for example, or without t a
+        source of rows and targets (`nn.datasets.Source`), such as `nn.datasets.Shards`. So may those of the validation
+        be. Each step then reads its rows, which a thread has read ahead, and casts them. The run is that of the same
+        rows in memory, bit for bit on NumPy. An error of the source ends the fit as DataError, which names the rows.
 
         callbacks: functions that are called with the trainer after every epoch; one that returns True ends the fit. A
         callback whose state belongs into a checkpoint has two methods: `snapshot(trainer)` returns a dict of numbers
@@ -223,9 +234,10 @@ class Trainer:
         self._check_batch_size(data)
         checked = None
         if validation is not None:
-            if len(validation) not in (2, 3):
-                raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(validation)} items")
-            x, t, *weight = validation
+            parts = tuple(validation) if isinstance(validation, tuple | list) else (validation, None)
+            if len(parts) not in (2, 3):
+                raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(parts)} items")
+            x, t, *weight = parts
             checked = self._checked(x, t, "validation x", *weight)
         found = self._fingerprints(data, checked)
         self._agree(callbacks, int(epochs), found)
@@ -295,6 +307,8 @@ class Trainer:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
         self._check_carried_rows(n)
         self._mean_weight = self.network.loss_layer.mean_weight(t, *optional(weight))
+        counted = self.network.loss_layer.counted(t[:1, ...], *optional(weight if weight is None else weight[:1]))
+        self._places = counted if isinstance(counted, int) else None
         if self._mean_weight == 0:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
@@ -347,10 +361,10 @@ class Trainer:
         return self.batch_size * self.accumulate
 
     def _metrics_shape(self, data: Data) -> tuple[int, int]:
-        """Return the shape of the metrics: two for every step of an epoch, and with sample weights also their sum."""
+        """Return the shape of the metrics of an epoch: two or three for every step; see `recorded_pass`."""
         n, rows_per_step = data[0].shape[0], self._rows_per_step
         steps = n // rows_per_step if self.drop_last else math.ceil(n / rows_per_step)
-        return 2 if data[2] is None else 3, steps
+        return 3 if self._places is None else 2, steps
 
     def _write(self, keeper: Keeper, **how: bool) -> None:
         """Write a checkpoint, in the process of rank 0. how: as `Keeper.write` takes it."""
@@ -378,15 +392,21 @@ class Trainer:
         since = time.perf_counter()
         epoch = self._epoch(data)
         ahead = (state.last_epoch - state.epoch) * whole - first
-        launch = self._runner.prepare(epoch, first=first, ahead=ahead)
         shared = self.communicator.size > 1
 
         def wishes() -> tuple[bool, bool]:
             return interrupt.requested, keeper is not None and keeper.elapsed()
 
-        with Progress(progress, state.epoch + 1, state.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
+        with (
+            self._reading(data, first, steps) as next_rows,
+            Progress(progress, state.epoch + 1, state.last_epoch, n, steps, min(n, first * rows_per_step)) as bar,
+        ):
+            next_rows()  # before the runner tries the first step
+            launch = self._runner.prepare(epoch, first=first, ahead=ahead)
             (stop,) = self.communicator.any(interrupt.requested)
             while state.step < steps and not stop:
+                if state.step > first:
+                    next_rows()
                 if shared:
                     self._decisions = wishes()
                 self._guarded(launch)
@@ -426,17 +446,49 @@ class Trainer:
     def _epoch(self, data: Data) -> Epoch:
         """Return what the steps of the current epoch work on."""
         state, (x, t, weight) = self.state, data
-        order = self.network.backend.asarray(self._draw(x.shape[0], state.epoch), "int64")
+        stride, rows = self._rows_per_step, (x, t, *optional(weight))
+        order = self._draw(x.shape[0], state.epoch)
+        if isinstance(x, StreamedArray):  # the rows of every step lie in the same place, in their order
+            order, rows = np.arange(x.shape[0]) % stride, x.stream.windows(stride)
         return Epoch(
             step=self._step if self.communicator.size == 1 else self._shared_step,
-            stride=self._rows_per_step,
-            order=order,
+            stride=stride,
+            order=self.network.backend.asarray(order, "int64"),
             metrics=state.metrics,
             state=state.optimizer,
             optimizer=self.optimizer,
-            data=(x, t, *optional(weight)),
+            data=rows,
             depends=self._signature,
         )
+
+    @contextmanager
+    def _reading(self, data: Data, first: int, steps: int) -> Iterator[Callable[[], None]]:
+        """Read the rows of the steps of the current epoch, from number `first` on, if they do not lie in memory.
+
+        Gives a function that fetches the rows of the next step. Within the block `_rows_of` fetches those of any step,
+        for this process or as a whole.
+        """
+        x = data[0]
+        if not isinstance(x, StreamedArray):
+            yield lambda: None
+            return
+        n, stride, size = x.shape[0], self._rows_per_step, self.communicator.size
+        order = self._draw(n, self.state.epoch)
+        own = stride // size  # the rows of a step that this process passes
+
+        def part(step: int, whole: bool = False) -> Part:
+            start, stop, place = step * stride, min((step + 1) * stride, n), 0
+            if stop - start == stride and not whole:
+                place = self.communicator.rank * own
+                start, stop = start + place, start + place + own
+            return order[start:stop], place
+
+        self._rows_of = lambda step, whole: x.stream.load(part(step, whole))
+        try:
+            with x.stream.reading(part(step) for step in range(first, steps)) as next_rows:
+                yield next_rows
+        finally:
+            self._rows_of = _in_memory
 
     def _guarded(self, launch: Launch) -> None:
         """Do one step. If on_fault is "skip" and the step leaves a value that is not finite, undo it and record NaN."""
@@ -489,7 +541,7 @@ class Trainer:
             self._decisions = exchange(self._decisions)
 
         yield outside
-        record(metrics, at, *(passes.metrics[i] for i in range(len(data))))
+        record(metrics, at, *(passes.metrics[i] for i in range(metrics.shape[0])))
         self._update(update)
 
     def _update(self, update: Callable[[Array, Array], None]) -> None:
@@ -540,7 +592,7 @@ class Trainer:
         good = np.isfinite(metrics[0])
         sizes = np.minimum(epoch.stride, epoch.order.shape[0] - epoch.stride * np.arange(state.step))[good]
         losses, correct, *weights = metrics[:, good]
-        rows = (weights[0] if weights else sizes).sum() or 1
+        rows = (weights[0] if weights else sizes * self._places).sum() or 1
         summary: dict[str, float | None] = {
             "loss": float(losses @ sizes / (sizes.sum() or 1)),
             "accuracy": float(correct.sum() / rows) if self.network.loss_layer.classifies else None,
@@ -557,6 +609,9 @@ class Trainer:
         state.epoch, state.step = state.epoch + 1, 0
 
     def _checked(self, x: Any, t: Any, argument: str, weight: Any = None) -> Data:
+        stream = stream_of(self.network, x, t, weight, argument)
+        if stream is not None:
+            return stream.data
         x, t = self.network.data(x, t)
         if not all_finite(x):
             raise ValueError(f"{argument} contains NaN or infinity")
@@ -588,12 +643,14 @@ class Trainer:
         launch = Uncaptured().prepare(epoch)
         for state.step in range(first, bad):
             kept = self._snapshot()
+            self._rows_of(state.step, False)
             launch(state.step)
             if not self._sound():  # which no loss has shown yet
                 self._restore(kept)
                 bad = state.step
                 break
         state.step = bad
+        self._rows_of(bad, True)
         rows = Rows(epoch.order, bad, epoch.stride)
         place = first_not_finite(self.network, rows.batches(self.batch_size, *epoch.data))
         raise NumericalError(
@@ -610,3 +667,7 @@ class Trainer:
             return MemoryError(f"{cause} Nor does one row: the network or the data is too large.")
         parts = self.accumulate * math.ceil(self.batch_size / size)
         return MemoryError(f"{cause} batch_size={size} does; with accumulate={parts} the steps stay as large.")
+
+
+def _in_memory(step: int, whole: bool) -> None:
+    """Fetch nothing: the rows of all steps lie in memory."""

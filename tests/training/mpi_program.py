@@ -68,8 +68,11 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
             time.sleep(0 if act == "SIGTERM" else 5)
 
     trainer._shared_step = stepped  # type: ignore[method-assign]
+    train: tuple[Any, ...] = x[:93], t[:93]
+    if options.get("stream"):
+        train = (nn.datasets.Items(list(zip(x[:93], t[:93], strict=True))),)
     stopper = nn.EarlyStopping("val_loss", patience=100)
-    trainer.fit(x[:93], t[:93], epochs, sample_weight=None if weight is None else weight[:93],
+    trainer.fit(*train, epochs=epochs, sample_weight=None if weight is None else weight[:93],
                 validation=(x[93:], t[93:]), callbacks=[stopper], progress=options.get("progress", False))  # fmt: skip
     return trainer
 
