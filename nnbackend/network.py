@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,14 +122,14 @@ class Network:
             layer.bind(self.buffer.clock, number, self.seed)
         self._stack = stack
         self._draws = any(layer.draws for layer in stack)
-        self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
+        self._hold(())
 
     # --- the two passes -----------------------------------------------------------------------------------------
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
         for layer in self._stack:
-            x = layer.forward(x, training)
+            x = layer.forward(x, training and layer.name not in self.frozen)
         return x
 
     def backward(self, dy: Array | None = None) -> None:
@@ -141,6 +141,8 @@ class Network:
             dy = self.loss_layer.backward()
         for i in range(len(self._stack) - 1, self._lowest - 1, -1):
             dy = self._stack[i].backward(dy, i > self._lowest)
+        for part in self.frozen_parts:
+            self.buffer.grad[part] = 0.0
 
     # --- for users ----------------------------------------------------------------------------------------------
 
@@ -215,7 +217,8 @@ class Network:
     def signature(self) -> dict[str, Any]:
         """Return what a recorded training step depends on beside its arguments; see `Part.signature`."""
         parts = {**self.layers, "loss": self.loss_layer}
-        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.signature().items()}
+        settings = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.signature().items()}
+        return settings | {"frozen": self.frozen}
 
     def least_rows(self, shape: Shape) -> tuple[int, str]:
         """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
@@ -240,6 +243,43 @@ class Network:
         if self._draws and passes:
             self.buffer.clock += passes
 
+    def freeze(self, *names: str) -> None:
+        """Keep layers as they are while training, as in transfer learning; names: of layers, such as "Affine1".
+
+        No optimizer changes their values, their gradients are 0, and while training they do what they do in inference
+        mode: a normalisation keeps its running statistics. Nothing is computed for layers below the lowest one that
+        trains. Files do not hold which layers are frozen. Raises ValueError for an unknown name.
+        """
+        for name in names:
+            if name not in self.layers:
+                raise ValueError(unknown_name("layer", name, self.layers))
+        self._hold({*self.frozen, *names})
+
+    def unfreeze(self, *names: str) -> None:
+        """Let layers train again: those named, or all if none is named. Raises ValueError for an unknown name."""
+        for name in names:
+            if name not in self.layers:
+                raise ValueError(unknown_name("layer", name, self.layers))
+        self._hold({*self.frozen} - {*(names or self.frozen)})
+
+    def _hold(self, names: Iterable[str]) -> None:
+        """Let these layers be the frozen ones."""
+        self.frozen = tuple([name for name in self.layers if name in names])
+        trained = [bool(layer.parameters()) and layer.name not in self.frozen for layer in self.layers.values()]
+        self._lowest = trained.index(True) if any(trained) else len(trained)
+        parts: list[slice] = []
+        start = 0
+        for name, layer in self.layers.items():
+            stop = start + sum(p.size for p in layer.parameters().values() if p.trainable)
+            if name in self.frozen and stop > start:
+                first = parts.pop().start if parts and parts[-1].stop == start else start
+                parts.append(slice(first, stop))
+            start = stop
+        self.frozen_parts = parts
+        with self.backend.active():
+            for part in parts:
+                self.buffer.grad[part] = 0.0
+
     # --- for the trainer ----------------------------------------------------------------------------------------
 
     def loss_and_output(
@@ -252,14 +292,25 @@ class Network:
         return self.loss_layer.forward(y, t, *weights), y
 
     @on_its_device
-    def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
-        """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
+    def evaluate(
+        self,
+        x: Array,
+        t: Array,
+        weight: Array | None = None,
+        each: Callable[[Array, Array], object] | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression.
+
+        each: called with the raw output and the targets of each piece of the rows.
+        """
         n, end = x.shape[0], self.loss_layer
         loss: Any = 0.0
         correct, mean_weight = None, end.mean_weight(t, *optional(weight))
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
             y = self.forward(x[piece, ...])
+            if each is not None:
+                each(y, targets)
             if mean_weight:
                 loss = loss + end.forward(y, targets, weights, n * mean_weight)
             else:  # without weights, or if all are 0 and every loss with them
@@ -412,7 +463,7 @@ class Network:
         """
         parts = [(type(part), part.config()) for part in (*self._stack, self.loss_layer)]
         values = {name: to_numpy(value) for name, value in self.buffer.snapshot().items()}
-        state = {"preparation": self.preparation}
+        state = {name: getattr(self, name) for name in ("preparation", "frozen", "frozen_parts", "_lowest")}
         return _unpickled, (type(self), parts, values, self.dtype, self.seed, self.backend.name), state
 
     def __repr__(self) -> str:
