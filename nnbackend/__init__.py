@@ -21,6 +21,9 @@ from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, X
 from nnbackend.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
@@ -30,6 +33,7 @@ from nnbackend.layers import (
     Flatten,
     GaussianNoise,
     Huber,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
@@ -37,11 +41,16 @@ from nnbackend.layers import (
     MaxPooling,
     MeanAbsoluteError,
     MeanSquaredError,
+    MultiHeadAttention,
+    Parallel,
+    PositionalEncoding,
     QuantileLoss,
     RandomAffine,
     RandomElastic,
     RandomFlip,
     ReLU,
+    Residual,
+    Sequential,
     Sigmoid,
     SigmoidWithLoss,
     SiLU,
@@ -53,12 +62,13 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes
+    from nnbackend import datasets, nodes, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
     from nnbackend.summary import Summary
     from nnbackend.training import (
@@ -81,6 +91,7 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
     "training": (
@@ -114,6 +125,9 @@ def __dir__() -> list[str]:
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -145,6 +159,7 @@ __all__ = [
     "History",
     "Huber",
     "Initializer",
+    "LastStep",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
@@ -154,6 +169,7 @@ __all__ = [
     "MeanSquaredError",
     "ModelFileError",
     "Momentum",
+    "MultiHeadAttention",
     "NNBackendError",
     "Nesterov",
     "Network",
@@ -161,7 +177,9 @@ __all__ = [
     "NumericalError",
     "OneCycle",
     "Optimizer",
+    "Parallel",
     "Parameter",
+    "PositionalEncoding",
     "QuantileLoss",
     "RMSprop",
     "RandomAffine",
@@ -169,7 +187,9 @@ __all__ = [
     "RandomFlip",
     "ReLU",
     "ReduceLROnPlateau",
+    "Residual",
     "Schedule",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",
@@ -193,10 +213,12 @@ __all__ = [
     "diagnose",
     "evaluate",
     "functions",
+    "generate",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "sampling",
     "to_numpy",
     "use",
     "using",

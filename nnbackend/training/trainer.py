@@ -48,7 +48,8 @@ class Trainer:
     """Trains a network by mini-batches.
 
     batch_size: rows per pass, at least 1; the last batch of an epoch holds the rows that are left over.
-    seed: decides the order of the rows: epoch e is shuffled by (seed, e) and nothing else.
+    seed: decides the order of the rows: epoch e is shuffled by (seed, e) and nothing else. If a layer carries its state
+    from batch to batch (`LSTM(..., stateful=n)`), the rows keep their order.
     clip_norm: the largest Euclidean norm of a gradient; a larger gradient is scaled down to it (Pascanu, Mikolov,
     Bengio 2013).
     accumulate: batches per step. Their gradients add up to the gradient of one batch of accumulate x batch_size rows,
@@ -137,7 +138,7 @@ class Trainer:
             raise TypeError(f"communicator: expected the result of nn.communicator(), got {self.communicator!r}")
         if self.accumulate % size:
             raise ValueError(f"accumulate is {self.accumulate}, which {size} processes cannot share equally")
-        for name, layer in self.network.layers.items() if size > 1 else ():
+        for name, layer in self.network.every_layer().items() if size > 1 else ():
             if keeps_statistics(layer) and type(layer).follow is Layer.follow:
                 raise ValueError(f"{name} keeps statistics and has no method `follow`: it trains in one process alone")
 
@@ -347,9 +348,20 @@ class Trainer:
         least, layer = self.network.least_rows(tuple(x.shape[1:]))
         if self.batch_size < least:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
+        self._check_carried_rows(n)
         self._mean_weight = self.network.loss_layer.mean_weight(t, *optional(weight))
         if self._mean_weight == 0:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
+
+    def _check_carried_rows(self, n: int) -> None:
+        rows = self.network.carried_rows
+        if rows and self.batch_size != rows:
+            raise ValueError(f"batch_size is {self.batch_size}, but a layer carries the state of {rows} rows over")
+        if rows and n % self.batch_size and not self.drop_last:
+            raise ValueError(
+                f"the data has {n} rows, so the last batch has fewer than the {rows} rows whose state a layer carries "
+                f"over: set drop_last=True"
+            )
 
     def _is_complete(self, epochs: int) -> bool:
         """Say whether the run that was resumed has completed this fit."""
@@ -451,6 +463,7 @@ class Trainer:
             state.step, state.metrics = 0, self.network.backend.zeros(shape, self.network.dtype)
         if state.step == 0:
             state.seconds = 0.0
+            self.network.reset_state()
         snapshot, first = self._snapshot(), state.step
         since = time.perf_counter()
         epoch = self._epoch(data)
@@ -644,7 +657,9 @@ class Trainer:
         """Return the shuffled order of n rows in an epoch, on the host. Keep the last one, for the next call."""
         wanted = (self.seed, epoch, n)
         if self._drawn is None or self._drawn[0] != wanted:
-            self._drawn = wanted, host_generator(self.seed, epoch).permutation(n)
+            carries = self.network.carried_rows  # a batch then goes on where the one before has ended
+            order = np.arange(n) if carries else host_generator(self.seed, epoch).permutation(n)
+            self._drawn = wanted, order
         return self._drawn[1]
 
     def _summary(self, snapshot: dict[str, Any], first: int, epoch: Epoch) -> dict[str, float | None]:

@@ -217,6 +217,41 @@ def test_copies_and_names() -> None:
         nn.Trainer(net, nn.SGD(), batch_size=8).fit(X, T)
 
 
+def test_layers_within_layers(on: Namespace) -> None:
+    inner = [nn.Affine(6, 6), nn.BatchNormalization(6), nn.ReLU(), nn.Affine(6, 6)]
+    net = nn.Network([nn.Affine(6, 6), nn.Residual(inner), nn.Affine(6, 3)], seed=1)
+    trainer = nn.Trainer(net, nn.Adam(0.01), batch_size=8)
+
+    def changed() -> set[str]:
+        before = {name: to_numpy(p).copy() for name, p in [*net.params.items(), *net.statistics.items()]}
+        trainer.fit(on.array(X), on.array(T), 1)
+        after = {name: to_numpy(p) for name, p in [*net.params.items(), *net.statistics.items()]}
+        return {name for name, value in after.items() if value.tobytes() != before[name].tobytes()}
+
+    every = changed()
+    net.freeze("Residual1")
+    assert net.frozen == (
+        "Residual1",
+        *(f"Residual1.{n}" for n in ("Affine1", "BatchNormalization1", "ReLU1", "Affine2")),
+    )
+    of_inner = {"W2", "b2", "gamma1", "beta1", "running_mean1", "running_var1", "W3", "b3"}
+    assert changed() == every - of_inner
+    net.unfreeze("Residual1.Affine2")
+    assert net.frozen == ("Residual1.Affine1", "Residual1.BatchNormalization1", "Residual1.ReLU1")
+    assert changed() == every - of_inner | {"W3", "b3"}
+    net.freeze("Affine1")
+    assert changed() == {"W3", "b3", "W4", "b4"}
+
+
+def test_shared_values_are_frozen_at_all_their_places(on: Namespace) -> None:
+    twice = nn.Affine(6, 6)
+    net = nn.Network([twice, nn.Tanh(), twice, nn.Affine(6, 3)], seed=1)
+    net.freeze("Affine2")
+    before = to_numpy(net.params["W1"]).copy()
+    nn.Trainer(net, nn.Adam(0.01), batch_size=8).fit(on.array(X), on.array(T), 1)
+    assert to_numpy(net.params["W1"]).tobytes() == before.tobytes()
+
+
 # --- resumed, captured, shared ----------------------------------------------------------------------------------------
 
 
