@@ -71,7 +71,15 @@ if _TYPE_CHECKING:
     from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
     from nnbackend.summary import Summary
-    from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
+    from nnbackend.training import (
+        Checkpoint,
+        Communicator,
+        EarlyStopping,
+        History,
+        ReduceLROnPlateau,
+        Trainer,
+        communicator,
+    )
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
 _ROOMS = {
@@ -86,7 +94,15 @@ _ROOMS = {
     "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
-    "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
+    "training": (
+        "Checkpoint",
+        "Communicator",
+        "EarlyStopping",
+        "History",
+        "ReduceLROnPlateau",
+        "Trainer",
+        "communicator",
+    ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -170,6 +186,7 @@ __all__ = [
     "RandomElastic",
     "RandomFlip",
     "ReLU",
+    "ReduceLROnPlateau",
     "Residual",
     "Schedule",
     "Sequential",

@@ -108,6 +108,7 @@ def test_links_of_borrowed_pages_lead_to_pages(build: ModuleType) -> None:
     assert "[日本語](ja/index.md)" in readme
     assert "(promises.md)" in readme
     assert "(extending.md)" in readme
+    assert "(data.md)" in readme
     assert "(pictures/spiral.png)" in readme
     assert "[English](../index.md)" in build.borrowed("ja/index.md", "README.ja.md")
 

@@ -131,7 +131,12 @@ def _add_settings(parser: Parser) -> None:
         type=float,
     )
     add("--epochs", "passes over the rows to train on (default: as many as suit the data)", type=positive, metavar="N")
-    add("--batch-size", "rows per step (default: 50, fewer for small data)", type=positive, metavar="N")
+    add(
+        "--batch-size",
+        "rows per step (default: 100 pictures or 50 rows of a table, fewer of small data)",
+        type=positive,
+        metavar="N",
+    )
     add("--accumulate", "batches per step; several processes of mpiexec share them", type=positive, metavar="N")
     add("--seed", "seed of the initial weights and of the order of the rows", type=natural, metavar="N")
     add("--dtype", "precision of weights and data", choices=DTYPES)

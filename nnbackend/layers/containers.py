@@ -194,25 +194,16 @@ class Parallel(Stacks):
 def through(layers: Sequence[Layer], x: Array, training: bool = False) -> Array:
     """Return what the layers make of x, one after another."""
     for layer in layers:
-        x = layer.forward(x, training)
+        x = layer.forward(x, training and not layer.frozen)
     return x
 
 
-def back_through(layers: Sequence[Layer], dy: Array, need_dx: bool = True, lowest: int | None = None) -> Array:
-    """Return dx for the dy of `through`.
-
-    need_dx: if False, it goes no lower than the lowest layer with parameters. lowest: its number, if the caller knows.
-    """
-    if lowest is None or need_dx:
-        lowest = 0 if need_dx else lowest_with_parameters(layers)
+def back_through(layers: Sequence[Layer], dy: Array, need_dx: bool = True) -> Array:
+    """Return dx for the dy of `through`. need_dx: if False, it goes no lower than the lowest layer that trains."""
+    lowest = 0 if need_dx else next((i for i, layer in enumerate(layers) if _trains(layer)), len(layers))
     for i in range(len(layers) - 1, lowest - 1, -1):
         dy = layers[i].backward(dy, need_dx or i > lowest)
     return dy
-
-
-def lowest_with_parameters(layers: Sequence[Layer]) -> int:
-    """Return the number of the first layer that has parameters, of its own or within it; all if none has."""
-    return next((i for i, layer in enumerate(layers) if layer.parameters()), len(layers))
 
 
 def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
@@ -352,6 +343,10 @@ def _split(dy: Array, widths: Sequence[int]) -> list[Array]:
         parts.append(dy[..., start : start + width])
         start += width
     return parts
+
+
+def _trains(layer: Layer) -> bool:
+    return any(part.own_parameters() and not part.frozen for part in layer.walk())
 
 
 def _layers(argument: str, layers: Any) -> list[Layer]:
