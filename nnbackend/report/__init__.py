@@ -1,0 +1,18 @@
+"""Write pages about training runs: each is one HTML file that needs no network connection."""
+
+from __future__ import annotations
+
+from nnbackend.report.layers import LayerRecord
+from nnbackend.report.page import check_libraries, write_comparison, write_report
+from nnbackend.report.runs import RUN_FORMAT, Run, read_run, run_record
+
+__all__ = [
+    "RUN_FORMAT",
+    "LayerRecord",
+    "Run",
+    "check_libraries",
+    "read_run",
+    "run_record",
+    "write_comparison",
+    "write_report",
+]
