@@ -44,8 +44,7 @@ mapfile -t commands < <(grep '^python3 -m venv ' README.md)
 printf '\n$ %s\n' "${commands[0]}"
 env -u NNBACKEND_DATA bash -euo pipefail -c "${commands[0]}" # as for a newcomer, who has the embedded sample only
 
-# coverage makes the tests about 1.6 times as slow, and a second process makes up for that; a test that hangs is named
-# instead of ending the whole run
-export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -n 2 --timeout=600 --cov --cov-report=term:skip-covered"
+# a test that hangs is named instead of ending the whole run
+export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -n 2 --timeout=600 --durations=15"
 printf '\n$ %s\n' "${commands[1]}"
 bash -euo pipefail -c "${commands[1]}"

@@ -101,7 +101,7 @@ def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:
     if loss < SOLVED * constant:
         return Diagnosis(loss, constant, ())
     arriving, slopes = _gradients(net, outputs)
-    usual = max(1.0, _size(x), _size(t) if t.dtype == x.dtype else 0.0)  # labels have no size
+    usual = max([1.0, *(_size(a) for a in (x, t) if a.dtype == y.dtype)])  # ids and labels have no size
     causes = [*_stuck_units(outputs, slopes), *_faded_or_grown(net, arriving), *_large_values(outputs, usual)]
     advice = "what is advised below" if causes else _SAME_ADVICE
     same = _same_answers(loss_layer.output(y), t, advice)

@@ -157,7 +157,7 @@ class _Trial:
         self.net, self.generator = net.to(net.backend, "float64"), generator
         self.layers, self.end, self.buffer = list(self.net.layers.values()), self.net.loss_layer, self.net.buffer
         x, self.t = self.net.data(x, t)
-        self.x = self._moved(x)
+        self.x = x if self.layers[0].input_dtype else self._moved(x)  # ids cannot be moved
         for values in self.net.params.values():
             values[...] = self._moved(values)
         self.start = self.buffer.snapshot()

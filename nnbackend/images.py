@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nnbackend.datasets.idx import read_idx
 from nnbackend.datasets.mnist import upright
+from nnbackend.datasets.picture import check_file, opened_picture, stretched
 from nnbackend.datasets.sheet import FAINT, cut_out, edge, pen_width, widened
 from nnbackend.errors import DataError
 
@@ -21,27 +22,7 @@ __all__ = ["Preparation", "draw_images", "preparation_of", "read_digit", "read_i
 
 Pixels = npt.NDArray[np.float32]
 
-_FORMATS = (
-    "BMP",
-    "GIF",
-    "JPEG",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-)  # without PostScript, for instance, which Pillow would execute
-_PIXELS, _SIDE = 50_000_000, 2**16  # larger pictures are refused: a file of kilobytes can unpack to gigabytes
-_PHOTO = 250_000_000  # the limit for JPEG, which is decoded at an eighth of its size, in little memory
 _LONGEST = 1000  # pixels: a picture with a longer side is reduced first, since a digit needs no more
-_OTHERS = {  # common formats that Pillow may not read, by the bytes at offset 0 or 4
-    b"ftyphei": "HEIC, as iPhones write it (they write JPEG with Settings, Camera, Formats, Most Compatible)",
-    b"ftyphev": "HEIC",
-    b"ftypmif": "HEIF",
-    b"ftypmsf": "HEIF",
-    b"ftypavi": "AVIF",
-    b"%PDF": "PDF",
-    b"<svg": "SVG",
-}
 _FILLED = (8, 16)  # the sides of images that their digits fill: those of scikit-learn and of USPS
 
 
@@ -258,60 +239,20 @@ def _offset(ink: Pixels, side: int) -> int:
 
 def _grey(path: Path) -> Pixels:
     """Read the picture as (height, width), from 0 (black) to 1 (white)."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('reading pictures needs Pillow: pip install "nnbackend[plot]"') from error
-    _check_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _opened(path) as opened:
-                if opened.width * opened.height > _PIXELS or max(opened.size) > _SIDE:
-                    raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
-                image: Any = opened
-                ImageOps.exif_transpose(image, in_place=True)
-                step = -(-max(image.size) // _LONGEST)
-                if image.mode.startswith(("I", "F")):  # with 16 bits or more, the value of white is not known
-                    sides = [max(1, side // step) for side in image.size]
-                    return _stretched(np.asarray(image.resize(sides, Image.Resampling.NEAREST), np.float64))
-                if "A" in image.getbands() or "transparency" in image.info:
-                    image = image if image.mode == "RGBA" else image.convert("RGBA")  # converting makes a copy
-                    image = _on_paper(image.reduce(step))
-                else:
-                    image = image.convert("L").reduce(step)
-                grey: Pixels = np.divide(np.asarray(image), 255, dtype=np.float32)
-                return grey
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        hint = "; a JPEG may have 250 million, unless it is progressive"
-        raise DataError(f"{path}: too large for a picture of a digit ({error}{hint})") from error
-    except Image.UnidentifiedImageError as error:
-        with path.open("rb") as file:
-            head = file.read(200)
-        for begins, kind in _OTHERS.items():
-            if head.startswith(begins) or head[4:].startswith(begins) or (begins == b"<svg" and begins in head):
-                raise DataError(f"{path}: {kind}; Pillow cannot read it here, save it as JPEG or PNG") from error
-        raise DataError(f"{path}: neither IDX nor a picture that Pillow can read") from error
-    except Exception as error:  # a decoder fails on a broken file in many ways
-        raise DataError(f"{path}: broken picture ({error})") from error
+    with opened_picture(path, "a picture of a digit", _LONGEST) as image:
+        from PIL import Image
 
-
-def _opened(path: Path) -> Any:
-    """Open the picture without decoding it. A large JPEG will be decoded at a half to an eighth of its size."""
-    from PIL import Image, JpegImagePlugin
-
-    with path.open("rb") as file:
-        photo = file.read(3) == b"\xff\xd8\xff"
-    if not photo:
-        return Image.open(path, formats=_FORMATS)
-    opened = JpegImagePlugin.JpegImageFile(path)  # Image.open refuses any picture of 180 million pixels
-    if opened.width * opened.height > (_PIXELS if opened.info.get("progressive") else _PHOTO):
-        size = f"{opened.width} x {opened.height} pixels"
-        opened.close()
-        raise Image.DecompressionBombError(size)  # a progressive JPEG is held as a whole in memory
-    opened.draft("L", (_LONGEST, _LONGEST))
-    return opened
+        step = -(-max(image.size) // _LONGEST)
+        if image.mode.startswith(("I", "F")):  # with 16 bits or more, the value of white is not known
+            sides = [max(1, side // step) for side in image.size]
+            return stretched(np.asarray(image.resize(sides, Image.Resampling.NEAREST), np.float64))
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image if image.mode == "RGBA" else image.convert("RGBA")  # converting makes a copy
+            image = _on_paper(image.reduce(step))
+        else:
+            image = image.convert("L").reduce(step)
+        grey: Pixels = np.divide(np.asarray(image), 255, dtype=np.float32)
+        return grey
 
 
 def _on_paper(image: Any) -> Any:
@@ -327,27 +268,11 @@ def _on_paper(image: Any) -> Any:
     return Image.fromarray((grey * alpha + paper * (1 - alpha)).astype(np.uint8))
 
 
-def _stretched(values: npt.NDArray[np.float64]) -> Pixels:
-    """Scale values so that they go from 0 to 1. They come in float64, which holds the difference of any two float32."""
-    if not np.isfinite(values).all():
-        raise ValueError("it has pixels that are not finite")
-    low, high = float(values.min()), float(values.max())
-    stretched: Pixels = ((values - low) / ((high - low) or 1.0)).astype(np.float32)
-    return stretched
-
-
 def _holds_idx(path: Path) -> bool:
-    _check_file(path)
+    check_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(3)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     return head == b"\0\0\x08" or head.startswith(b"\x1f\x8b")
-
-
-def _check_file(path: Path) -> None:
-    if not os.path.exists(path):  # noqa: PTH110 - Path would raise for a path with a null character
-        raise DataError(f"{path}: there is no such file")
-    if not path.is_file():  # opening a pipe would wait forever
-        raise DataError(f"{path}: not a file")

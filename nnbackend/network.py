@@ -84,6 +84,8 @@ class Network:
                 raise TypeError(f"layers[{position}]: expected a layer, got {layer!r}")
             if layer.name or id(layer) in seen:
                 raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer has one place")
+            if layer.input_dtype and position:
+                raise ValueError(f"layers[{position}]: {layer} takes ids, which no layer gives: put it first")
             seen.add(id(layer))
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {unknown_name('dtype', dtype, DTYPES)}")
@@ -271,11 +273,20 @@ class Network:
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
-        """Return x on the network's backend, in its dtype. Raise ValueError if its shape does not fit the layers."""
-        rows, shape = self.backend.asarray(x, self.dtype, argument), self.input_shape
+        """Return x on the network's backend, in its dtype, or as integers if the first layer takes ids.
+
+        Raises ValueError if its shape does not fit the layers, or the first layer cannot take its values.
+        """
+        first, shape = self._stack[0], self.input_shape
+        rows = self.backend.asarray(x, None if first.input_dtype else self.dtype, argument)
         if shape is not None and not _fits(rows.shape[1:], shape) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
+        if first.input_dtype:
+            if not self.backend.xp.isdtype(rows.dtype, "integral"):
+                raise ValueError(f"{argument}: {first} takes integers, got dtype {rows.dtype}")
+            rows = self.backend.xp.astype(rows, self.backend.dtype(first.input_dtype), copy=False)
+        first.check_values(rows, argument)
         return rows
 
     @on_its_device

@@ -34,6 +34,7 @@ BORROWED = {  # pages that stand elsewhere in the repository
     "ja/index.md": "README.ja.md",
     "extending.md": ".github/CONTRIBUTING.md",
     "promises.md": "tests/PROMISES.md",
+    "conformance.md": "ci/docs/conformance.md",
 }
 INTERNAL = ("nnbackend.checks", "nnbackend.cli")
 WITH_MODULES = ("nnbackend.book.", "nnbackend.functions.optimizers")  # where modules within a room are public, too

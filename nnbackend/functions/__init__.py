@@ -24,7 +24,16 @@ from nnbackend.functions.activations import (
 )
 from nnbackend.functions.affine import affine, affine_backward
 from nnbackend.functions.array import gather, is_finite
+from nnbackend.functions.augmentation import (
+    affine_positions,
+    elastic_draws,
+    elastic_positions,
+    flip,
+    resample,
+    resample_backward,
+)
 from nnbackend.functions.convolution import channels_first, channels_last, convolution, convolution_backward
+from nnbackend.functions.embedding import embedding, embedding_backward
 from nnbackend.functions.losses import (
     absolute_error_rows,
     count_correct,
@@ -55,7 +64,7 @@ from nnbackend.functions.normalization import (
     layer_normalization,
     layer_normalization_backward,
 )
-from nnbackend.functions.philox import dropout_mask, philox
+from nnbackend.functions.philox import dropout_mask, normal, philox, uniform
 from nnbackend.functions.pooling import (
     average_pooling,
     average_pooling_backward,
@@ -68,6 +77,7 @@ __all__ = [
     "absolute_error_rows",
     "affine",
     "affine_backward",
+    "affine_positions",
     "average_pooling",
     "average_pooling_backward",
     "batch_normalization",
@@ -79,8 +89,13 @@ __all__ = [
     "count_correct",
     "count_correct_multilabel",
     "dropout_mask",
+    "elastic_draws",
+    "elastic_positions",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
+    "flip",
     "gather",
     "gelu",
     "gelu_backward",
@@ -98,6 +113,7 @@ __all__ = [
     "mean_absolute_error_backward",
     "mean_squared_error",
     "mean_squared_error_backward",
+    "normal",
     "philox",
     "quantile_loss",
     "quantile_loss_backward",
@@ -105,6 +121,8 @@ __all__ = [
     "record",
     "relu",
     "relu_backward",
+    "resample",
+    "resample_backward",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_cross_entropy",
@@ -124,4 +142,5 @@ __all__ = [
     "tanh",
     "tanh_backward",
     "total_weight",
+    "uniform",
 ]

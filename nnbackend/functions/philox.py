@@ -45,10 +45,38 @@ def dropout_mask(x: Array, ratio: float, seed: int, stream: int, clock: Array) -
     is word e mod 4 for the counter (e div 4, clock, stream, 0), of which 24 bits are compared with the ratio.
     """
     xp = array_namespace(x)
-    size = math.prod(x.shape)
+    bits = _bits(x, math.prod(x.shape), seed, stream, clock)
+    kept = xp.astype(bits >= round(ratio * 2**24), x.dtype)
+    return xp.reshape(kept * (1.0 / (1.0 - ratio)), x.shape)
+
+
+@floating
+def uniform(x: Array, shape: tuple[int, ...], seed: int, stream: int, clock: Array) -> Array:
+    """Random numbers, even on [0, 1): multiples of 2^-24, of `shape`, in the dtype and on the device of x.
+
+    seed, stream, clock, and the word that an element is made of: as in `dropout_mask`. The values of x are not read.
+    """
+    xp = array_namespace(x)
+    bits = _bits(x, math.prod(shape), seed, stream, clock)
+    return xp.reshape(xp.astype(bits, x.dtype) * 2.0**-24, shape)
+
+
+def normal(x: Array, shape: tuple[int, ...], seed: int, stream: int, clock: Array) -> Array:
+    """Random numbers of a normal distribution, of mean 0 and standard deviation 1. Arguments: as in `uniform`.
+
+    Box, Muller (1958), "A note on the generation of random normal deviates", from pairs of even numbers. None is
+    further from 0 than sqrt(48 log 2) = 5.8.
+    """
+    xp, size = array_namespace(x), math.prod(shape)
+    pairs = uniform(x, (2, -(-size // 2)), seed, stream, clock)
+    radius, angle = xp.sqrt(-2.0 * xp.log(1.0 - pairs[0, ...])), 2.0 * math.pi * pairs[1, ...]
+    return xp.reshape(xp.concat([radius * xp.cos(angle), radius * xp.sin(angle)])[:size], shape)
+
+
+def _bits(x: Array, size: int, seed: int, stream: int, clock: Array) -> Array:
+    """The upper 24 bits of the first `size` words of a stream: (size,), int64, on the device of x."""
+    xp = array_namespace(x)
     block = xp.arange(-(-size // 4), dtype=xp.int64, device=device(x))
     zero = xp.zeros_like(block)
     words = philox((block, zero + (clock & _LOW32), zero + stream, zero), (seed & _LOW32, (seed >> 32) & _LOW32))
-    bits = xp.reshape(xp.stack(words, axis=1), (-1,))[:size] >> 8
-    kept = xp.astype(bits >= round(ratio * 2**24), x.dtype)
-    return xp.reshape(kept * (1.0 / (1.0 - ratio)), x.shape)
+    return xp.reshape(xp.stack(words, axis=1), (-1,))[:size] >> 8

@@ -31,12 +31,17 @@ from nnbackend.layers import (
     BatchNormalization,
     Convolution,
     Dropout,
+    Embedding,
     Flatten,
+    GaussianNoise,
     Layer,
     LayerNormalization,
     LeakyReLU,
     MaxPooling,
     MeanSquaredError,
+    RandomAffine,
+    RandomElastic,
+    RandomFlip,
     ReLU,
     Sigmoid,
     SoftmaxWithLoss,
@@ -268,6 +273,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
     images, filters, windows = draw(2, 6, 7, 3), draw(3, 2, 3, 4), ((2, 3), (2, 1), (1, 0))
     pooled = functions.max_pooling(images, *windows)
     p = functions.softmax(x)
+    positions = [3 + 2 * draw(2, 4, 5) for _ in range(2)]
     clock, order = np.array([2, 5]), rng.permutation(9)
     special: dict[str, list[Any]] = {
         "affine": [x, draw(5, 3), draw(3)],
@@ -284,14 +290,23 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "count_correct": [x, t, positive(6)],
         "count_correct_multilabel": [x, zero_one, positive(6)],
         "dropout_mask": [x, 0.3, 2**35 + 1, 2, np.array([4])],
+        "embedding": [x, t.reshape(2, 3)],
+        "embedding_backward": [draw(2, 3, 5), t.reshape(2, 3), draw(6, 5)],
+        "affine_positions": [draw(2, 4), (6, 7), 0.1, 30.0, 0.2],
+        "elastic_draws": [3, (6, 7), 2.5],
+        "elastic_positions": [positive(*functions.elastic_draws(2, (6, 7), 2.5)), (6, 7), 0.7, 2.5],
+        "flip": [images, np.array([True, False])],
         "gather": [x, np.array([3, 0, 3])],
         "is_finite": [x],
         "layer_normalization": [x, draw(5), draw(5), 1e-5],
         "layer_normalization_backward": [dy, x, draw(5), positive(6, 1), draw(5), draw(5)],
         "max_pooling": [images, *windows],
         "max_pooling_backward": [draw(*pooled.shape), images, pooled, *windows],
+        "normal": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
         "philox": [tuple(np.arange(4) + 2**31 for _ in range(4)), (7, 8)],
         "record": [draw(2, 9), clock, draw(1)[0, ...], draw(1)[0, ...]],
+        "resample": [images, *positions, 0.5],
+        "resample_backward": [draw(2, 4, 5, 3), *positions, (6, 7)],
         "softmax_backward": [dy, p],
         "softmax_cross_entropy": [x, t, positive(6), positive(5), 0.1],
         "softmax_cross_entropy_backward": [p, t, positive(6), positive(5), 0.1],
@@ -301,6 +316,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "take_columns": [x, np.array([3, 0, 3])],
         "take_rows": [order, clock, 3, 0, 3, draw(9, 4), t.repeat(2)[:9]],
         "total_weight": [t, positive(6), positive(5)],
+        "uniform": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
         "sgd_step": [draw(20), draw(20), 0.1, 0.2],
         "momentum_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],
         "nesterov_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],
@@ -331,10 +347,15 @@ MAKE: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "Convolution": (lambda: Convolution(2, 3, 3, padding=1), (4, 5, 2)),
     "Dropout": (lambda: Dropout(0.4), (4,)),
     "ELU": (lambda: ELU(0.7), (4,)),
+    "Embedding": (lambda: Embedding(5, 3), (4,)),
     "Flatten": (Flatten, (2, 3, 2)),
+    "GaussianNoise": (lambda: GaussianNoise(0.3), (4,)),
     "LayerNormalization": (lambda: LayerNormalization(3), (5, 2, 3)),
     "LeakyReLU": (lambda: LeakyReLU(0.2), (4,)),
     "MaxPooling": (lambda: MaxPooling(3, 2, 1), (4, 5, 2)),
+    "RandomAffine": (lambda: RandomAffine(0.2, 30.0, 0.2, 0.5), (5, 6, 2)),
+    "RandomElastic": (lambda: RandomElastic(0.7, 2.5), (5, 6, 2)),
+    "RandomFlip": (RandomFlip, (5, 6, 2)),
 }
 
 
@@ -342,17 +363,25 @@ def _rows(shape: tuple[int, ...], n: int = 6) -> HostArray:
     return np.random.default_rng(1).standard_normal((n, *shape)).astype(np.float32)
 
 
+def _batch(layer: Layer, shape: tuple[int, ...], dtype: str) -> HostArray:
+    """Return rows for a layer, in the dtype that it takes in a network of `dtype`; ids are 0 to 4."""
+    if layer.input_dtype:
+        return np.random.default_rng(1).integers(0, 5, (6, *shape)).astype(layer.input_dtype)
+    return _rows(shape).astype(dtype)
+
+
 def _inference(on: Backend, make: Callable[[], Layer], shape: tuple[int, ...]) -> float:
     reference = make().initialize(seed=3, dtype="float64", on=resolve("numpy"))
     layer = with_values(reference, lambda host: on.asarray(host, "float32"))
-    return _difference(layer.forward(on.asarray(_rows(shape))), reference.forward(_rows(shape).astype(np.float64)))
+    x, exact = _batch(layer, shape, "float32"), _batch(layer, shape, "float64")
+    return _difference(layer.forward(on.asarray(x)), reference.forward(exact))
 
 
 def _training(on: Backend, make: Callable[[], Layer], shape: tuple[int, ...]) -> float:
     results = []
     for backend, dtype in ((on, "float32"), (resolve("numpy"), "float64")):
         layer = make().initialize(seed=3, dtype=dtype, on=backend)
-        y = layer.forward(backend.asarray(_rows(shape), dtype), training=True)
+        y = layer.forward(backend.asarray(_batch(layer, shape, dtype)), training=True)
         dy = backend.asarray(np.random.default_rng(2).standard_normal(tuple(y.shape)), dtype)
         trained = [p.grad for p in layer.parameters().values() if p.trainable]
         results.append([y, layer.backward(dy), *trained])

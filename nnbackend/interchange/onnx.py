@@ -37,6 +37,7 @@ from nnbackend.layers import (
     AveragePooling,
     BatchNormalization,
     Convolution,
+    Embedding,
     Flatten,
     Layer,
     LayerNormalization,
@@ -111,6 +112,7 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     if size * np.dtype(net.dtype).itemsize > LARGEST:
         raise ValueError(f"the network has {size:,} parameters in {net.dtype}, but an ONNX file holds at most 2 GiB")
     graph = Graph(net.dtype)
+    takes = next(iter(net.layers.values())).input_dtype or net.dtype
     graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
     names = ["n", *(side if length is None else length for side, length in zip(_SIDES, open_shape, strict=False))]
     rows = net.output_shape(shape)
@@ -118,7 +120,7 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     onnx_graph = helper.make_graph(
         graph.nodes,
         type(net).__name__,
-        [helper.make_tensor_value_info("x", graph.element, names)],
+        [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(np.dtype(takes)), names)],
         [helper.make_tensor_value_info("y", graph.element, outputs)],
         graph.initializers,
     )
@@ -315,7 +317,10 @@ def _gelu(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _silu(graph: Graph, layer: Any, x: str) -> str:
-    return graph.node("Mul", x, graph.node("Sigmoid", x))
+    if graph.dtype != DOUBLE:
+        return graph.node("Mul", x, graph.node("Sigmoid", x))
+    # onnxruntime before 1.31 joins these two nodes to one for which it has no kernel in float64
+    return graph.node("Div", x, graph.node("Add", graph.constant(1.0), graph.node("Exp", graph.node("Neg", x))))
 
 
 ELEMENTWISE: dict[type[Layer] | None, Callable[[Graph, Any, str], str]] = {
@@ -429,6 +434,10 @@ def _layer_normalization(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Add", scaled, beta))
 
 
+def _embedding(graph: Graph, part: Part, value: Value) -> Value:
+    return replace(value, name=graph.node("Gather", graph.constant(part.values["W"], name="W"), value.name, axis=0))
+
+
 def _softmax(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Softmax", value.name, axis=1 if value.channels_first else -1))
 
@@ -438,6 +447,7 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     AveragePooling: _pooling("AveragePool", count_include_pad=1),
     BatchNormalization: _batch_normalization,
     Convolution: _convolution,
+    Embedding: _embedding,
     LayerNormalization: _layer_normalization,
     MaxPooling: _pooling("MaxPool"),
     Softmax: _softmax,
@@ -487,9 +497,11 @@ def _compared(net: Network, model: Any, shape: Shape) -> float:
     """
     import onnxruntime
 
-    worst, rng = 0.0, np.random.default_rng(0)
+    worst, rng, first = 0.0, np.random.default_rng(0), next(iter(net.layers.values()))
     for n in (1, 5):
         x = rng.standard_normal((n, *shape)).astype(net.dtype)
+        if isinstance(first, Embedding):
+            x = rng.integers(0, first.vocabulary, (n, *shape))
         expected = to_numpy(net.predict_proba(x))
         try:
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbackend.backends import to_numpy
-from nnbackend.layers import Affine, BatchNormalization, Convolution, Dropout, Layer, Loss
+from nnbackend.layers import Affine, BatchNormalization, Convolution, Layer, Loss
 from nnbackend.layers.base import RowShape, Shape
 from nnbackend.network import Network
 
@@ -50,7 +50,7 @@ def parts(net: Network, shape: Shape) -> list[Part]:
         values = {name: to_numpy(p.data).astype(np.float64) for name, p in layer.parameters().items()}
         part = Part(layer, shape, values)
         shape = layer.output_shape(shape)
-        if part.kind is not Dropout:
+        if part.kind is None or not part.kind.identity:
             found.append(part)
     return _folded(found, float(np.finfo(net.dtype).max))
 

@@ -32,6 +32,7 @@ from nnbackend.layers import (
     BatchNormalization,
     Convolution,
     Dropout,
+    Embedding,
     Flatten,
     Layer,
     LayerNormalization,
@@ -57,6 +58,7 @@ NAMES: dict[Any, dict[str, str]] = {
         "running_var": "running_var",
     },
     LayerNormalization: {"gamma": "weight", "beta": "bias"},
+    Embedding: {"W": "weight"},
 }
 LEFT_OUT = {"b": 0.0, "beta": 0.0, "gamma": 1.0}  # what stands for what bias=False or affine=False leave out
 IGNORED = "num_batches_tracked"
@@ -124,9 +126,12 @@ def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
     for layer in net.layers.values():
         kind = Part(layer, ()).kind
         rank = 3 if kind in (Convolution, MaxPooling, AveragePooling) else 1 if kind in (Affine, Flatten) else rank
-        if kind not in MODULES or (kind is LayerNormalization and rank == 3):
+        make = MODULES.get(kind)
+        if make is None and kind is not None and kind.identity:
+            make = _identity
+        if make is None or (kind is LayerNormalization and rank == 3):
             raise refusal(layer, "PyTorch", "it has no module for that")
-        module = MODULES[kind](torch.nn, layer, rank)
+        module = make(torch.nn, layer, rank)
         state = {}
         for attribute, name in NAMES.get(kind, {}).items():
             values = _to_torch(kind, attribute, to_numpy(getattr(layer, attribute).data), orders.get(layer.name, 0))
@@ -166,6 +171,7 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
     AveragePooling: lambda nn, layer, rank: nn.AvgPool2d(layer.size, layer.stride, layer.padding),
     Dropout: lambda nn, layer, rank: nn.Dropout(layer.dropout_ratio),
     Flatten: lambda nn, layer, rank: nn.Flatten(),
+    Embedding: lambda nn, layer, rank: nn.Embedding(layer.vocabulary, layer.features),
     ReLU: lambda nn, layer, rank: nn.ReLU(),
     LeakyReLU: lambda nn, layer, rank: nn.LeakyReLU(layer.alpha),
     ELU: lambda nn, layer, rank: nn.ELU(layer.alpha),
@@ -177,6 +183,10 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
 }
 
 
+def _identity(nn: Any, layer: Any, rank: int | None) -> Any:
+    return nn.Identity()
+
+
 # --- layouts ----------------------------------------------------------------------------------------------------
 
 
@@ -184,14 +194,14 @@ def _to_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> Ho
     """Return values of ours in PyTorch's layout. channels: of the image whose features the layer takes, else 0."""
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_first_rows(values, channels)
-    if attribute == "W":
+    if attribute == "W" and kind is not Embedding:
         values = values.T if kind is Affine else values.transpose(3, 2, 0, 1)
     return values
 
 
 def _from_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> HostArray:
     """Return the inverse of `_to_torch`."""
-    if attribute == "W":
+    if attribute == "W" and kind is not Embedding:
         values = values.T if kind is Affine else values.transpose(2, 3, 1, 0)
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_last_rows(values, channels)

@@ -13,9 +13,11 @@ from nnbackend.layers.activations import (
     activation,
 )
 from nnbackend.layers.affine import Affine
+from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomElastic, RandomFlip
 from nnbackend.layers.base import Layer, Loss
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
+from nnbackend.layers.embedding import Embedding
 from nnbackend.layers.losses import (
     Huber,
     MeanAbsoluteError,
@@ -45,6 +47,11 @@ LAYERS: dict[str, type[Layer]] = {
         MaxPooling,
         AveragePooling,
         Flatten,
+        Embedding,
+        RandomAffine,
+        RandomElastic,
+        RandomFlip,
+        GaussianNoise,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -63,7 +70,9 @@ __all__ = [
     "BatchNormalization",
     "Convolution",
     "Dropout",
+    "Embedding",
     "Flatten",
+    "GaussianNoise",
     "Huber",
     "Layer",
     "LayerNormalization",
@@ -73,6 +82,9 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "QuantileLoss",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomFlip",
     "ReLU",
     "SiLU",
     "Sigmoid",

@@ -130,6 +130,8 @@ class Layer(Part):
     keeps_shape = True  # a row of y has the shape of its row of x; this is read only if input_shape is None
     draws = False  # the layer draws random numbers while training, by the clock that `bind` receives
     elementwise = False  # in inference mode, each element of y depends on the same element of x alone
+    input_dtype = ""  # the dtype of x if that is not the network's: "int64" for ids
+    identity = False  # in inference mode, y is x
 
     waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
 
@@ -162,6 +164,12 @@ class Layer(Part):
     def input_shape(self) -> RowShape | None:
         """Return the shape of one input row as far as the settings fix it. None stands for any length, or any shape."""
         return None
+
+    def check_values(self, x: Array, argument: str) -> None:
+        """Raise ValueError, which names the argument, if x holds values that the layer cannot take.
+
+        It reads x on the host, so it is called when data comes in and never in a training step.
+        """
 
     def least_rows(self, shape: Shape) -> int:
         """Return the fewest rows of `shape` that a training pass can work with."""
@@ -264,6 +272,12 @@ def check_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None = 
         or x.shape[-1] != last
     ):
         _refuse_input(layer, x, W, last, axes)
+
+
+def check_images(layer: Layer, x: Array) -> None:
+    """Raise ValueError unless x has the four axes of a batch of images."""
+    if getattr(x, "ndim", None) != 4:
+        raise ValueError(f"{layer}: argument x must have shape (n, h, w, c), got {tuple(getattr(x, 'shape', ()))}")
 
 
 def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None) -> None:

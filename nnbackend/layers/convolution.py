@@ -18,7 +18,7 @@ from nnbackend.functions import (
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.functions.convolution import Pair, Size, output_size
 from nnbackend.initializers import Initializer, initializer
-from nnbackend.layers.base import Layer, RowShape, Shape, check_input
+from nnbackend.layers.base import Layer, RowShape, Shape, check_images, check_input
 from nnbackend.parameters import Parameter
 
 
@@ -114,7 +114,7 @@ class MaxPooling(Pooling):
     """
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        _check_images(self, x)
+        check_images(self, x)
         self._x, self._y = x, max_pooling(x, *self._windows)
         return self._y
 
@@ -127,7 +127,7 @@ class AveragePooling(Pooling):
     """Takes the mean of every window. Padding counts as zeros. Arguments, shapes and errors: see `Pooling`."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        _check_images(self, x)
+        check_images(self, x)
         self._shape = tuple(x.shape)
         return average_pooling(x, *self._windows)
 
@@ -165,8 +165,3 @@ def _output_size(layer: Layer, shape: Shape, window: Size, stride: Size, padding
         return output_size(shape[:2], window, stride, padding)
     except ValueError as error:
         raise ValueError(f"{layer}: {error}") from error
-
-
-def _check_images(layer: Layer, x: Array) -> None:
-    if getattr(x, "ndim", None) != 4:
-        raise ValueError(f"{layer}: argument x must have shape (n, h, w, c), got {tuple(getattr(x, 'shape', ()))}")

@@ -21,6 +21,7 @@ class Dropout(Layer):
     dropout_ratio: float = 0.5
     elementwise = True
     draws = True
+    identity = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout_ratio < 1:

@@ -58,6 +58,6 @@ def _first_in_pass(network: Network, x: Array, t: Array, *weight: Any) -> str:
     for name, layer in reversed(network.layers.items()):
         dy = layer.backward(dy)
         gradients = [parameter.grad for parameter in layer.parameters().values() if parameter.trainable]
-        if not all(all_finite(g) for g in [dy, *gradients]):
+        if not all_finite(*([] if dy is None else [dy]), *gradients):  # ids have no gradient
             return f"the gradient of {name}"
     return ""

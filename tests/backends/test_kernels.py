@@ -100,6 +100,11 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
         case "gather":
             rows = rng.integers(0, 9, n)
             return [[draw(9, 6), rows], [draw(9), rows], [draw(9, 2, 3), rows], [rng.integers(0, 5, 9), rows]]
+        case "embedding":
+            return [[draw(9, 6), rng.integers(0, 9, shape)] for shape in ((n,), (n, 3), (n, 2, 2))]
+        case "embedding_backward":
+            shapes = ((n,), (n, 3), (n, 2, 2))
+            return [[draw(*shape, 6), rng.integers(0, 9, shape), draw(9, 6)] for shape in shapes]
         case "is_finite":
             spoiled = draw(n, 5)
             spoiled[n // 2 :, 3] = np.inf if n == 7 else np.nan
@@ -131,6 +136,19 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             ]
         case "dropout_mask":
             return [[draw(n, 5), 0.3, 2**35 + 1, 2, np.array([4])]]
+        case "uniform":
+            return [[draw(n, 5), shape, 2**35 + 1, 2, np.array([4])] for shape in ((n, 5), (3, 2, n, 7), (1,))]
+        case "resample":  # positions inside of the images and outside, some of them on a pixel
+            cases = []
+            for h, w, c in ((6, 5, 1), (4, 7, 3), (1, 3, 2)):
+                at = [np.round(draw(n, 3, 8), 1) + 2 for _ in range(2)]
+                cases += [[draw(n, h, w, c), *at, *more] for more in ([], [0.5])]
+            return cases
+        case "elastic_positions":
+            spacings = (1.0, 2.5, 30.0)
+            return [[draw(*functions.elastic_draws(n, (6, 7), s)), (6, 7), 0.7, s] for s in spacings]
+        case "resample_backward":
+            return [[draw(n, 3, 8, 2), draw(n, 3, 8) + 2, draw(n, 3, 8) + 2, (6, 5)]]
         case "sgd_step":
             return [[draw(size), draw(size), 0.1, *more] for size in (n, LONG) for more in ([], [0.2])]
         case "momentum_step" | "nesterov_step":
@@ -219,7 +237,8 @@ def cases() -> Iterator[Any]:
 
 
 def writes(name: str) -> bool:
-    others = ("affine_backward", "clip_by_norm", "convolution_backward", "record", "softmax_cross_entropy_recorded")
+    others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
+    others += ("softmax_cross_entropy_recorded",)
     return name.endswith("_step") or name in others
 
 

@@ -69,6 +69,11 @@ STACKS: dict[str, list[Make]] = {
         lambda rng: [nn.Convolution(2, 5, 3), nn.LayerNormalization(5), nn.Convolution(5, 2, 2)],
     ],
     "Dropout": [lambda rng: [nn.Affine(4, 5), nn.Dropout(0.4)], lambda rng: [nn.Dropout(0.1), nn.Affine(4, 5)]],
+    **{
+        kind.__name__: [lambda rng, kind=kind: [c := convolution(rng), kind(), convolution(rng, c.b.size)]]
+        for kind in (nn.RandomAffine, nn.RandomElastic, nn.RandomFlip)
+    },
+    "GaussianNoise": [lambda rng: [nn.GaussianNoise(0.4), nn.Affine(4, 5)]],
     "Convolution": [lambda rng: [convolution(rng)], lambda rng: [c := convolution(rng), convolution(rng, c.b.size)]],
     "MaxPooling": [lambda rng: [c := convolution(rng), pooling(nn.MaxPooling, rng), convolution(rng, c.b.size)]],
     "AveragePooling": [
@@ -79,6 +84,10 @@ STACKS: dict[str, list[Make]] = {
         lambda rng: [nn.Convolution(2, 3, 2), nn.Flatten(), nn.GELU(), nn.Dropout(), nn.Affine(12, 4)],
         lambda rng: [nn.Convolution(2, 3, 2), nn.Flatten(), nn.Softmax(), nn.Affine(12, 4)],
         lambda rng: [nn.Convolution(2, 3, 2), nn.Flatten(), nn.Flatten(), nn.Affine(12, 4)],
+    ],
+    "Embedding": [
+        lambda rng: [nn.Embedding(size(rng, 3, 9), size(rng))],
+        lambda rng: [nn.Embedding(9, 4), nn.Tanh(), nn.LayerNormalization(4)],
     ],
 }
 CASES = [pytest.param(make, id=f"{name}-{i}") for name in STACKS for i, make in enumerate(STACKS[name])]
@@ -107,6 +116,8 @@ def compare(net: nn.Network, path: Path, shape: tuple[int, ...], input_shape: An
     rng = np.random.default_rng(8)
     for n in (1, 4, 9):
         x = rng.standard_normal((n, *shape)).astype(net.dtype)
+        if isinstance(first := next(iter(net.layers.values())), nn.Embedding):
+            x = rng.integers(0, first.vocabulary, (n, *shape))
         assert_close(run(path, x), net.predict_proba(x), net.dtype, terms=400)
 
 
@@ -133,7 +144,11 @@ def test_every_layer_is_in_the_table() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_onnxruntime_computes_the_same(make: Make, dtype: str, seed: int, tmp_path: Path) -> None:
     net = network(make(np.random.default_rng(seed)), dtype, seed=seed)
-    compare(net, tmp_path / "net.onnx", shape_for(net))
+    if isinstance(next(iter(net.layers.values())), nn.Embedding):
+        for shape in ((), (5,), (3, 2)):
+            compare(net, tmp_path / "net.onnx", shape, input_shape=shape)
+    else:
+        compare(net, tmp_path / "net.onnx", shape_for(net))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -236,15 +251,15 @@ class Scale(nn.Layer):
 
     def forward(self, x: Any, training: bool = False) -> Any:
         self._x = x
-        return nn.functions.silu(x) * self.scale.data
+        return nn.functions.tanh(x) * self.scale.data
 
 
 class Written(Scale):
     operator = "Mul"
 
     def to_onnx(self, graph: Any, x: str) -> str:
-        silu = graph.node("Mul", x, graph.node("Sigmoid", x))
-        return graph.node(self.operator, silu, graph.constant(self.scale.data))
+        y = graph.node("Tanh", x)
+        return graph.node(self.operator, y, graph.constant(self.scale.data))
 
 
 class Wrong(Written):

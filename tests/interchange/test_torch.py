@@ -18,6 +18,8 @@ from nnbackend.layers import LAYERS
 
 torch = pytest.importorskip("torch")
 
+OF_ROWS = ("Embedding", "LayerNormalization")  # layers that PyTorch does not have for images
+
 
 def perceptron() -> Any:
     t = torch.nn
@@ -127,7 +129,7 @@ def test_there_and_back_is_the_same_bit_for_bit(name: str, dtype: str) -> None:
         assert not state[left_out].any()
 
 
-@pytest.mark.parametrize("kind", [name for name in LAYERS if name not in ("LayerNormalization",)])
+@pytest.mark.parametrize("kind", [name for name in LAYERS if name not in OF_ROWS])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_layer_among_images(kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -149,6 +151,16 @@ def test_every_layer_among_images(kind: str, seed: int) -> None:
     y = to_numpy(net.predict(ours(x)))
     expected = answers(net.to_torch(input_shape=(h, w, c)), x)
     assert_close(y, np.moveaxis(expected, 1, -1) if expected.ndim == 4 else expected, "float64", terms=300)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_ids(dtype: str) -> None:
+    t, ids = torch.nn, np.random.default_rng(4).integers(0, 9, (5, 4))
+    module = drawn(t.Sequential(t.Embedding(9, 3), t.Tanh(), t.Flatten(), t.Linear(12, 2)), dtype)
+    layers = [nn.Embedding(9, 3), nn.Tanh(), nn.Flatten(), nn.Affine(12, 2)]
+    net = nn.load_torch(module, layers, input_shape=(4,))
+    assert_close(net.predict(ids), answers(module, ids), dtype, terms=60)
+    assert_close(answers(net.to_torch(input_shape=(4,)), ids), answers(module, ids), dtype, terms=60)
 
 
 def test_training_goes_on_in_torch_as_here() -> None:

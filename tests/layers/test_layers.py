@@ -42,8 +42,21 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
         (lambda: nn.AveragePooling(3, stride=1, padding=1), (4, 4, 1)),
     ],
     "Flatten": [(nn.Flatten, (2, 3, 2)), (nn.Flatten, (4,))],
+    "Embedding": [(lambda: nn.Embedding(5, 3), (4,)), (lambda: nn.Embedding(2, 1), ())],
+    "RandomAffine": [
+        (lambda: nn.RandomAffine(0.3, 40.0, 0.3, 0.5), (5, 6, 2)),
+        (lambda: nn.RandomAffine(0.0, 0.0, 0.0), (4, 1, 1)),
+    ],
+    "RandomElastic": [(lambda: nn.RandomElastic(1.0, 2.5, -1.0), (5, 6, 2)), (nn.RandomElastic, (1, 4, 1))],
+    "RandomFlip": [(nn.RandomFlip, (3, 5, 2)), (lambda: nn.RandomFlip(1.0), (2, 3, 1))],
+    "GaussianNoise": [(lambda: nn.GaussianNoise(0.3), (5,)), (lambda: nn.GaussianNoise(0.0), (2, 3, 1))],
 }
 CASES = [pytest.param(make, shape, id=f"{name}-{i}") for name in MAKE for i, (make, shape) in enumerate(MAKE[name])]
+
+
+def batch(layer: nn.Layer, n: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Rows that the layer takes: ids from 0 to 1, or numbers off the kinks."""
+    return rng.integers(0, 2, (n, *shape)) if layer.input_dtype else away_from_zero(rng, (n, *shape))
 
 
 def test_every_layer_is_in_the_table() -> None:
@@ -64,16 +77,24 @@ def test_gradients(on: Namespace, make: Any, shape: tuple[int, ...], n: int, tra
             parameter.data[...] = value
         return layer.forward(x, training)
 
-    x = away_from_zero(rng, (n, *shape))
-    assert tuple(layer.forward(on.array(x, "float64")).shape[1:]) == layer.output_shape(shape)
-    forward(on.array(x, "float64"), *[on.array(v, "float64") for v in values])
-    check_projection(on, forward, lambda u: [layer.backward(u), *[p.grad for p in parameters]], [x, *values])
+    x, dtype = batch(layer, n, shape, rng), layer.input_dtype or "float64"
+    assert tuple(layer.forward(on.array(x, dtype)).shape[1:]) == layer.output_shape(shape)
+    forward(on.array(x, dtype), *[on.array(v, "float64") for v in values])
+
+    def gradients(u: Any) -> list[Any]:
+        dx = layer.backward(u)
+        return [*([] if dx is None else [dx]), *[p.grad for p in parameters]]
+
+    if layer.input_dtype:  # ids have no gradient
+        check_projection(on, lambda *new: forward(on.array(x), *new), gradients, values)
+    else:
+        check_projection(on, forward, gradients, [x, *values])
 
 
 @pytest.mark.parametrize(("make", "shape"), CASES)
 def test_a_layer_leaves_its_input_alone(on: Namespace, make: Any, shape: tuple[int, ...]) -> None:
     layer = make().initialize()
-    x = np.random.default_rng(5).standard_normal((3, *shape)).astype("float32")
+    x = batch(layer, 3, shape, np.random.default_rng(5)).astype(layer.input_dtype or "float32")
     given = on.array(x)
     dy = layer.forward(given)
     before = to_numpy(dy).copy()

@@ -112,6 +112,39 @@ KERNEL(softmax_backward)(long long n, T* out, const T* gradient, const T* in, lo
     for (long long j = 0; j < columns; j++) out[i * columns + j] = y[j] * (dy[j] - total);
 }
 
+// --- ids --------------------------------------------------------------------------------------------------------
+
+GRID(embedding)(long long n, T* out, const T* in, const long long* ids, long long columns, long long vocabulary) {
+    const long long j = blockIdx.x * 32 + threadIdx.x;
+    if (j >= columns) return;
+    for (long long i = blockIdx.y * 8 + threadIdx.y; i < n; i += gridDim.y * 8) {
+        const long long id = ids[i];
+        out[i * columns + j] = id >= 0 && id < vocabulary ? in[id * columns + j] : (T)nan("");
+    }
+}
+
+// chain[i] is the next place of the same id, or n; of a place that is not the first of its id, the complement of that.
+KERNEL(chain)(long long n, long long* chain, const long long* ids) {
+    THREAD(i, n);
+    long long next = i + 1, before = 0;
+    while (next < n && ids[next] != ids[i]) next++;
+    while (ids[before] != ids[i]) before++;
+    chain[i] = before == i ? next : ~next;
+}
+
+// The sum of the rows of each chain, in their order, is added to the row of its id.
+GRID(sum_chains)(long long n, T* out, const T* in, const long long* ids, const long long* chain, long long columns,
+                 long long vocabulary) {
+    const long long j = blockIdx.x * 32 + threadIdx.x;
+    if (j >= columns) return;
+    for (long long i = blockIdx.y * 8 + threadIdx.y; i < n; i += gridDim.y * 8) {
+        if (chain[i] < 0 || ids[i] < 0 || ids[i] >= vocabulary) continue;
+        T sum = 0;
+        for (long long k = i; k < n; k = chain[k] < 0 ? ~chain[k] : chain[k]) sum += in[k * columns + j];
+        out[ids[i] * columns + j] += sum;
+    }
+}
+
 // The target arguments of a loss: labels or rows of probabilities (the other is null); absent settings are null, too.
 #define TARGETS \
     const long long *labels, const T *targets, const T *weight, const T *class_weight, double label_smoothing
@@ -196,6 +229,80 @@ KERNEL(dropout_mask)(long long n, T* out, long long size, long long bound, doubl
     const Words bits = philox(counter, (unsigned int)seed, (unsigned int)((unsigned long long)seed >> 32));
     for (int j = 0; j < 4 && 4 * i + j < size; j++)
         out[4 * i + j] = (bits.w[j] >> 8) >= bound ? (T)scale : (T)0;
+}
+
+// The same, with numbers that are even on [0, 1).
+KERNEL(uniform)(long long n, T* out, long long size, long long seed, long long stream, const long long* clock) {
+    THREAD(i, n);
+    const Words counter = {{(unsigned int)i, (unsigned int)*clock, (unsigned int)stream, 0u}};
+    const Words bits = philox(counter, (unsigned int)seed, (unsigned int)((unsigned long long)seed >> 32));
+    for (int j = 0; j < 4 && 4 * i + j < size; j++) out[4 * i + j] = (T)(bits.w[j] >> 8) * (T)5.9604644775390625e-8;
+}
+
+// --- images, (n, h, w, c) --------------------------------------------------------------------------------------------
+
+__device__ inline T seen(const T* image, T i, T j, long long h, long long w, long long c, T fill) {
+    return i >= 0 && i < (T)h && j >= 0 && j < (T)w ? image[((long long)i * w + (long long)j) * c] : fill;
+}
+
+// Thread i writes one element of y, (n', points, c). rows, columns: (n', points)
+KERNEL(resample)(long long n, T* y, const T* x, const T* rows, const T* columns, long long points, long long h,
+                 long long w, long long c, double fill) {
+    THREAD(i, n);
+    const long long at = i / c;
+    const T* image = x + at / points * (h * w * c) + i % c;
+    const T top = floor(rows[at]), left = floor(columns[at]), below = rows[at] - top, right = columns[at] - left;
+    y[i] = (1 - below) * (1 - right) * seen(image, top, left, h, w, c, (T)fill) +
+           (1 - below) * right * seen(image, top, left + 1, h, w, c, (T)fill) +
+           below * (1 - right) * seen(image, top + 1, left, h, w, c, (T)fill) +
+           below * right * seen(image, top + 1, left + 1, h, w, c, (T)fill);
+}
+
+__device__ inline T hat(T away) { return away < 0 ? max(1 + away, (T)0) : max(1 - away, (T)0); }
+
+// Thread i writes one element of dx, (n', h, w, c). dy: (n', points, c)
+KERNEL(resample_backward)(long long n, T* dx, const T* dy, const T* rows, const T* columns, long long points,
+                          long long h, long long w, long long c) {
+    THREAD(i, n);
+    const long long channel = i % c, image = i / c / w / h;
+    const T column = (T)(i / c % w), row = (T)(i / c / w % h);
+    T sum = 0;
+    for (long long at = image * points; at < (image + 1) * points; at++) {
+        const T weight = hat(rows[at] - row) * hat(columns[at] - column);
+        if (weight != 0) sum += weight * dy[at * c + channel];
+    }
+    dx[i] = sum;
+}
+
+// The weights of the four points of the grid next to a pixel, of which `first` is the first.
+__device__ inline void splines(T* weights, long long* first, long long pixel, double spacing) {
+    const T at = (T)pixel / (T)spacing, rest = at - floor(at);
+    T squares = 0;
+    *first = (long long)floor(at);
+    for (int k = 0; k < 4; k++) {
+        const T away = fabs(rest + 1 - (T)k), near = max(1 - away, (T)0), far = max(2 - away, (T)0);
+        weights[k] = (far * far * far - 4 * near * near * near) / 6;
+        squares += weights[k] * weights[k];
+    }
+    for (int k = 0; k < 4; k++) weights[k] /= sqrt(squares);
+}
+
+// Thread i places one pixel. draws: (below, 2, n', beside); rows, columns: (n', h, w)
+KERNEL(elastic_positions)(long long n, T* rows, T* columns, const T* draws, long long images, long long beside,
+                          long long h, long long w, double scale, double spacing) {
+    THREAD(i, n);
+    const long long image = i / w / h, row = i / w % h, column = i % w;
+    T down[4], right[4], move[2] = {0, 0};
+    long long first, left;
+    splines(down, &first, row, spacing);
+    splines(right, &left, column, spacing);
+    for (int axis = 0; axis < 2; axis++)
+        for (int k = 0; k < 4; k++)
+            for (int m = 0; m < 4; m++)
+                move[axis] += down[k] * right[m] *
+                              (draws[(((first + k) * 2 + axis) * images + image) * beside + left + m] - (T)0.5);
+    rows[i] = (T)row + (T)scale * move[0];
+    columns[i] = (T)column + (T)scale * move[1];
 }
 
 // --- optimizers: in place, over flat buffers ------------------------------------------------------------------------

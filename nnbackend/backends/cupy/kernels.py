@@ -21,8 +21,11 @@ from nnbackend.functions import (
     convolution_backward,
     count_correct,
     dropout_mask,
+    elastic_positions,
     elu,
     elu_backward,
+    embedding,
+    embedding_backward,
     gelu,
     gelu_backward,
     leaky_relu,
@@ -30,6 +33,8 @@ from nnbackend.functions import (
     record,
     relu,
     relu_backward,
+    resample,
+    resample_backward,
     sigmoid,
     sigmoid_backward,
     silu,
@@ -44,6 +49,7 @@ from nnbackend.functions import (
     tanh,
     tanh_backward,
     total_weight,
+    uniform,
 )
 from nnbackend.functions.array import pieces
 from nnbackend.functions.convolution import Pair, Size, output_size, pad, unpadded, windows
@@ -66,6 +72,8 @@ TOGETHER = 256  # threads of a block that sum together, rows of a partial sum, a
 BLOCK_ROWS = 1024  # the largest number of rows, and of threads, that one block takes
 GRID_ROWS = 8 * 65535  # the largest number of rows of a CUDA grid
 COLUMNS = 256  # one thread walks along a row; for longer rows the reference's reductions are faster
+CHAINED = 2**15  # ids that are compared with each other in one launch
+PAIRS = 2**24  # pixels times positions of an image, each of which a kernel looks at; for more, products are faster
 PATCHES = 2**24  # elements of the patches that are laid out for one product
 NULL = 0
 
@@ -409,6 +417,35 @@ def _(y: Array, t: Array, weight: Array = None) -> Any:
     return correct.sum()
 
 
+# --- ids -----------------------------------------------------------------------------------------------------------
+
+
+@kernel(embedding, cupy.ndarray)
+def _(W: Array, ids: Array) -> Any:
+    if not _real(W):
+        return NotImplemented
+    columns = W.shape[1]
+    y = cupy.empty((*ids.shape, columns), W.dtype)
+    arguments = (y, _contiguous(W), _as(ids, cupy.int64), columns, W.shape[0])
+    _launch_grid("embedding", W.dtype, (ids.size, columns), *arguments)
+    return y
+
+
+@kernel(embedding_backward, cupy.ndarray)
+def _(dy: Array, ids: Array, dW: Array) -> Any:
+    if not (_real(dy, dW) and dW.flags.c_contiguous):
+        return NotImplemented
+    # Sums by atomics would have another order in every run, and a sort cannot be captured: equal ids are chained.
+    flat, rows = _as(ids, cupy.int64).reshape(-1), _contiguous(dy).reshape(-1, dW.shape[1])
+    dW.fill(0)
+    for piece in pieces(flat.size, CHAINED):
+        part, chain = flat[piece], cupy.empty((piece.stop - piece.start,), cupy.int64)
+        _launch("chain", dW.dtype, part.size, chain, part)
+        arguments = (dW, rows[piece], part, chain, dW.shape[1], dW.shape[0])
+        _launch_grid("sum_chains", dW.dtype, (part.size, dW.shape[1]), *arguments)
+    return None
+
+
 # --- random bits ---------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +458,54 @@ def _(x: Array, ratio: float, seed: int, stream: int, clock: Array) -> Any:
     arguments = (mask, mask.size, round(ratio * 2**24), 1.0 / (1.0 - ratio), seed, stream, clock)
     _launch("dropout_mask", mask.dtype, -(-mask.size // 4), *arguments)
     return mask
+
+
+@kernel(uniform, cupy.ndarray)
+def _(x: Array, shape: tuple[int, ...], seed: int, stream: int, clock: Array) -> Any:
+    if not _real(x):
+        return NotImplemented
+    out = cupy.empty(shape, x.dtype)
+    seed = (seed + 2**63) % 2**64 - 2**63
+    _launch("uniform", out.dtype, -(-out.size // 4), out, out.size, seed, stream, clock)
+    return out
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+@kernel(resample, cupy.ndarray)
+def _(x: Array, rows: Array, columns: Array, fill: float = 0.0) -> Any:
+    if not _real(x, rows, columns):
+        return NotImplemented
+    _, h, w, c = x.shape
+    y = cupy.empty((*rows.shape, c), x.dtype)
+    points = rows.shape[1] * rows.shape[2]
+    arrays = [_contiguous(a) for a in (x, rows, columns)]
+    _launch("resample", y.dtype, y.size, y, *arrays, points, h, w, c, float(fill))
+    return y
+
+
+@kernel(resample_backward, cupy.ndarray)
+def _(dy: Array, rows: Array, columns: Array, size: tuple[int, int]) -> Any:
+    (h, w), points = size, rows.shape[1] * rows.shape[2]
+    if not _real(dy, rows, columns) or h * w * points > PAIRS:
+        return NotImplemented
+    dx = cupy.empty((dy.shape[0], h, w, dy.shape[3]), dy.dtype)
+    arrays = [_contiguous(a) for a in (dy, rows, columns)]
+    _launch("resample_backward", dx.dtype, dx.size, dx, *arrays, points, h, w, dx.shape[3])
+    return dx
+
+
+@kernel(elastic_positions, cupy.ndarray)
+def _(draws: Array, size: tuple[int, int], distance: float, spacing: float) -> Any:
+    if not _real(draws):
+        return NotImplemented
+    images, beside = draws.shape[2:]
+    rows, columns = (cupy.empty((images, *size), draws.dtype) for _ in range(2))
+    scale = 2.0 * math.sqrt(3.0) * distance
+    arguments = (_contiguous(draws), images, beside, *size, scale, float(spacing))
+    _launch("elastic_positions", draws.dtype, rows.size, rows, columns, *arguments)
+    return rows, columns
 
 
 # --- optimizers ----------------------------------------------------------------------------------------------------

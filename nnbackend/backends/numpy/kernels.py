@@ -17,6 +17,8 @@ from nnbackend.functions import (
     dropout_mask,
     elu,
     elu_backward,
+    embedding,
+    embedding_backward,
     leaky_relu_backward,
     max_pooling_backward,
     record,
@@ -176,6 +178,30 @@ def _(
 def _(y: HostArray, t: HostArray, weight: HostArray | None = None) -> Any:
     right = y.argmax(axis=-1) == (t if t.ndim == 1 else t.argmax(axis=-1))
     return np.asarray(np.count_nonzero(right) if weight is None else weight[right].sum())
+
+
+def _checked_ids(ids: HostArray, vocabulary: int) -> HostArray:
+    """Return the ids, (n,). Raise ValueError for one outside of the vocabulary, such as -1, the last row to NumPy."""
+    flat = ids.reshape(-1)
+    if flat.size and (flat.min() < 0 or flat.max() >= vocabulary):
+        raise ValueError(f"ids must lie in 0 to {vocabulary - 1}, got {flat.min()} to {flat.max()}")
+    return flat
+
+
+@kernel(embedding, np.ndarray)
+def _(W: HostArray, ids: HostArray) -> Any:
+    return W.take(_checked_ids(ids, len(W)), axis=0).reshape(*ids.shape, W.shape[1])
+
+
+@kernel(embedding_backward, np.ndarray)
+def _(dy: HostArray, ids: HostArray, dW: HostArray) -> Any:
+    flat = _checked_ids(ids, len(dW))
+    order = flat.argsort(kind="stable")
+    ordered = flat[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: flat.size])
+    dW[...] = 0
+    if flat.size:
+        dW[ordered[starts]] = np.add.reduceat(dy.reshape(flat.size, -1)[order], starts, axis=0)
 
 
 @kernel(dropout_mask, np.ndarray)

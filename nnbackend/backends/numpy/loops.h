@@ -128,39 +128,65 @@ VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numb
 VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
 {
     REAL *mask = out;
-    const uint32_t limit = (uint32_t)numbers[0];
-    const REAL scale = (REAL)numbers[1];
-    const uint32_t clock = (uint32_t)numbers[2], stream = (uint32_t)numbers[3];
-    const uint32_t key0 = (uint32_t)numbers[4], key1 = (uint32_t)numbers[5];
-    enum { LANES = 64 }; /* counters side by side, for the vectors */
+    const uint32_t limit = (uint32_t)numbers[4];
+    const REAL scale = (REAL)numbers[5];
     for (Py_ssize_t first = 0; first < n; first += 4 * LANES) {
-        uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES], k0 = key0, k1 = key1;
-        for (int lane = 0; lane < LANES; lane++) {
-            c0[lane] = (uint32_t)(first / 4) + (uint32_t)lane;
-            c1[lane] = clock;
-            c2[lane] = stream;
-            c3[lane] = 0;
-        }
-        for (int turn = 0; turn < 10; turn++) {
-            for (int lane = 0; lane < LANES; lane++) {
-                const uint64_t product0 = (uint64_t)c0[lane] * 0xD2511F53u, product1 = (uint64_t)c2[lane] * 0xCD9E8D57u;
-                c0[lane] = (uint32_t)(product1 >> 32) ^ c1[lane] ^ k0;
-                c2[lane] = (uint32_t)(product0 >> 32) ^ c3[lane] ^ k1;
-                c1[lane] = (uint32_t)product1;
-                c3[lane] = (uint32_t)product0;
-            }
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
+        Words words;
         REAL values[4 * LANES];
-        for (int lane = 0; lane < LANES; lane++) {
-            values[4 * lane] = c0[lane] >> 8 >= limit ? scale : 0;
-            values[4 * lane + 1] = c1[lane] >> 8 >= limit ? scale : 0;
-            values[4 * lane + 2] = c2[lane] >> 8 >= limit ? scale : 0;
-            values[4 * lane + 3] = c3[lane] >> 8 >= limit ? scale : 0;
-        }
+        philox(&words, first, numbers);
+        for (int lane = 0; lane < LANES; lane++)
+            for (int word = 0; word < 4; word++)
+                values[4 * lane + word] = words.w[word][lane] >> 8 >= limit ? scale : 0;
         const Py_ssize_t left = n - first < 4 * LANES ? n - first : 4 * LANES;
         memcpy(mask + first, values, (size_t)left * sizeof(REAL));
+    }
+}
+
+/* out <- numbers that are even on [0, 1) */
+VECTORS void NAME(uniform)(Py_ssize_t n, void *out, const double *numbers)
+{
+    for (Py_ssize_t first = 0; first < n; first += 4 * LANES) {
+        Words words;
+        REAL values[4 * LANES];
+        philox(&words, first, numbers);
+        for (int lane = 0; lane < LANES; lane++)
+            for (int word = 0; word < 4; word++)
+                values[4 * lane + word] = (REAL)(int32_t)(words.w[word][lane] >> 8) * (REAL)0x1p-24;
+        const Py_ssize_t left = n - first < 4 * LANES ? n - first : 4 * LANES;
+        memcpy((REAL *)out + first, values, (size_t)left * sizeof(REAL));
+    }
+}
+
+/* Of the pixel (i, j) of an image, or what is seen outside of it. i, j: whole numbers, of any size, or NaN */
+static inline REAL NAME(seen)(const Resampling *job, const REAL *image, REAL i, REAL j)
+{
+    return i >= 0 && i < job->h && j >= 0 && j < job->w ? image[((Py_ssize_t)i * job->w + (Py_ssize_t)j) * job->c]
+                                                        : (REAL)job->fill;
+}
+
+VECTORS void NAME(resample)(const Resampling *job)
+{
+    const Py_ssize_t points = job->points, c = job->c, line = job->w * c;
+    const REAL last_row = (REAL)(job->h - 1), last_column = (REAL)(job->w - 1);
+    for (Py_ssize_t n = 0; n < job->n; n++) {
+        const REAL *image = (const REAL *)job->x + n * job->h * line;
+        const REAL *rows = (const REAL *)job->rows + n * points, *columns = (const REAL *)job->columns + n * points;
+        REAL *y = (REAL *)job->y + n * points * c;
+        for (Py_ssize_t k = 0; k < points; k++, y += c) {
+            const REAL top = FLOOR(rows[k]), left = FLOOR(columns[k]), below = rows[k] - top, right = columns[k] - left;
+            const REAL w00 = (1 - below) * (1 - right), w01 = (1 - below) * right;
+            const REAL w10 = below * (1 - right), w11 = below * right;
+            if (top >= 0 && top < last_row && left >= 0 && left < last_column) {
+                const REAL *x = image + (Py_ssize_t)top * line + (Py_ssize_t)left * c;
+                for (Py_ssize_t e = 0; e < c; e++)
+                    y[e] = w00 * x[e] + w01 * x[e + c] + w10 * x[e + line] + w11 * x[e + line + c];
+            } else {
+                for (Py_ssize_t e = 0; e < c; e++)
+                    y[e] = w00 * NAME(seen)(job, image + e, top, left) + w01 * NAME(seen)(job, image + e, top, left + 1) +
+                           w10 * NAME(seen)(job, image + e, top + 1, left) +
+                           w11 * NAME(seen)(job, image + e, top + 1, left + 1);
+            }
+        }
     }
 }
 
@@ -179,6 +205,16 @@ VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db
     for (Py_ssize_t i = 0; i < n; i++, dy += columns)
         for (Py_ssize_t c = 0; c < columns; c++)
             db[c] += dy[c];
+}
+
+/* dW <- for every id, the sum of its rows of dy, (n, columns), in their order */
+VECTORS void NAME(sum_by_id)(Py_ssize_t n, Py_ssize_t columns, const REAL *dy, const int64_t *ids, REAL *dW)
+{
+    for (Py_ssize_t i = 0; i < n; i++, dy += columns) {
+        REAL *row = dW + ids[i] * columns;
+        for (Py_ssize_t c = 0; c < columns; c++)
+            row[c] += dy[c];
+    }
 }
 
 /* the mean loss of n rows of logits x with the labels t; y becomes their softmax. The exponentials of several short rows
@@ -318,12 +354,10 @@ VECTORS int NAME(is_finite)(Py_ssize_t n, const REAL *x)
 }
 
 /* y <- the largest elements of windows of x. arrays: x, y */
-VECTORS void NAME(max_pooling)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+VECTORS void NAME(max_pooling)(const Pooling *job)
 {
-    const Pooling *job = given;
     const Py_ssize_t *results = job->results, *images = job->images, n = results[3];
-    (void)number;
-    for (Py_ssize_t window = first * results[1] * results[2]; window < stop * results[1] * results[2]; window++) {
+    for (Py_ssize_t window = 0; window < results[0] * results[1] * results[2]; window++) {
         const Py_ssize_t line = window / results[2], top = line % results[1] * job->down;
         const Py_ssize_t corner = (line / results[1] * images[1] + top) * images[2] + window % results[2] * job->right;
         const REAL *all_x = (const REAL *)job->arrays[0] + corner * n;
@@ -338,16 +372,14 @@ VECTORS void NAME(max_pooling)(const void *given, Py_ssize_t first, Py_ssize_t s
 }
 
 /* dx, zeros so far, gains dy where a window has the first element that equals its maximum. arrays: dy, x, y, dx */
-VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_image, Py_ssize_t stop, int number)
+VECTORS void NAME(max_pooling_backward)(const Pooling *job)
 {
-    const Pooling *job = given;
     const Py_ssize_t *deltas = job->results, *images = job->images, n = deltas[3];
     const REAL *all_dy = job->arrays[0], *all_x = job->arrays[1], *all_y = job->arrays[2];
     REAL *all_dx = job->arrays[3];
     const Py_ssize_t height = job->height, width = job->width, down = job->down, right = job->right;
     enum { LANES = 64 };
-    (void)number;
-    for (Py_ssize_t window = first_image * deltas[1] * deltas[2]; window < stop * deltas[1] * deltas[2]; window++) {
+    for (Py_ssize_t window = 0; window < deltas[0] * deltas[1] * deltas[2]; window++) {
         const Py_ssize_t line = window / deltas[2], top = line % deltas[1] * down, left = window % deltas[2] * right;
         const Py_ssize_t corner = ((line / deltas[1] * images[1] + top) * images[2] + left) * n;
         for (Py_ssize_t first = 0; first < n; first += LANES) {
@@ -376,14 +408,12 @@ typedef REAL NAME(vector) __attribute__((vector_size(VECTOR), aligned(sizeof(REA
 
 /* Lines of x into job->work, (h, w, blocks, c, lanes): two vectors of images make a block, the last of which may overlap
    the one before. What a filter meets at a place then lies together. */
-VECTORS void NAME(convolution_blocks)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+VECTORS void NAME(convolution_blocks)(const Convolution *job)
 {
-    const Convolution *job = given;
     enum { BOTH = 2 * VECTOR / sizeof(REAL) };
     const Py_ssize_t n = job->n, plane = job->h * job->w;
-    REAL *block = (REAL *)job->work + first * job->w * ((n + BOTH - 1) / BOTH) * job->c * BOTH;
-    (void)number;
-    for (Py_ssize_t place = first * job->w; place < stop * job->w; place++)
+    REAL *block = job->work;
+    for (Py_ssize_t place = 0; place < plane; place++)
         for (Py_ssize_t image = 0; image < n; image += BOTH) {
             const REAL *x = (const REAL *)job->x + place * n + (image + BOTH <= n ? image : n - BOTH);
             for (Py_ssize_t channel = 0; channel < job->c; channel++, block += BOTH)
@@ -392,15 +422,13 @@ VECTORS void NAME(convolution_blocks)(const void *given, Py_ssize_t first, Py_ss
 }
 
 /* Lines of y. At a place four filters at a time meet a block, and their sums stay in registers. */
-SUMS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+SUMS void NAME(convolution_lines)(const Convolution *job)
 {
-    const Convolution *job = given;
     enum { LANES = VECTOR / sizeof(REAL), BOTH = 2 * LANES };
     const Py_ssize_t c = job->c, h = job->h, w = job->w, n = job->n, o = job->o, blocks = (n + BOTH - 1) / BOTH;
     const Py_ssize_t apart = job->lines * job->columns * n;
     const REAL *W = job->W, *b = job->b;
-    (void)number;
-    for (Py_ssize_t place = first * job->columns; place < stop * job->columns; place++) {
+    for (Py_ssize_t place = 0; place < job->lines * job->columns; place++) {
         const Py_ssize_t top = place / job->columns * job->down - job->top;
         const Py_ssize_t left = place % job->columns * job->right - job->left;
         const Py_ssize_t i0 = top < 0 ? -top : 0, i1 = top + job->height > h ? h - top : job->height;
@@ -446,21 +474,19 @@ static inline REAL NAME(total)(NAME(vector) v)
     return sum;
 }
 
-/* dW and db of some groups of four filters, for strides of 1 to the right: every element is the product of a line of x,
+/* dW and db, for strides of 1 to the right: every element is the product of a line of x,
    which has its padding, and a line of dy, summed over lines. A piece of four lines of dy stays in the first cache while
    those of x pass, and all pieces stay in the second. */
-SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
+SUMS void NAME(convolution_filters)(const Convolution *job)
 {
-    const Convolution *job = given;
     const Py_ssize_t n = job->n, o = job->o, length = job->columns * n, size = job->height * job->width * job->c;
     const REAL *x = job->x, *all_dy = job->y;
     REAL *dW = (REAL *)job->W, *db = (REAL *)job->b;
     enum { LANES = VECTOR / sizeof(REAL), PIECE = 1024 };
-    (void)number;
     for (Py_ssize_t line = 0; line < job->lines; line++)
         for (Py_ssize_t from = 0; from < length; from += PIECE) {
             const Py_ssize_t piece = length - from < PIECE ? length - from : PIECE, whole = piece / LANES * LANES;
-            for (Py_ssize_t filter = 4 * first; filter < 4 * stop && filter < o; filter += 4) {
+            for (Py_ssize_t filter = 0; filter < o; filter += 4) {
                 const REAL *dy[4]; /* the last filter again where there are fewer */
                 for (int f = 0; f < 4; f++) {
                     const Py_ssize_t one = filter + f < o ? filter + f : o - 1;

@@ -3,7 +3,8 @@
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
    not what its loop is written for: aligned, without gaps, float32 or float64 (`gather`: or int64) throughout, of
    shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is free while a loop
-   runs. Threads share a long one; every element is computed as by one thread, so that their number changes no bit. */
+   runs. A loop has one thread: between two products the threads of NumPy's OpenBLAS spin on the other processors, and a
+   second thread of ours that meets them makes a step slower. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -30,72 +31,26 @@
 #define SUMS VECTORS
 #endif
 
-#ifndef _WIN32
-#include <pthread.h>
-#endif
-
 #ifdef __GNUC__
 #define PREFETCH(address) __builtin_prefetch(address)
 #else
 #define PREFETCH(address) (void)(address)
 #endif
 
-/* --- work for several processors ------------------------------------------------------------------------------- */
-
-enum { MOST_THREADS = 8 };
-static int threads = 1;
-
-typedef void Work(const void *job, Py_ssize_t first, Py_ssize_t stop, int number);
-
-typedef struct {
-    Work *work;
-    const void *job;
-    Py_ssize_t first, stop;
-    int number;
-} Share;
-
-#ifndef _WIN32
-static void *run_share(void *given)
-{
-    const Share *share = given;
-    share->work(share->job, share->first, share->stop, share->number);
-    return NULL;
-}
-#endif
-
-/* Do the work for 0 to count, in as many threads as have `least` of it to do. A thread lives for one loop: to start one
-   takes some 20 us, and none is left to be lost in a fork. */
-static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
-{
-#ifndef _WIN32
-    pthread_t started[MOST_THREADS];
-    Share shares[MOST_THREADS];
-    int running = 0;
-    Py_ssize_t parts = count / (least > 0 ? least : 1), first = 0;
-    parts = parts > threads ? threads : parts;
-    for (; running < parts - 1; running++) {
-        const Py_ssize_t stop = first + (count - first) / (parts - running);
-        shares[running] = (Share){work, job, first, stop, running};
-        if (pthread_create(&started[running], NULL, run_share, &shares[running]))
-            break;
-        first = stop;
-    }
-    work(job, first, count, running);
-    while (running > 0)
-        pthread_join(started[--running], NULL);
-#else
-    (void)least;
-    work(job, 0, count, 0);
-#endif
-}
-
-enum { BIG = 1 << 20 }; /* bytes of an array from which threads share a loop that makes one pass */
-
 typedef struct {
     const Py_ssize_t *results, *images; /* shapes, (c, h, w, n) */
     void *arrays[4];
     Py_ssize_t height, width, down, right;
 } Pooling;
+
+typedef void Pool(const Pooling *job);
+/* x, y: (n, h, w, c), (n, points, c); rows, columns: (n, points) */
+typedef struct {
+    const void *x, *rows, *columns;
+    void *y;
+    Py_ssize_t n, h, w, c, points;
+    double fill;
+} Resampling;
 
 /* x: (c, h, w, n), zero outside; W: (height, width, c, o); b: (o,); y: (o, lines, columns, n) */
 typedef struct {
@@ -168,6 +123,37 @@ static inline float log_float(float x)
     return (float)log_double(x);
 }
 
+/* Philox4x32-10 for counters that lie side by side, for the vectors: see functions/philox.py. The words of a stream
+   from number `first` on, a multiple of 4. */
+enum { LANES = 64 };
+typedef struct {
+    uint32_t w[4][LANES];
+} Words;
+
+static inline void philox(Words *words, Py_ssize_t first, const double *numbers)
+{
+    const uint32_t clock = (uint32_t)numbers[0], stream = (uint32_t)numbers[1];
+    uint32_t *c0 = words->w[0], *c1 = words->w[1], *c2 = words->w[2], *c3 = words->w[3];
+    uint32_t k0 = (uint32_t)numbers[2], k1 = (uint32_t)numbers[3];
+    for (int lane = 0; lane < LANES; lane++) {
+        c0[lane] = (uint32_t)(first / 4) + (uint32_t)lane;
+        c1[lane] = clock;
+        c2[lane] = stream;
+        c3[lane] = 0;
+    }
+    for (int turn = 0; turn < 10; turn++) {
+        for (int lane = 0; lane < LANES; lane++) {
+            const uint64_t product0 = (uint64_t)c0[lane] * 0xD2511F53u, product1 = (uint64_t)c2[lane] * 0xCD9E8D57u;
+            c0[lane] = (uint32_t)(product1 >> 32) ^ c1[lane] ^ k0;
+            c2[lane] = (uint32_t)(product0 >> 32) ^ c3[lane] ^ k1;
+            c1[lane] = (uint32_t)product1;
+            c3[lane] = (uint32_t)product0;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
 enum { VECTOR = 32 }; /* bytes, of the vectors of GCC and Clang */
 
 #ifdef __GNUC__
@@ -185,13 +171,16 @@ enum { HAS_VECTORS = 0 };
 #define REAL float
 #define NAME(name) name##_float
 #define SQRT sqrtf
+#define FLOOR floorf
 #include "loops.h"
 #undef REAL
 #undef NAME
 #undef SQRT
+#undef FLOOR
 #define REAL double
 #define NAME(name) name##_double
 #define SQRT sqrt
+#define FLOOR floor
 #include "loops.h"
 
 /* --- arguments ------------------------------------------------------------------------------------------------ */
@@ -313,24 +302,6 @@ static int is_float(const Arguments *a)
 
 typedef void Elementwise(Py_ssize_t, void *const *, const double *);
 
-typedef struct {
-    Elementwise *loop;
-    void *const *memory;
-    const double *numbers;
-    int count;
-    Py_ssize_t itemsize;
-} Elements;
-
-static void some_elements(const void *given, Py_ssize_t first, Py_ssize_t stop, int number)
-{
-    const Elements *job = given;
-    void *memory[MOST_ARRAYS];
-    (void)number;
-    for (int i = 0; i < job->count; i++)
-        memory[i] = (char *)job->memory[i] + first * job->itemsize;
-    job->loop(stop - first, memory, job->numbers);
-}
-
 static PyObject *elementwise(
     PyObject *const *args, Py_ssize_t given, const char *kinds, int writes, int numbers, Elementwise *single,
     Elementwise *twice)
@@ -346,9 +317,8 @@ static PyObject *elementwise(
         memory[i] = a.views[i].buf;
     }
     if (suited) {
-        const Elements job = {is_float(&a) ? single : twice, memory, a.numbers, a.count, a.views[0].itemsize};
         Py_BEGIN_ALLOW_THREADS
-        share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, BIG / 2 / a.views[0].itemsize);
+        (is_float(&a) ? single : twice)(a.views[0].len / a.views[0].itemsize, memory, a.numbers);
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -374,19 +344,32 @@ ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1)
 ELEMENTWISE(sigmoid, "rr", 2, 0)
 
 /* An element's place counts here: in C order. */
-static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
+static PyObject *random_numbers(
+    PyObject *const *args, Py_ssize_t given, int numbers, void (*single)(Py_ssize_t, void *, const double *),
+    void (*twice)(Py_ssize_t, void *, const double *))
 {
     Arguments a;
-    (void)module;
-    const int suited = parse(&a, args, given, "r", 1, 6, PyBUF_C_CONTIGUOUS);
+    const int suited = parse(&a, args, given, "r", 1, numbers, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    void *mask = a.views[0].buf;
+    void *out = a.views[0].buf;
     const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
     Py_BEGIN_ALLOW_THREADS
-    (is_float(&a) ? dropout_mask_float : dropout_mask_double)(size, mask, a.numbers);
+    (is_float(&a) ? single : twice)(size, out, a.numbers);
     Py_END_ALLOW_THREADS
     return finish(&a, 1);
+}
+
+static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return random_numbers(args, given, 6, dropout_mask_float, dropout_mask_double);
+}
+
+static PyObject *uniform(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    (void)module;
+    return random_numbers(args, given, 4, uniform_float, uniform_double);
 }
 
 static PyObject *is_finite(PyObject *module, PyObject *const *args, Py_ssize_t given)
@@ -443,6 +426,29 @@ static PyObject *sum_rows(PyObject *module, PyObject *const *args, Py_ssize_t gi
 {
     (void)module;
     return matrix_and_row(args, given, 2, sum_rows_float, sum_rows_double);
+}
+
+/* dy: (n, columns), ids: (n,), dW: (vocabulary, columns) */
+static PyObject *sum_by_id(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rir", 4, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *dy = &a.views[0], *ids = &a.views[1], *dW = &a.views[2];
+    suited = dy->ndim == 2 && ids->ndim == 1 && dW->ndim == 2 && ids->shape[0] == dy->shape[0] &&
+             dW->shape[1] == dy->shape[1] && within(ids, dW->shape[0]);
+    if (suited) {
+        Py_BEGIN_ALLOW_THREADS
+        memset(dW->buf, 0, (size_t)dW->len);
+        if (is_float(&a))
+            sum_by_id_float(dy->shape[0], dy->shape[1], dy->buf, ids->buf, dW->buf);
+        else
+            sum_by_id_double(dy->shape[0], dy->shape[1], dy->buf, ids->buf, dW->buf);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
 }
 
 /* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
@@ -545,7 +551,7 @@ static PyObject *gather(PyObject *module, PyObject *const *args, Py_ssize_t give
 
 /* Loops over windows, whose numbers are height, width and the strides down and right. results, images: arrays of the
    shape of y, and of x. */
-static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images, Work *single, Work *twice)
+static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images, Pool *single, Pool *twice)
 {
     int suited = results->ndim == 4 && images->ndim == 4 && results->shape[0] == images->shape[0] &&
                  results->shape[3] == images->shape[3];
@@ -561,8 +567,7 @@ static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images,
         for (int i = 0; i < a->count; i++)
             job.arrays[i] = a->views[i].buf;
         Py_BEGIN_ALLOW_THREADS
-        share_out(is_float(a) ? single : twice, &job, images->shape[0],
-            1 + BIG * images->shape[0] / (images->len + 1));
+        (is_float(a) ? single : twice)(&job);
         Py_END_ALLOW_THREADS
     }
     return suited;
@@ -618,12 +623,9 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
             x->buf, W->buf, b->buf, y->buf, work, x->shape[0], x->shape[1], x->shape[2], x->shape[3], y->shape[0],
             y->shape[1], y->shape[2], W->shape[0], W->shape[1], (Py_ssize_t)a.numbers[0], (Py_ssize_t)a.numbers[1],
             (Py_ssize_t)a.numbers[2], (Py_ssize_t)a.numbers[3]};
-        const Py_ssize_t products = W->len / itemsize * job.columns * job.n; /* for a line */
         Py_BEGIN_ALLOW_THREADS
-        share_out(is_float(&a) ? convolution_blocks_float : convolution_blocks_double, &job, job.h,
-            1 + BIG * job.h / x->len);
-        share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
-            1 + (1 << 21) / products);
+        (is_float(&a) ? convolution_blocks_float : convolution_blocks_double)(&job);
+        (is_float(&a) ? convolution_lines_float : convolution_lines_double)(&job);
         Py_END_ALLOW_THREADS
         free(work);
     }
@@ -648,26 +650,37 @@ static PyObject *convolution_filters(PyObject *module, PyObject *const *args, Py
         const Convolution job = {
             x->buf, dW->buf, db->buf, dy->buf, NULL, x->shape[0], x->shape[1], x->shape[2], x->shape[3], dy->shape[0],
             dy->shape[1], dy->shape[2], dW->shape[0], dW->shape[1], (Py_ssize_t)down, 1, 0, 0};
-        const Py_ssize_t products = 4 * dW->len / x->itemsize / job.o * job.lines * job.columns * job.n;
         Py_BEGIN_ALLOW_THREADS
         memset(dW->buf, 0, (size_t)dW->len);
         memset(db->buf, 0, (size_t)db->len);
-        share_out(is_float(&a) ? convolution_filters_float : convolution_filters_double, &job, (job.o + 3) / 4,
-            1 + (1 << 21) / (products + 1));
+        (is_float(&a) ? convolution_filters_float : convolution_filters_double)(&job);
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
 }
 
-/* How many threads may share a loop. */
-static PyObject *use_threads(PyObject *module, PyObject *count)
+/* x: (n, h, w, c); rows, columns: (n, h', w'); y: (n, h', w', c); what is seen outside of an image */
+static PyObject *resample(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
-    const long most = PyLong_AsLong(count);
+    Arguments a;
     (void)module;
-    if (most == -1 && PyErr_Occurred())
-        return NULL;
-    threads = most < 1 ? 1 : most > MOST_THREADS ? MOST_THREADS : (int)most;
-    Py_RETURN_NONE;
+    int suited = parse(&a, args, given, "rrrr", 8, 1, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *rows = &a.views[1], *y = &a.views[3];
+    suited = x->ndim == 4 && x->len > 0 && rows->ndim == 3 && same_shape(&a.views[2], rows) && y->ndim == 4 &&
+             y->len > 0 && rows->shape[0] == x->shape[0] && y->shape[3] == x->shape[3];
+    for (int axis = 0; suited && axis < 3; axis++)
+        suited = y->shape[axis] == rows->shape[axis];
+    if (suited) {
+        const Resampling job = {
+            x->buf, rows->buf, a.views[2].buf, y->buf, x->shape[0], x->shape[1], x->shape[2], x->shape[3],
+            rows->shape[1] * rows->shape[2], a.numbers[0]};
+        Py_BEGIN_ALLOW_THREADS
+        (is_float(&a) ? resample_float : resample_double)(&job);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
 }
 
 /* --- the module ------------------------------------------------------------------------------------------------ */
@@ -685,19 +698,21 @@ static PyMethodDef methods[] = {
     METHOD(leaky_relu, "(x, y, alpha)"),
     METHOD(leaky_relu_backward, "(dy, y, dx, alpha)"),
     METHOD(sigmoid, "(x, y)"),
-    METHOD(dropout_mask, "(mask, limit, scale, clock, stream, key0, key1)"),
+    METHOD(dropout_mask, "(mask, clock, stream, key0, key1, limit, scale)"),
+    METHOD(uniform, "(out, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
     METHOD(add_bias, "(y, b)"),
     METHOD(sum_rows, "(dy, db)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
     METHOD(softmax_cross_entropy_variants, "(y, dx, w, t, losses)"),
+    METHOD(sum_by_id, "(dy, ids, dW)"),
     METHOD(gather, "(x, rows, out)"),
     METHOD(convolution, "(x, W, b, y, down, right, top, left)"),
     METHOD(convolution_filters, "(x, dy, dW, db, down)"),
     METHOD(max_pooling, "(x, y, height, width, down, right)"),
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
-    {"use_threads", use_threads, METH_O, "use_threads(count)"},
+    METHOD(resample, "(x, rows, columns, y, fill)"),
     {NULL, NULL, 0, NULL},
 };
 

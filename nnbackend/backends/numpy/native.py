@@ -15,13 +15,13 @@ import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
-from nnbackend.backends.numpy.threads import threads
 from nnbackend.functions import (
     affine,
     affine_backward,
     convolution,
     convolution_backward,
     dropout_mask,
+    embedding_backward,
     gather,
     is_finite,
     leaky_relu,
@@ -30,10 +30,12 @@ from nnbackend.functions import (
     max_pooling_backward,
     relu,
     relu_backward,
+    resample,
     sigmoid,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_variants,
+    uniform,
 )
 from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
@@ -69,8 +71,6 @@ def _are_stale() -> bool:
 
 if _are_stale():
     raise ImportError("they were compiled from other sources than those that are here: install the package again")
-
-_native.use_threads(threads())
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1
@@ -172,8 +172,25 @@ def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> A
         return NotImplemented
     mask = np.empty_like(x)
     limit, scale, key = round(ratio * 2**24), 1.0 / (1.0 - ratio), (seed & LOW32, seed >> 32 & LOW32)
-    done = _native.dropout_mask(mask, limit, scale, int(clock[0]) & LOW32, stream, *key)
+    done = _native.dropout_mask(mask, int(clock[0]) & LOW32, stream, *key, limit, scale)
     return mask if done is None else NotImplemented
+
+
+@loop(uniform)
+def _(x: HostArray, shape: tuple[int, ...], seed: int, stream: int, clock: HostArray) -> Any:
+    if not 0 <= stream <= LOW32:
+        return NotImplemented
+    out = np.empty(shape, x.dtype)
+    done = _native.uniform(out, int(clock[0]) & LOW32, stream, seed & LOW32, seed >> 32 & LOW32)
+    return out if done is None else NotImplemented
+
+
+@loop(resample)
+def _(x: HostArray, rows: HostArray, columns: HostArray, fill: float = 0.0) -> Any:
+    y = np.empty((*rows.shape, x.shape[3]), x.dtype)
+    images, i, j = (np.ascontiguousarray(a) for a in (x, rows, columns))
+    done = _native.resample(images, i, j, y, fill)
+    return y if done is None else NotImplemented
 
 
 @loop(relu)
@@ -315,6 +332,14 @@ def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, paddi
     turned = [a.transpose(3, 1, 2, 0) for a in (dy, x, y, dx)]
     done = _native.max_pooling_backward(turned[0], turned[1], turned[2], turned[3], height, width, down, right)
     return dx[unpadded(h, w, padding)] if done is None else NotImplemented
+
+
+# --- ids: for 32 x 35 of 10,000 words and 256 features, the gradient takes 0.15 ms instead of 1.8
+
+
+@loop(embedding_backward)
+def _(dy: HostArray, ids: HostArray, dW: HostArray) -> Any:
+    return _native.sum_by_id(dy.reshape(-1, dW.shape[1]), ids.reshape(-1), dW)
 
 
 # --- data: gathering 100 rows of MNIST takes 20 us instead of 27, checking all of MNIST 5 ms instead of 8

@@ -107,6 +107,13 @@ CASES: dict[str, dict[str, Any]] = {
         ],
         "x": RNG.standard_normal((N, 3, 2, 1)),
     },
+    "augmentation": {
+        "stack": lambda: [
+            *[nn.RandomAffine(), nn.RandomElastic(0.5, 2.0), nn.RandomFlip(), nn.GaussianNoise()],
+            *[nn.Convolution(1, 3, 2), nn.Flatten(), nn.Affine(18, 3)],
+        ],
+        "x": RNG.standard_normal((N, 3, 4, 1)),
+    },
     "weights": {"fit": {"sample_weight": WEIGHT}},
     "settings of the loss": {"loss": nn.SoftmaxWithLoss(class_weight=[1.0, 2.0, 0.5], label_smoothing=0.1)},
     "one-hot": {"t": np.eye(3)[T]},

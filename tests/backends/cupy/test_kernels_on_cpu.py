@@ -55,13 +55,13 @@ def test_the_source_compiles_for_real_devices(nvrtc: ctypes.CDLL, architecture: 
     program = ctypes.c_void_p()
     source = f"typedef {real} T;\n{SOURCE}".encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None) == 0
-    options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++14", b"-Werror=all-warnings"]
+    options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++14"]
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
-    assert status == 0, log.value.decode()
+    assert (status, b"warning" in log.value) == (0, False), log.value.decode()
     assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
     cubin = ctypes.create_string_buffer(size.value)
     assert nvrtc.nvrtcGetCUBIN(program, cubin) == 0

@@ -35,12 +35,14 @@ ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
     "rmsprop": (3, 5, {0, 2}),
     "adam": (4, 6, {0, 2, 3}),
     "dropout_mask": (1, 6, {0}),
+    "uniform": (1, 4, {0}),
     "relu": (2, 0, {1}),
     "relu_backward": (3, 0, {2}),
     "sigmoid": (2, 0, {1}),
     "leaky_relu": (2, 1, {1}),
     "leaky_relu_backward": (3, 1, {2}),
 }
+DRAWS = ("dropout_mask", "uniform")
 LABELLED = {"softmax_cross_entropy": {2}, "softmax_cross_entropy_backward": {2}}
 ROWWISE = {"add_bias": {0}, "sum_rows": {1}}
 POOLINGS = {"max_pooling": {1}, "max_pooling_backward": {3}}
@@ -65,10 +67,15 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     if name == "softmax_cross_entropy_variants":
         y, dx, w = (rng.standard_normal(shape).astype(dtype) for shape in ((5, 6), (3, 6), (3, 5)))
         return [y, dx, w, rng.integers(0, 5, 6), np.zeros_like(dx)]
+    if name == "resample":
+        x, at = rng.standard_normal((6, 4, 3, 2)).astype(dtype), rng.uniform(-2, 5, (2, 6, 3, 5)).astype(dtype)
+        return [x, *at, np.zeros((6, 3, 5, 2), dtype)]
     if name in ROWWISE:
         return [rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(5).astype(dtype)]
     if name == "is_finite":
         return [rng.standard_normal((6, 5)).astype(dtype)]
+    if name == "sum_by_id":
+        return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((9, 5), dtype)]
     if name == "gather":
         return [rng.standard_normal((9, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((6, 5), dtype)]
     return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 5, 6), np.zeros((6, 5), dtype)]
@@ -77,6 +84,8 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
 def numbers_for(name: str) -> list[float]:
     if name in POOLINGS:
         return [2, 3, 2, 3]
+    if name == "resample":
+        return [0.5]
     if name in CONVOLUTIONS:
         return [2, 1, 0, 0] if name == "convolution" else [2]
     return [0.5] * ELEMENTWISE[name][1] if name in ELEMENTWISE else []
@@ -87,8 +96,10 @@ NAMES = [
     *ROWWISE,
     *LABELLED,
     "gather",
+    "sum_by_id",
     "is_finite",
     "softmax_cross_entropy_variants",
+    "resample",
     *POOLINGS,
     *CONVOLUTIONS,
 ]
@@ -97,7 +108,7 @@ NAMES = [
 def written(name: str) -> set[int]:
     if name in ELEMENTWISE:
         return ELEMENTWISE[name][2]
-    others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}}
+    others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}, "resample": {3}}
     return {**ROWWISE, **POOLINGS, **CONVOLUTIONS, **others}.get(name, {2})
 
 
@@ -138,12 +149,7 @@ def test_the_stub_lists_what_the_module_has() -> None:
     declared = {
         node.name for node in ast.parse((ROOM / "_native.pyi").read_text()).body if isinstance(node, ast.FunctionDef)
     }
-    declared.remove("use_threads")
-    assert (
-        declared
-        == set(NAMES)
-        == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES", "use_threads"}
-    )
+    assert declared == set(NAMES) == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES"}
 
 
 # --- what they take ----------------------------------------------------------------------------------------------
@@ -175,13 +181,13 @@ def test_what_is_only_read_may_be_read_only(name: str, dtype: str) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("name", sorted(name for name in LOOPS if name.endswith("_step") or name == "dropout_mask"))
+@pytest.mark.parametrize("name", sorted(name for name in LOOPS if name.endswith("_step") or name in DRAWS))
 def test_updates_and_masks_have_the_bits_of_numpys_kernels(name: str, dtype: str) -> None:
     for seed in range(5):
         for case in arguments(name, 7, dtype, np.random.default_rng(seed)):
             special = np.array([np.inf, -np.inf, np.nan, -0.0, 0.0], dtype)
             for i, value in enumerate(case):
-                if name != "dropout_mask" and isinstance(value, np.ndarray):
+                if name not in DRAWS and isinstance(value, np.ndarray):
                     value[: len(special)] = np.roll(special, i * seed)
             ours, numpys = ([np.array(v) if isinstance(v, np.ndarray) else v for v in case] for _ in range(2))
             with np.errstate(invalid="ignore"):
@@ -226,7 +232,7 @@ def test_softmax_of_large_numbers_does_not_overflow(dtype: str) -> None:
     assert (loss.shape, loss.dtype) == ((), x.dtype)
 
 
-@pytest.mark.parametrize("name", [name for name in ELEMENTWISE if name != "dropout_mask"])
+@pytest.mark.parametrize("name", [name for name in ELEMENTWISE if name not in DRAWS])
 def test_the_order_of_the_axes_is_free_where_all_have_the_same(name: str) -> None:
     plain, turned = arrays_for(name), [np.asfortranarray(a) for a in arrays_for(name)]
     getattr(native, name)(*plain, *numbers_for(name))
@@ -261,31 +267,6 @@ def test_filters_that_reach_out_of_the_image_are_refused(numbers: list[float]) -
     assert native.convolution_filters(x, y, W, b, 3) is NotImplemented
     assert native.convolution_filters(x, y, W, b, float("nan")) is NotImplemented
     assert not y.any()
-
-
-@DTYPES
-@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, "adam", "sigmoid", "relu_backward"])
-def test_threads_change_no_bit(name: str, dtype: str) -> None:
-    rng, results = np.random.default_rng(0), []
-    shapes = {
-        "convolution": ((5, 20, 21, 40), (3, 3, 5, 7), (7,), (7, 20, 21, 40)),
-        "convolution_filters": ((8, 22, 23, 40), (13, 20, 21, 40), (3, 3, 8, 13), (13,)),
-        "max_pooling": ((6, 40, 42, 40), (6, 20, 21, 40)),
-        "max_pooling_backward": ((6, 20, 21, 40), (6, 40, 42, 40), (6, 20, 21, 40), (6, 40, 42, 40)),
-    }.get(name, ((500_009,),) * 4)
-    shapes = shapes[: ELEMENTWISE[name][0]] if name in ELEMENTWISE else shapes
-    numbers = {"convolution": [1, 1, 1, 1], "convolution_filters": [1]}.get(name, [2] * 4)
-    numbers = numbers_for(name) if name in ELEMENTWISE else numbers
-    arrays = [np.abs(rng.standard_normal(shape)).astype(dtype) for shape in shapes]
-    for threads in (1, 3, 100):
-        native.use_threads(threads)
-        try:
-            given = [array.copy() for array in arrays]
-            assert getattr(native, name)(*given, *numbers) is None
-        finally:
-            native.use_threads(1)
-        results.append([given[i].tobytes() for i in sorted(written(name))])
-    assert results[0] == results[1] == results[2]
 
 
 @DTYPES
@@ -332,7 +313,7 @@ def count():
 thread = threading.Thread(target=count)
 thread.start()
 while counted[0] < 3:
-    _native.dropout_mask(mask, 1, 1.0, 0, 0, 0, 0)
+    _native.dropout_mask(mask, 0, 0, 0, 0, 1, 1.0)
 done.set()
 thread.join()
 """
@@ -467,7 +448,7 @@ def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
             assert refused(name, arrays)
 
 
-@pytest.mark.parametrize("name", [*LABELLED, "gather", "softmax_cross_entropy_variants"])
+@pytest.mark.parametrize("name", [*LABELLED, "gather", "sum_by_id", "softmax_cross_entropy_variants"])
 @pytest.mark.parametrize("label", [-1, 9, 2**40, -(2**63)])
 def test_rows_and_labels_out_of_range_are_refused(name: str, label: int) -> None:
     arrays = arrays_for(name)
@@ -533,6 +514,8 @@ def test_masks_of_streams_that_are_no_32_bit_words_are_numpys() -> None:
     x, clock = np.zeros(9), np.array([1])
     reference = functions.dropout_mask.dispatch(object)
     np.testing.assert_array_equal(functions.dropout_mask(x, 0.5, 3, 2**32, clock), reference(x, 0.5, 3, 2**32, clock))
+    even = functions.uniform.dispatch(object)
+    np.testing.assert_array_equal(functions.uniform(x, (5,), 3, 2**32, clock), even(x, (5,), 3, 2**32, clock))
 
 
 def test_what_a_loop_refuses_numpy_does() -> None:
