@@ -14,11 +14,12 @@ from typing import Any
 from nnbackend import __version__
 from nnbackend.backends import backend as current_backend
 from nnbackend.backends import to_numpy, using
-from nnbackend.datasets import SAMPLE_NOTE, mnist
+from nnbackend.datasets import SAMPLE_NOTE, Dataset, mnist
 from nnbackend.images import preparation_of
 from nnbackend.layers import Affine, Layer, activation
 from nnbackend.network import Network, convolutional_network
 from nnbackend.optimizers import optimizer
+from nnbackend.report import LayerRecord, TrainingReport, run_record
 from nnbackend.schedules import Cosine, rate
 from nnbackend.training import Checkpoint, Communicator, History, Trainer
 
@@ -69,13 +70,8 @@ class TrainingResult:
 
     def record(self) -> dict[str, Any]:
         """Return the settings, the history and the results as values that JSON can express."""
-        return {
-            "settings": self.settings,
-            "history": self.history.as_dict(),
-            "test_accuracy": self.test_accuracy,
-            "test_loss": self.test_loss,
-            "seconds": self.seconds,
-        }
+        results = {name: getattr(self, name) for name in ("test_accuracy", "test_loss", "seconds")}
+        return run_record(self.history, self.settings, **results)
 
 
 def train_mnist(
@@ -86,13 +82,15 @@ def train_mnist(
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
     communicator: Communicator | None = None,
+    report: TrainingReport | None = None,
 ) -> TrainingResult:
     """Train a network on MNIST, or on a data set of its form, and test it.
 
     settings: None uses the defaults. say: a function that is called with lines about the backend, the data and the
     network before the training. progress: show a bar for each epoch. checkpoint: where and when to write checkpoints.
     resume: go on with the checkpoint that is there; if there is none, begin. communicator: the processes that train
-    together, see nnbackend.communicator; make it before the backend is selected.
+    together, see nnbackend.communicator; make it before the backend is selected. report: follows the training, so that
+    it can write a page about it.
     Ctrl-C ends the training after the current step, and sets `history.interrupted`.
 
     Raises ValueError for settings that are out of range, DataError if the data cannot be read or downloaded,
@@ -136,7 +134,10 @@ def train_mnist(
             say(f"resumed   after {trainer.epoch} epochs and {trainer.state.step} steps")
         state, began = trainer.state, time.perf_counter()
         before = sum(state.history.seconds) + state.seconds * (state.step > 0)
-        history = trainer.fit(*train, settings.epochs, validation=test, progress=progress)
+        watched = (
+            [] if report is None else [_watched(report, trainer, train, test, data, asdict(settings) | {"lr": lr})]
+        )
+        history = trainer.fit(*train, settings.epochs, validation=test, callbacks=watched, progress=progress)
         seconds = before + time.perf_counter() - began
         test_loss, test_accuracy = network.loss(*test), network.accuracy(*test)
     chosen_settings = {
@@ -147,6 +148,13 @@ def train_mnist(
         "version": __version__,
     }
     return TrainingResult(network, history, test_loss, test_accuracy, seconds, asdict(settings) | chosen_settings)
+
+
+def _watched(
+    report: TrainingReport, trainer: Trainer, train: Any, test: Any, data: Dataset, settings: dict[str, Any]
+) -> LayerRecord:
+    facts = {"data": data.name, "source": data.source}
+    return report.watch(trainer, train, test, data=facts, settings=settings)
 
 
 def _steps(settings: MnistSettings, communicator: Communicator) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from nnbackend.report.layers import LayerRecord
 from nnbackend.report.page import check_libraries, write_comparison, write_report
 from nnbackend.report.runs import RUN_FORMAT, Run, read_run, run_record
+from nnbackend.report.training import TrainingReport
 
 __all__ = [
     "RUN_FORMAT",
     "LayerRecord",
     "Run",
+    "TrainingReport",
     "check_libraries",
     "read_run",
     "run_record",

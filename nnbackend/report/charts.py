@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,13 +35,18 @@ def by_epoch(title: Text, series: Mapping[str, tuple[Text, Sequence[float]]], ep
     """
     numbers = list(epochs) or list(range(1, 1 + max((len(values) for _, values in series.values()), default=0)))
     names = [name for name, _ in series.values()]
-    long, wide = [], [{"epoch": epoch} for epoch in numbers]
+    long: list[Spec] = []
+    told: list[dict[str, str]] = [{f"s{i}": "–" for i in range(len(names))} for _ in numbers]
     for i, (name, values) in enumerate(series.values()):
         for j, value in enumerate(values):
-            finite = float(value) if math.isfinite(value) else None
-            long.append({"epoch": numbers[j], "name": name, "value": finite})
-            wide[j][f"s{i}"] = finite  # type: ignore[assignment]
-    shown = [float(entry["value"]) for entry in long if entry["value"] is not None]  # type: ignore[arg-type]
+            there = math.isfinite(value)
+            long.append({"epoch": numbers[j], "name": name, "value": float(value) if there else None})
+            told[j][f"s{i}"] = f"{value:.4g}" if there else "–"  # as text, because Vega shows null as 0
+    ends = _around(numbers)
+    middles = [(a + b) / 2 for a, b in pairwise(numbers)]
+    strips = zip(numbers, [ends[0], *middles], [*middles, ends[1]], told, strict=True)
+    wide = [{"epoch": epoch, "from": low, "to": high, **texts} for epoch, low, high, texts in strips]
+    shown = [entry["value"] for entry in long if entry["value"] is not None]
     scale: Spec = {"zero": False, "nice": True}
     if shown and min(shown) > 0 and max(shown) / min(shown) > LOGARITHMIC:
         scale = {"type": "log", "nice": False}
@@ -49,7 +55,7 @@ def by_epoch(title: Text, series: Mapping[str, tuple[Text, Sequence[float]]], ep
         "type": "quantitative",
         "title": word("epoch"),
         "axis": {"tickMinStep": 1, "format": "d", "grid": False, **({"values": numbers} if len(numbers) < 13 else {})},
-        "scale": {"domain": _around(numbers), "nice": False, "zero": False},
+        "scale": {"domain": ends, "nice": False, "zero": False},
     }
     y = {"field": "value", "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "~g"}}
     legend: Spec | None = None
@@ -69,35 +75,25 @@ def by_epoch(title: Text, series: Mapping[str, tuple[Text, Sequence[float]]], ep
         "legend": legend,
     }
     tooltip = [{"field": "epoch", "type": "quantitative", "title": word("epoch"), "format": "d"}]
-    tooltip += [
-        {"field": f"s{i}", "type": "quantitative", "title": name, "format": ".4~g"} for i, name in enumerate(names)
-    ]
+    tooltip += [{"field": f"s{i}", "type": "nominal", "title": name} for i, name in enumerate(names)]
     lines: Spec = {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"strokeDash": dash}}
     if len(numbers) <= FEW_EPOCHS:
         lines["mark"]["point"] = {"filled": True, "size": 30}
+    chosen = {"condition": {"param": "cursor", "empty": False, "value": 0.6}, "value": 0}
     cursor: Spec = {
         "data": {"values": wide},
-        "params": [
-            {
-                "name": "cursor",
-                "select": {
-                    "type": "point",
-                    "fields": ["epoch"],
-                    "nearest": True,
-                    "on": "pointerover",
-                    "clear": "pointerout",
-                },
-            }
-        ],
-        "mark": {"type": "rule", "color": "currentColor"},
-        "encoding": {
-            "x": x,
-            "opacity": {"condition": {"param": "cursor", "empty": False, "value": 0.6}, "value": 0},
-            "tooltip": tooltip,
-        },
+        "mark": {"type": "rule", "color": "currentColor", "aria": False},
+        "encoding": {"x": x, "opacity": chosen},
+    }
+    select = {"type": "point", "fields": ["epoch"], "on": "pointerover", "clear": "pointerout"}
+    around: Spec = {  # a strip for each epoch, because `nearest` shows text as "undefined" in Vega-Lite 6
+        "data": {"values": wide},
+        "params": [{"name": "cursor", "select": select}],
+        "mark": {"type": "rect", "opacity": 0, "aria": False},
+        "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "tooltip": tooltip},
     }
     lines["encoding"] |= {"x": x, "y": y, "color": color}
-    return _chart(240, data={"values": long}, layer=[lines, cursor])
+    return _chart(240, data={"values": long}, layer=[lines, cursor, around])
 
 
 def reliability(bins: Sequence[Mapping[str, float]]) -> Spec:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.checks import positive_integer
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, array_namespace
 from nnbackend.network import Network
 from nnbackend.training import Trainer
 
@@ -98,7 +98,5 @@ def measured(network: Network, x: Array, t: Array) -> HostArray:
 
 
 def _rms(a: Array) -> Array:
-    from nnbackend.functions.array import array_namespace
-
     xp = array_namespace(a)
     return xp.sqrt(xp.mean(a * a))

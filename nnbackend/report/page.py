@@ -84,7 +84,9 @@ def write_report(
     if not isinstance(network, Network):
         raise TypeError(f"network: expected a Network, got {type(network).__name__}")
     x, t = network.data(x, t)
-    found = measure.answers(network, x, t)
+    with np.errstate(all="ignore"):  # the page says which values are not finite
+        found = measure.answers(network, x, t)
+        diagnosed = _findings(network, x, t)
     row = tuple(int(length) for length in x.shape[1:])
     shape = measure.image_shape(network, x, image_shape)
     names = _names("classes", classes, found.probabilities)
@@ -115,7 +117,7 @@ def write_report(
         "settings": [[name, _said(value)] for name, value in (settings or {}).items()],
         "versions": _versions(network),
         "command": command,
-        **_findings(network, x, t),
+        **diagnosed,
     }
     heading: Text | tuple[str, str] = word("report") if title is None else title
     sections = ["curves", "findings", "confusion", "mistakes", "calibration", "answers", "filters", "over time"]
@@ -140,6 +142,7 @@ def write_comparison(
     names = _distinct([run.name for run in runs])
     page = _Page()
     kinds = list(dict.fromkeys(kind for run in runs for kind in run.curves))
+    kinds.sort(key=lambda kind: not kind.startswith("val_"))  # they matter most
     figures = []
     for kind in kinds:
         series = {name: (name, run.curves[kind]) for name, run in zip(names, runs, strict=True) if kind in run.curves}

@@ -50,6 +50,7 @@
     queue = queue.then(() => draw(language));
   }
 
+  document.getElementById("without-scripts").hidden = true;
   let kept = null;
   try { kept = localStorage.getItem("nnbackend.language"); } catch { /* a browser may forbid it */ }
   const wanted = [kept, ...navigator.languages.map((name) => name.slice(0, 2)), page.lang];
