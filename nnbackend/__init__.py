@@ -53,7 +53,7 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes
+    from nnbackend import datasets, nodes, report
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
@@ -73,6 +73,7 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "report": (),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
     "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
@@ -180,6 +181,7 @@ __all__ = [
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "report",
     "to_numpy",
     "use",
     "using",

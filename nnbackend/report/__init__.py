@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from nnbackend.report.comparison import write_comparison
 from nnbackend.report.layers import LayerRecord
-from nnbackend.report.page import check_libraries, write_comparison, write_report
+from nnbackend.report.page import check_libraries
 from nnbackend.report.runs import RUN_FORMAT, Run, read_run, run_record
+from nnbackend.report.single import write_report
 from nnbackend.report.training import TrainingReport
 
 __all__ = [

@@ -12,19 +12,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from nnbackend.report.words import Text, word
+
 HostArray = np.ndarray[Any, Any]
 Spec: TypeAlias = dict[str, Any]  # JSON
-Text: TypeAlias = str | dict[str, Any]
 
 # light enough for a dark page and dark enough for a white one: their contrast with either is 3 or more
 COLORS = ("#1a7fc4", "#c9541b", "#16896a", "#b8629a", "#96791a")
 FEW_EPOCHS = 60  # up to so many, each epoch has a mark
 LOGARITHMIC = 50.0  # an axis is logarithmic if its largest value is so many times its smallest
-
-
-def word(key: str, **values: object) -> Text:
-    """Return a text in the language of the page. values: what its placeholders stand for."""
-    return {"word": key, **({"values": values} if values else {})}
 
 
 def by_epoch(title: Text, series: Mapping[str, tuple[Text, Sequence[float]]], epochs: Sequence[int] = ()) -> Spec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from nnbackend.backends import to_numpy
@@ -20,7 +21,8 @@ MEASURES = ("output", "zeros", "gradient")
 class LayerRecord:
     """Measures every layer after every epoch, on the same rows; a callback for `Trainer.fit`.
 
-    x, t: rows and targets, as the network takes them. rows: how many of them, the first ones, are measured.
+    x, t: rows and targets, as the network takes them. rows: how many of them, the first ones, are measured; all if
+    there are fewer.
 
     The measures are taken in inference mode: "output", the root mean square of a layer's output; "zeros", the fraction
     of its elements that are 0; "gradient", the root mean square of the gradient of the loss with respect to that
@@ -33,7 +35,8 @@ class LayerRecord:
 
     def __init__(self, x: Any, t: Any, rows: int = 256):
         positive_integer("rows", rows)
-        self.rows = int(rows)
+        x, t = (a if array_api_compat.is_array_api_obj(a) else np.asarray(a) for a in (x, t))
+        self.rows = min(int(rows), x.shape[0])
         self.epochs: list[int] = []
         self.layers: list[str] = []
         self._given = x[: self.rows, ...], t[: self.rows, ...]

@@ -8,7 +8,8 @@ from typing import Any
 
 from nnbackend.network import Network
 from nnbackend.report.layers import LayerRecord
-from nnbackend.report.page import check_libraries, write_report
+from nnbackend.report.page import check_libraries
+from nnbackend.report.single import write_report
 from nnbackend.training import Trainer
 
 
@@ -54,12 +55,12 @@ class TrainingReport:
         rows: inputs and targets to train on. held_out: those of which the page tells the results; those to train on if
         it is None. The rest is as in `write_report`; settings are by default those of the trainer.
         """
-        record = LayerRecord(*rows)
+        record, n = LayerRecord(*rows), getattr(rows[0], "shape", None) or (len(rows[0]),)
         told = {
             "classes": classes,
             "features": features,
             "image_shape": image_shape,
-            "data": {**(data or {}), "training rows": f"{rows[0].shape[0]:,}"},
+            "data": {**(data or {}), "training rows": f"{n[0]:,}"},
             "settings": trainer.settings() if settings is None else settings,
         }
         self._watched = trainer, record, held_out or rows, told

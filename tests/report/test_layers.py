@@ -100,6 +100,15 @@ def test_before_the_first_epoch_there_is_nothing() -> None:
     assert record.values("zeros").shape == (0, 4)
 
 
+def test_lists_and_few_rows() -> None:
+    record = LayerRecord(X.tolist(), T.tolist())
+    assert record.rows == 40
+    make().fit(X, T, 1, callbacks=[record])
+    other = LayerRecord(X, T, rows=1000)
+    make().fit(X, T, 1, callbacks=[other])
+    np.testing.assert_array_equal(record.values("gradient"), other.values("gradient"))
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="rows must be a positive integer, got 0"):
         LayerRecord(X, T, rows=0)

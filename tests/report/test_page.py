@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import report_pages as pages
+from support import Namespace
 
 import nnbackend as nn
 from nnbackend.report import LayerRecord, Run, TrainingReport, write_comparison, write_report
@@ -232,6 +233,43 @@ def test_a_comparison(tmp_path: Path) -> None:
     assert "best validation loss" in text
     series = {row["name"] for row in page.charts["chart2"]["data"]["values"]}
     assert series == {"a", "a (2)", pages.HOSTILE}
+
+
+def test_a_page_on_every_namespace(on: Namespace, tmp_path: Path) -> None:
+    """The page is that of NumPy, but for rounding and the versions."""
+    found = []
+    for backend in (on.backend, "numpy"):
+        net = nn.Network([nn.Affine(4, 5), nn.ReLU(), nn.Affine(5, 3)], seed=0, dtype="float64", backend=backend)
+        trainer = nn.Trainer(net, nn.SGD(0.1), batch_size=10)
+        report = TrainingReport(tmp_path / "a.html")
+        place = net.backend.asarray
+        rows = place(X, "float64"), place(T)
+        trainer.fit(*rows, 2, validation=rows, callbacks=[report.watch(trainer, rows, rows)])
+        report.write()
+        found.append(Page(tmp_path / "a.html").charts)
+    texts = [re.sub(r"-?\d+\.\d+(e-?\d+)?", "#", json.dumps(charts)) for charts in found]
+    values = [[row["value"] for row in charts["chart1"]["data"]["values"]] for charts in found]
+    assert texts[0] == texts[1]
+    np.testing.assert_allclose(*values, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the summary of the network's answers
+def test_values_that_are_not_finite_are_said_in_words(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    net = nn.Network([nn.Flatten(), nn.Affine(4, 3)], seed=0)
+    net.params["W1"][0, :] = np.inf
+    with np.errstate(all="ignore"):
+        write_report(tmp_path / "a.html", net, X.reshape(-1, 2, 2), T)
+    page = Page(tmp_path / "a.html")
+    assert "not a finite number" in page.text
+    assert "有限の数ではない" in page.text
+    assert "{'word'" not in page.source
+    regression = nn.Network([nn.Flatten(), nn.Affine(4, 2)], loss=nn.MeanSquaredError(), seed=0)
+    regression.params["W1"][0, :] = np.nan
+    write_report(tmp_path / "b.html", regression, X.reshape(-1, 2, 2), X[:, :2])
+    text = Page(tmp_path / "b.html").text
+    assert "0: not a finite number" in text
+    assert "0: 有限の数ではない" in text
 
 
 def test_a_training_is_followed(tmp_path: Path) -> None:
