@@ -21,6 +21,9 @@ from nnbackend.initializers import Constant, He, Initializer, Normal, Uniform, X
 from nnbackend.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
@@ -30,6 +33,7 @@ from nnbackend.layers import (
     Flatten,
     GaussianNoise,
     Huber,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
@@ -37,11 +41,16 @@ from nnbackend.layers import (
     MaxPooling,
     MeanAbsoluteError,
     MeanSquaredError,
+    MultiHeadAttention,
+    Parallel,
+    PositionalEncoding,
     QuantileLoss,
     RandomAffine,
     RandomElastic,
     RandomFlip,
     ReLU,
+    Residual,
+    Sequential,
     Sigmoid,
     SigmoidWithLoss,
     SiLU,
@@ -53,12 +62,13 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes, report
+    from nnbackend import datasets, nodes, report, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
     from nnbackend.summary import Summary
     from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
@@ -74,6 +84,7 @@ _ROOMS = {
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
     "report": (),
+    "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
     "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
@@ -99,6 +110,9 @@ def __dir__() -> list[str]:
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -130,6 +144,7 @@ __all__ = [
     "History",
     "Huber",
     "Initializer",
+    "LastStep",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
@@ -139,6 +154,7 @@ __all__ = [
     "MeanSquaredError",
     "ModelFileError",
     "Momentum",
+    "MultiHeadAttention",
     "NNBackendError",
     "Nesterov",
     "Network",
@@ -146,14 +162,18 @@ __all__ = [
     "NumericalError",
     "OneCycle",
     "Optimizer",
+    "Parallel",
     "Parameter",
+    "PositionalEncoding",
     "QuantileLoss",
     "RMSprop",
     "RandomAffine",
     "RandomElastic",
     "RandomFlip",
     "ReLU",
+    "Residual",
     "Schedule",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",
@@ -177,11 +197,13 @@ __all__ = [
     "diagnose",
     "evaluate",
     "functions",
+    "generate",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
     "report",
+    "sampling",
     "to_numpy",
     "use",
     "using",

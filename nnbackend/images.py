@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from nnbackend.datasets.picture import check_file, opened_picture, stretched
 from nnbackend.datasets.sheet import FAINT, cut_out, edge, pen_width, widened
 from nnbackend.errors import DataError
 
-__all__ = ["Preparation", "draw_images", "preparation_of", "read_digit", "read_images"]
+__all__ = ["Preparation", "draw_images", "preparation_of", "read_digit", "read_images", "square"]
 
 Pixels = npt.NDArray[np.float32]
 
@@ -229,6 +230,17 @@ def draw_images(path: str | os.PathLike[str], images: npt.ArrayLike, captions: l
         sheet.paste(Image.fromarray(image.repeat(zoom, axis=0).repeat(zoom, axis=1)), (left, top))
         draw.text((left, top + cell - 14), caption, fill=0)
     sheet.save(path, "PNG")
+
+
+def square(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the row of a square image, or an image (height, width, channels), as a grey square, (side, side).
+
+    Grey is the mean of the channels. An image that is not square gets black on the right or below.
+    """
+    if image.ndim == 1:
+        return image.reshape(math.isqrt(image.size), -1)
+    grey: npt.NDArray[Any] = image.mean(axis=2)
+    return np.pad(grey, [(0, max(grey.shape) - length) for length in grey.shape])
 
 
 def _offset(ink: Pixels, side: int) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
 from nnbackend.gradients import stack_gradient
-from nnbackend.initializers import Constant, Initializer, Xavier
+from nnbackend.initializers import Constant, Xavier
 from nnbackend.layers import (
     LAYERS,
     LOSSES,
@@ -28,10 +27,12 @@ from nnbackend.layers import (
     Loss,
     MaxPooling,
     ReLU,
+    Sequential,
     Sigmoid,
     SoftmaxWithLoss,
 )
-from nnbackend.layers.base import RowShape, Shape
+from nnbackend.layers.base import RowShape, Shape, numbered
+from nnbackend.layers.containers import describe, made, place, watched
 from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
 
@@ -51,7 +52,10 @@ class Network:
     """Holds an ordered stack of layers, their parameters, and the loss of their output.
 
     layers: at least one Layer. The network names them by kind and count ("Affine1", "Sigmoid1", "Affine2", ...), and
-    their parameters by name and count ("W1", "b1", "W2", ...).
+    their parameters by name and count ("W1", "b1", "W2", ...). Layers within a layer are named after it
+    ("Residual1.Affine1"), and their parameters are counted with the others, in the order of a forward pass.
+    A layer that is used twice has one set of parameters, and the gradients of its uses add. Each further use is a copy
+    that shares the values, so settings are changed at each.
     loss: SoftmaxWithLoss by default.
     seed: an int or a numpy Generator; the same seed gives the same initial values and masks on every backend.
     dtype: "float32" or "float64". backend: a Backend or its name; the current backend by default.
@@ -60,8 +64,8 @@ class Network:
     `buffer.data`, `buffer.grad` and `buffer.state` (values that layers keep but do not train, such as running means).
 
     Raises ValueError for an empty stack, for layers whose shapes do not fit together, for a layer that is already in
-    a network, and for an unknown dtype. Raises TypeError for an element that is not a Layer, and BackendError for a
-    backend that does not work.
+    a network, for one with running statistics that is used twice, and for an unknown dtype. Raises TypeError for an
+    element that is not a Layer, and BackendError for a backend that does not work.
 
     Methods take x on the network's backend, or as host data, which the network moves to its backend once.
     """
@@ -78,15 +82,11 @@ class Network:
         stack = list(layers)
         if not stack:
             raise ValueError("layers: a network needs at least one layer")
-        seen: set[int] = set()
         for position, layer in enumerate(stack):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{position}]: expected a layer, got {layer!r}")
-            if layer.name or id(layer) in seen:
-                raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer has one place")
-            if layer.input_dtype and position:
-                raise ValueError(f"layers[{position}]: {layer} takes ids, which no layer gives: put it first")
-            seen.add(id(layer))
+            if layer.name:
+                raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer belongs to one network")
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {unknown_name('dtype', dtype, DTYPES)}")
         self.loss_layer = SoftmaxWithLoss() if loss is None else loss
@@ -98,39 +98,39 @@ class Network:
             None  # how pictures become rows, as JSON-able values; see nnbackend.images
         )
 
-        self.layers = dict(zip(_numbered(layer.kind for layer in stack), stack, strict=True))
-        for name, layer in self.layers.items():
-            layer.name = name
+        self._root = Sequential(stack)
+        place(self._root)
+        self._every = list(self._root.walk())[1:]
+        self.layers = {layer.name: layer for layer in self._root.layers}
         try:
-            self.input_shape = _input_shape(stack)
+            self.input_shape = self._root.input_shape
+            for layer in self._every:
+                if layer.input_dtype and layer is not self.first:
+                    raise ValueError(f"layers: {layer} takes ids, which no layer gives: put it first")
         except ValueError:
-            for layer in stack:
+            for layer in self._every:
                 layer.name = ""  # the caller may put the layers into another network
             raise
-        _choose_initializers(stack)
-        owned = [(name, parameter) for layer in stack for name, parameter in layer.parameters().items()]
-        parameters = [parameter for _, parameter in owned]
+        self._root.suit(Xavier())
+        owned = [(name, parameter) for layer in self._every for name, parameter in layer.own_parameters().items()]
         generator = host_generator(seed)
-        self.buffer = ParameterBuffer(parameters, self.backend, dtype, generator)
+        self.buffer = ParameterBuffer([parameter for _, parameter in owned], self.backend, dtype, generator)
         self.seed = int(generator.integers(2**32)) if isinstance(seed, np.random.Generator) else int(seed)
-        named = dict(zip(_numbered(name for name, _ in owned), parameters, strict=True))
+        owned = [(name, parameter) for name, parameter in owned if parameter.source is None]
+        named = dict(zip(numbered(name for name, _ in owned), (parameter for _, parameter in owned), strict=True))
         trainable = {name: p for name, p in named.items() if p.trainable}
         self.params = Views({name: p.data for name, p in trainable.items()}, self.backend, dtype)
         self.grads = Views({name: p.grad for name, p in trainable.items()}, self.backend, dtype)
         self.statistics = Views({name: p.data for name, p in named.items() if not p.trainable}, self.backend, dtype)
-        for number, layer in enumerate(stack):
+        for number, layer in enumerate(self._every):
             layer.bind(self.buffer.clock, number, self.seed)
-        self._stack = stack
-        self._draws = any(layer.draws for layer in stack)
-        self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
+        self._draws = any(layer.draws for layer in self._every)
 
     # --- the two passes -----------------------------------------------------------------------------------------
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
-        for layer in self._stack:
-            x = layer.forward(x, training)
-        return x
+        return self._root.forward(x, training)
 
     def backward(self, dy: Array | None = None) -> None:
         """Write the gradient of the loss of the last forward pass into `grads`.
@@ -139,8 +139,8 @@ class Network:
         """
         if dy is None:
             dy = self.loss_layer.backward()
-        for i in range(len(self._stack) - 1, self._lowest - 1, -1):
-            dy = self._stack[i].backward(dy, i > self._lowest)
+        self._root.backward(dy, need_dx=False)
+        self.buffer.add_up()
 
     # --- for users ----------------------------------------------------------------------------------------------
 
@@ -207,33 +207,63 @@ class Network:
         data = exact.data(*self.data(x, t))
 
         def copies() -> list[list[Layer]]:
-            return [list(exact.to(self.backend).layers.values()) for _ in range(self.backend.threads - 1)]
+            return [exact.to(self.backend).steps() for _ in range(self.backend.threads - 1)]
 
-        gradients = stack_gradient(list(exact.layers.values()), exact.loss_layer, *data, h, copies)
+        gradients = stack_gradient(exact.steps(), exact.loss_layer, *data, h, copies)
         return {name: xp.astype(g, dtype, copy=False) for name, g in zip(self.params, gradients, strict=True)}
 
     def signature(self) -> dict[str, Any]:
         """Return what a recorded training step depends on beside its arguments; see `Part.signature`."""
-        parts = {**self.layers, "loss": self.loss_layer}
+        parts = {**self.every_layer(), "loss": self.loss_layer}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.signature().items()}
+
+    @property
+    def carried_rows(self) -> int:
+        """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0."""
+        return next((layer.carried_rows for layer in self._every if layer.carried_rows), 0)
+
+    @on_its_device
+    def reset_state(self) -> None:
+        """Forget what layers carry over from one training batch to the next: each sequence begins anew."""
+        for layer in self._every:
+            layer.reset_state()
 
     def least_rows(self, shape: Shape) -> tuple[int, str]:
         """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
         least, name = 1, ""
-        for layer in self._stack:
-            if layer.least_rows(shape) > least:
-                least, name = layer.least_rows(shape), str(layer)
-            shape = layer.output_shape(shape)
+        for layer, taken in self._root.places(shape):
+            if layer.least_rows(taken) > least:
+                least, name = layer.least_rows(taken), str(layer)
         return least, name
 
     @on_its_device
     def activations(self, x: Any) -> dict[str, Array]:
-        """Return the output of every layer by its name, for all rows of x, in inference mode."""
-        x = self.inputs(x)
+        """Return the output of every layer by its name, for all rows of x, in inference mode.
+
+        The layers within a layer come before it.
+        """
         outputs = {}
-        for name, layer in self.layers.items():
-            x = outputs[name] = layer.forward(x)
+
+        def keep(layer: Layer, run: Callable[..., Array], x: Array, training: bool) -> Array:
+            outputs[layer.name] = y = run(x, training)
+            return y
+
+        with watched(self._every, keep):
+            self.forward(self.inputs(x))
         return outputs
+
+    def every_layer(self) -> dict[str, Layer]:
+        """Return all layers by name, also those within other layers, in the order of a forward pass."""
+        return {layer.name: layer for layer in self._every}
+
+    def steps(self) -> list[Layer]:
+        """Return the layers that a forward pass calls one after another. A Sequential is taken apart."""
+        return self._root.steps()
+
+    @property
+    def first(self) -> Layer:
+        """Return the layer that takes what the network takes."""
+        return next(iter(self.steps()), self._root)
 
     def tick(self, passes: int = 1) -> None:
         """Advance the clock by so many passes, so that the next training pass draws new random masks."""
@@ -277,7 +307,7 @@ class Network:
 
         Raises ValueError if its shape does not fit the layers, or the first layer cannot take its values.
         """
-        first, shape = self._stack[0], self.input_shape
+        first, shape = self.first, self.input_shape
         rows = self.backend.asarray(x, None if first.input_dtype else self.dtype, argument)
         if shape is not None and not _fits(rows.shape[1:], shape) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
@@ -322,16 +352,12 @@ class Network:
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one row of output for the shape of one row of input."""
-        for layer in self._stack:
-            shape = layer.output_shape(shape)
-        return shape
+        return self._root.output_shape(shape)
 
     def _pieces(self, x: Array) -> Iterator[slice]:
         """Yield slices of the rows of x, each small enough for the outputs of the layers to fit in memory."""
-        shape, widest = tuple(x.shape[1:]), 1
-        for layer in self._stack:
-            shape = layer.output_shape(shape)
-            widest = max(widest, math.prod(shape))
+        places = self._root.places(tuple(x.shape[1:]))
+        widest = max(math.prod(layer.output_shape(shape)) for layer, shape in places)
         return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
     # --- copies and files ---------------------------------------------------------------------------------------
@@ -340,7 +366,7 @@ class Network:
         """Return the architecture as JSON-able values: kinds and settings of layers and loss, dtype and seed."""
         return {
             "kind": type(self).__name__,
-            "layers": [{"kind": layer.kind, **layer.config()} for layer in self._stack],
+            "layers": describe(self._root.layers),
             "loss": {"kind": self.loss_layer.kind, **self.loss_layer.config()},
             "dtype": self.dtype,
             "seed": self.seed,
@@ -348,7 +374,7 @@ class Network:
 
     def to(self, backend: Backend | str, dtype: str | None = None) -> Network:
         """Return a new network with the same layers, values and clock on another backend, or in another dtype."""
-        stack = [type(layer)(**layer.config()) for layer in self._stack]
+        stack = made(describe(self._root.layers, type), lambda kind: kind)
         loss = type(self.loss_layer)(**self.loss_layer.config())
         other = _assemble(type(self), stack, loss, dtype or self.dtype, self.seed, resolve(backend))
         with other.backend.active():
@@ -410,13 +436,13 @@ class Network:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which
         this backend does not work.
         """
-        parts = [(type(part), part.config()) for part in (*self._stack, self.loss_layer)]
+        parts = [*describe(self._root.layers, type), {"kind": type(self.loss_layer), **self.loss_layer.config()}]
         values = {name: to_numpy(value) for name, value in self.buffer.snapshot().items()}
         state = {"preparation": self.preparation}
         return _unpickled, (type(self), parts, values, self.dtype, self.seed, self.backend.name), state
 
     def __repr__(self) -> str:
-        layers = ", ".join(repr(layer) for layer in self._stack)
+        layers = ", ".join(repr(layer) for layer in self._root.layers)
         return f"Network([{layers}], loss={self.loss_layer!r}, dtype={self.dtype!r}, backend={self.backend.name!r})"
 
 
@@ -508,10 +534,10 @@ def load(
     }  # names with a dot belong to a checkpoint
     try:
         config = description["network"]
-        stack = [_part(settings, known) for settings in config["layers"]]
+        stack = _stack(config["layers"], known)
         loss = _part(config["loss"], [*LOSSES.values(), *losses])
         network_type = {"TwoLayerNet": TwoLayerNet}.get(config["kind"], Network)
-        expected = sum(parameter.size for layer in stack for parameter in layer.parameters().values())
+        expected = _size(stack)
         stored = sum(value.size for value in tensors.values())
         if stored != expected:  # checked before the network is allocated, because the file may claim any size
             raise ValueError(f"its layers have {expected} parameters, but it holds {stored}")
@@ -543,18 +569,31 @@ def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) ->
     from nnbackend import serialization
 
     try:
-        stack = [_part(settings, known) for settings in description["network"]["layers"]]
-        return serialization.size_limit(sum(p.size for layer in stack for p in layer.parameters().values()))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return serialization.size_limit(_size(_stack(description["network"]["layers"], known)))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return serialization.size_limit(0)
 
 
 def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:
-    """Return the layer or loss that `settings` describes."""
+    """Return the loss that `settings` describes."""
+    return _kind(settings["kind"], kinds)(**{name: value for name, value in settings.items() if name != "kind"})
+
+
+def _stack(descriptions: Sequence[Mapping[str, Any]], kinds: Iterable[type[Layer]]) -> list[Layer]:
+    """Return the layers that a file describes."""
+    return made(descriptions, lambda kind: _kind(kind, kinds))
+
+
+def _kind(name: str, kinds: Iterable[type[Any]]) -> type[Any]:
     known = {kind.__name__: kind for kind in kinds}
-    if settings["kind"] not in known:
-        raise ValueError(unknown_name("kind", settings["kind"], known))
-    return known[settings["kind"]](**{name: value for name, value in settings.items() if name != "kind"})
+    if name not in known:
+        raise ValueError(unknown_name("kind", name, known))
+    return known[name]
+
+
+def _size(stack: Sequence[Layer]) -> int:
+    """Return the number of elements of all parameters. Those of a layer that is used twice count once."""
+    return sum({id(p): p.size for layer in stack for p in layer.parameters().values()}.values())
 
 
 def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: str, seed: int, on: Backend) -> Network:
@@ -578,7 +617,10 @@ def _unpickled(
             f"this network was pickled on {backend!r}, which fails here; it is on numpy: {error}", stacklevel=2
         )
         on = resolve("numpy")
-    *stack, loss = (part(**settings) for part, settings in parts)
+    # older pickles hold pairs of class and settings
+    described = [part if isinstance(part, dict) else {"kind": part[0], **part[1]} for part in parts]
+    (loss,) = [settings.pop("kind")(**settings) for settings in described[-1:]]
+    stack = made(described[:-1], lambda kind: kind)
     if not issubclass(kind, Network):  # older pickles hold networks of `nnbackend.book` as this class
         kind = {"TwoLayerNet": TwoLayerNet}.get(kind.__name__, Network)
     network = _assemble(kind, stack, loss, dtype, seed, on)
@@ -589,40 +631,6 @@ def _unpickled(
 def optional(weight: Array | None) -> tuple[Any, ...]:
     """Return the arguments for a loss: (weight,), or () for None, because a user's loss may not accept weights."""
     return () if weight is None else (weight,)
-
-
-def _numbered(names: Iterable[str]) -> list[str]:
-    """Append its count to each name: W, b, W, b gives W1, b1, W2, b2."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        seen[name] += 1
-        numbered.append(f"{name}{seen[name]}")
-    return numbered
-
-
-def _choose_initializers(stack: Sequence[Layer]) -> None:
-    """Give weights without an initializer the one that suits the next activation, or Xavier if none follows."""
-    suits: Initializer = Xavier()
-    for layer in reversed(stack):
-        suits = layer.initializer or suits
-        open_weights = [p for p in layer.parameters().values() if p.initializer is None]
-        for parameter in open_weights:
-            parameter.initializer = suits
-        if open_weights:
-            suits = Xavier()
-
-
-def _input_shape(stack: Sequence[Layer]) -> RowShape | None:
-    """Return the shape of one input row as far as the layers fix it. Raise ValueError if two layers do not fit."""
-    shape: RowShape | None = None
-    for layer in stack:
-        shape = layer.input_shape if shape is None else shape
-        shape = None if shape is None or None in shape else layer.output_shape(shape)  # type: ignore[arg-type]
-    first = None
-    for layer in reversed(stack):
-        first = layer.input_shape or (first if layer.keeps_shape else None)
-    return first
 
 
 def _fits(shape: Sequence[int], expected: RowShape | None) -> bool:

@@ -712,6 +712,22 @@ class Cublas:
         MACHINE.do(lambda: np.copyto(out, left @ right), *(MACHINE.block_at(pointer.value) for pointer in (a, b, c)))
         return 0
 
+    def cublasGemmStridedBatchedEx(self, handle: Any, transpose_a: int, transpose_b: int, m: int, n: int, k: int,
+                                   alpha: Any, a: Any, type_a: int, lead_a: int, step_a: Any, b: Any, type_b: int,
+                                   lead_b: int, step_b: Any, beta: Any, c: Any, type_c: int, lead_c: int, step_c: Any,
+                                   batches: int, compute: int, algorithm: int) -> int:  # fmt: skip
+        size = {0: 4, 1: 8}[type_a]
+        MACHINE.counts["stack of gemm"] += 1
+        for i in range(batches):
+            places = [
+                ctypes.c_void_p(p.value + i * step.value * size) for p, step in ((a, step_a), (b, step_b), (c, step_c))
+            ]
+            self.cublasGemmEx(
+                handle, transpose_a, transpose_b, m, n, k, alpha, places[0], type_a, lead_a, places[1], type_b, lead_b,
+                beta, places[2], type_c, lead_c, compute, algorithm,
+            )  # fmt: skip
+        return 0
+
 
 CUBLAS = Cublas()
 

@@ -17,17 +17,19 @@ ROOT = Path(nnbackend.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FAMILIES = set(LIBRARIES) - {"numpy"}
 HEAVY = FAMILIES | {"jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "safetensors"}
-HEAVY |= {"jinja2", "markupsafe", "vl_convert", "ndonnx", "onnx", "onnxruntime", "skl2onnx"}
+HEAVY |= {"pandas", "polars", "jinja2", "markupsafe", "vl_convert"}
+HEAVY |= {"ndonnx", "onnx", "onnxruntime", "skl2onnx"}
 
 # the floors, top to bottom: a file may import from its own floor (no circles: Python sees to that) and from below
 FLOORS = [
     ["__main__", "cli"],
     ["interchange"],
+    ["book2"],
     ["doctor", "recipes", "estimator", "images", "book"],
     ["report"],
     ["training", "diagnosis", "gradient_check"],
     ["plotting"],
-    ["evaluation", "summary"],
+    ["sampling", "evaluation", "summary"],
     ["network"],
     ["gradients"],
     ["layers"],
@@ -47,6 +49,7 @@ NUMPY_ALLOWED = {"backends/base.py", "initializers.py", "random.py", "serializat
 NUMPY_ALLOWED_IN = (
     "backends/numpy/",
     "book/",
+    "book2/",
     "datasets/",
     "images.py",
     "estimator",
@@ -54,14 +57,16 @@ NUMPY_ALLOWED_IN = (
     "interchange/",
     "report/",
 )
-# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
-# makes tensors of host arrays
+# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host,
+# sampling.py draws there and streams.py reads rows there, torch.py makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {
     "network.py",
     "parameters.py",
     "training/trainer.py",
     "training/communication.py",
+    "training/streams.py",
     "evaluation.py",
+    "sampling.py",
     "backends/dpnp.py",
     "backends/torch.py",
 }

@@ -37,7 +37,11 @@ BORROWED = {  # pages that stand elsewhere in the repository
     "conformance.md": "ci/docs/conformance.md",
 }
 INTERNAL = ("nnbackend.checks", "nnbackend.cli", "nnbackend.markup")
-WITH_MODULES = ("nnbackend.book.", "nnbackend.functions.optimizers")  # where modules within a room are public, too
+WITH_MODULES = (
+    "nnbackend.book.",
+    "nnbackend.book2.",
+    "nnbackend.functions.optimizers",
+)  # where modules within a room are public, too
 
 
 def main() -> int:

@@ -15,18 +15,9 @@ from nnbackend.book.arrays import number, together
 from nnbackend.book.functions import labels
 from nnbackend.book.gradient import numerical_gradient
 from nnbackend.book.layers import BatchNormalization, Dropout, SoftmaxWithLoss
+from nnbackend.book.pickles import load_arrays
 from nnbackend.errors import ModelFileError
 from nnbackend.functions.array import Array, array_namespace, pieces
-
-# The names in a pickle of NumPy arrays. Loading it needs no other names.
-_NAMED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-}
 
 
 class LayeredNet:
@@ -147,12 +138,12 @@ class LayeredNet:
         Nothing in the file is run. Raises ModelFileError for a file that holds anything but a dictionary of arrays, or
         arrays of other names or shapes than the parameters of this network.
         """
-        with Path(file_name).open("rb") as file:
-            try:
-                values = dict(_Arrays(file).load())
-                found = {name: value.shape for name, value in values.items()}
-            except Exception as error:  # a damaged pickle may raise any error
-                raise ModelFileError(f"{os.fspath(file_name)}: not a pickle of parameters: {error!s:.1000}") from error
+        values = load_arrays(file_name)
+        try:
+            values = dict(values)
+            found = {name: value.shape for name, value in values.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{os.fspath(file_name)}: not a pickle of parameters: {error!s:.1000}") from error
         expected = {name: tuple(value.shape) for name, value in self.params.items()}
         if found != expected:
             raise ModelFileError(f"{os.fspath(file_name)}: expected arrays of shapes {expected}, got {found!s:.1000}")
@@ -175,13 +166,3 @@ class LayeredNet:
                     raise ValueError(f"params[{name!r}]: expected shape {shapes}")
                 self._placed[name] = value
                 setattr(self.layers[key], attribute, value)
-
-
-class _Arrays(pickle.Unpickler):
-    """Loads a pickle of dictionaries of NumPy arrays, and refuses any other content."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core", "numpy._core")  # its name before NumPy 2
-        if (module, name) not in _NAMED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return super().find_class(module, name)

@@ -9,6 +9,9 @@ from nnbackend.cli.output import say
 from nnbackend.cli.parser import EXIT_STATUS, Parser
 
 SHELLS = ("bash", "tcsh", "zsh")
+# DATA of `train` is the name mnist or a file
+_DATA = {"bash": "_nnbackend_data", "zsh": "_files", "tcsh": "f"}
+_PREAMBLE = {"bash": '_nnbackend_data() { compgen -W mnist -- "$1"; _shtab_compgen_files "$1"; }'}
 
 
 def add(commands: argparse._SubParsersAction[Parser], whole: Parser) -> None:
@@ -30,7 +33,7 @@ def _run(arguments: argparse.Namespace, whole: Parser) -> int:
     except ImportError as error:
         raise ImportError('shtab writes the script: pip install "nnbackend[completion]"') from error
     _complete_files(whole, shtab.FILE)
-    say(shtab.complete(whole, arguments.shell))
+    say(shtab.complete(whole, arguments.shell, preamble=_PREAMBLE))
     return 0
 
 
@@ -42,3 +45,5 @@ def _complete_files(parser: argparse.ArgumentParser, how: dict[str, str]) -> Non
                 _complete_files(command, how)
         elif action.type is Path or action.metavar == "FILE":
             action.complete = how  # type: ignore[attr-defined]
+        elif action.metavar == "DATA":
+            action.complete = _DATA  # type: ignore[attr-defined]

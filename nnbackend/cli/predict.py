@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option
 from nnbackend.errors import DataError
 from nnbackend.images import draw_images
 from nnbackend.network import load
-from nnbackend.recipes.predict import predict_file
+from nnbackend.recipes.predict import OUTPUTS, gives_table, predict_data, predict_file
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -21,12 +23,28 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser(
         "predict",
         parents=[backend_option()],
-        help="classify pictures with a saved network",
-        description="Classify digits in pictures (PNG, JPEG, ...) and IDX files with a network that `train` saved.",
+        help="apply a saved network to pictures, tables and arrays",
+        description="Answer with a network that `train` saved: for each picture (PNG, JPEG, ...; IDX files hold many) "
+        "a line with the likeliest classes; for a table the table with the answers in columns of their own; for a "
+        "folder of pictures a table of the files; for an .npz file the answers to its inputs. Tables are printed as "
+        "CSV, or written with -o.",
         epilog=EXIT_STATUS,
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="the file of a saved network")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a picture, or an IDX file of images (.gz or not)")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a picture, an IDX file of images (.gz or not), a folder of pictures, a table (.csv, .tsv, .parquet) or "
+        "an .npz file",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the answers to this table (.csv, .tsv, .parquet, .npz), with the probability of each class",
+    )
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="show the K likeliest classes")
     parser.add_argument(
         "--limit",
@@ -47,18 +65,29 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.show is not None:
         _check_drawing(arguments)
+    if arguments.output is not None:
+        _check_table(arguments)
     network = load(arguments.model, backend=arguments.backend)
+    if arguments.output is not None:
+        (path,) = arguments.files
+        with _doubts():
+            answers = predict_data(network, path)
+        answers.write(arguments.output)
+        say(f"wrote {len(answers):,} answers to {arguments.output}")
+        return 0
     status, shown, captions = 0, list[Any](), list[str]()
     for path in arguments.files:
-        with warnings.catch_warnings(record=True) as doubts:
-            warnings.simplefilter("always", UserWarning)
-            try:
-                predictions, total = predict_file(network, path, top=arguments.top, limit=arguments.limit, shown=shown)
-            except DataError as error:  # go on with the other files
-                status = complain(error)
+        try:
+            if gives_table(path):
+                with _doubts():
+                    text = predict_data(network, path).text()
+                say(text.removesuffix("\n"))
                 continue
-        for doubt in doubts:
-            warn(f"{doubt.message} (--show FILE.png draws the image that the network saw)")
+            with _doubts(" (--show FILE.png draws the image that the network saw)"):
+                predictions, total = predict_file(network, path, top=arguments.top, limit=arguments.limit, shown=shown)
+        except DataError as error:  # go on with the other files
+            status = complain(error)
+            continue
         captions += [f"{label} {p:.2%}" for prediction in predictions for label, p in prediction.best[:1]]
         for prediction in predictions:
             say("  ".join([prediction.name, *(f"{label} {p:.2%}" for label, p in prediction.best)]))
@@ -68,6 +97,27 @@ def _run(arguments: argparse.Namespace) -> int:
         draw_images(arguments.show, shown, captions)
         say(f"drew the images that the network saw in {arguments.show}")
     return status
+
+
+@contextmanager
+def _doubts(hint: str = "") -> Iterator[None]:
+    """Print the warnings of the block, each on a line."""
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for doubt in doubts:
+        warn(f"{doubt.message}{hint}")
+
+
+def _check_table(arguments: argparse.Namespace) -> None:
+    """Raise UsageError, before the work, if -o cannot write its file or would overwrite an input."""
+    if arguments.output.suffix.lower() not in OUTPUTS:
+        raise UsageError(f"argument -o: {arguments.output}: a name that ends in {', '.join(OUTPUTS)} is needed")
+    if len(arguments.files) > 1:
+        raise UsageError(f"argument -o: one file holds the answers to one FILE, and there are {len(arguments.files)}")
+    if any(arguments.output.absolute() == Path(path).absolute() for path in (*arguments.files, arguments.model)):
+        raise UsageError(f"argument -o: {arguments.output} is read by this command")
+    check_output("-o", arguments.output)
 
 
 def _check_drawing(arguments: argparse.Namespace) -> None:

@@ -9,23 +9,26 @@ import shlex
 import signal
 import subprocess
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say
+from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say, warn
 from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option, check_output, natural, positive
-from nnbackend.errors import NumericalError
+from nnbackend.datasets.targets import TASKS
+from nnbackend.diagnosis import Finding
+from nnbackend.errors import NumericalError, unknown_name
 from nnbackend.files import WINDOWS
 from nnbackend.layers import ACTIVATIONS
 from nnbackend.network import DTYPES
 from nnbackend.optimizers import OPTIMIZERS
 from nnbackend.plotting import plot_history
-from nnbackend.recipes.train import MODELS, MnistSettings, train_mnist
+from nnbackend.recipes.train import MODELS, TrainingResult, TrainSettings, train_data
 from nnbackend.report import TrainingReport
-from nnbackend.training import Checkpoint, History, communicator
+from nnbackend.training import Checkpoint, communicator
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -37,7 +40,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Train a network and test it. Ctrl-C ends the training early; the files are still written.",
         epilog=EXIT_STATUS,
     )
-    parser.add_argument("data_set", choices=["mnist"], help="the data set")
+    parser.add_argument(
+        "data_set",
+        metavar="DATA",
+        help="mnist; or a folder with one folder of pictures for each class; a folder of IDX files; an .npz file with "
+        "inputs and answers; or a table (.csv, .tsv, .parquet) with --target",
+    )
     _add_settings(parser)
     for name, text in (
         ("--save", "write the trained network to this file (safetensors)"),
@@ -66,13 +74,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_settings(parser: Parser) -> None:
-    """Add an option for each field of MnistSettings, with the same default."""
-    defaults = asdict(MnistSettings())
+    """Add an option for each field of TrainSettings, with the same default."""
+    defaults = asdict(TrainSettings())
 
-    def add(option: str, text: str, **how: Any) -> None:
+    def add(option: str, text: str, shown: bool = True, **how: Any) -> None:
         value = defaults[option.strip("-").replace("-", "_")]
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        note = "" if shown is None else f" (default: {shown})"
+        note = "" if value is None or not shown else f" (default: {value})"
         parser.add_argument(option, default=value, help=text + note, **how)
 
     add(
@@ -82,21 +89,54 @@ def _add_settings(parser: Parser) -> None:
         "before, else sample",
         metavar="auto|sample|full|PATH",
     )
+    add("--target", "column of a table to predict", metavar="COLUMN")
     add(
-        "--model", "mlp: fully connected; cnn: convolutional, without --hidden and --activation", choices=sorted(MODELS)
+        "--task",
+        "whether the answers are classes or numbers (default: words and a few different integers are classes)",
+        choices=TASKS,
+        shown=False,
     )
-    add("--hidden", "widths of the hidden layers", type=positive, nargs="+", metavar="N")
+    add("--drop", "columns of a table to leave out", nargs="+", metavar="COLUMN", shown=False)
+    add(
+        "--validation",
+        "part of the rows that is held out, to see how the network does on what it has not learned (default: 0.1, or 0 "
+        "if the data has a part for a test)",
+        type=float,
+        metavar="PART",
+    )
+    add("--side", "height and width to which pictures in a folder are scaled (default: at most 32)", type=positive)
+    add(
+        "--model",
+        "mlp: fully connected; cnn: convolutional, without --hidden and --activation (default: cnn for folders of "
+        "pictures, else mlp)",
+        choices=MODELS,
+    )
+    add(
+        "--hidden",
+        "widths of the hidden layers (default: 512 256; for tables 64 64)",
+        type=positive,
+        nargs="+",
+        metavar="N",
+    )
     add("--activation", "activation after each hidden layer", choices=sorted(ACTIVATIONS))
+    add("--dropout", "part of the activations that is dropped while training", type=float, metavar="PART")
+    add(
+        "--augment",
+        "how much pictures are shifted, turned, scaled and bent at random while training; 0: not at all (default: 1 "
+        "for pictures)",
+        type=float,
+        metavar="X",
+    )
     add("--optimizer", "update rule", choices=sorted(OPTIMIZERS))
     add(
         "--lr",
         "learning rate of the first step, from where it falls to 0 (default: one that suits the optimizer)",
         type=float,
     )
-    add("--epochs", "passes over the training images", type=positive, metavar="N")
-    add("--batch-size", "images per step", type=positive, metavar="N")
+    add("--epochs", "passes over the rows to train on (default: as many as suit the data)", type=positive, metavar="N")
+    add("--batch-size", "rows per step (default: 50, fewer for small data)", type=positive, metavar="N")
     add("--accumulate", "batches per step; several processes of mpiexec share them", type=positive, metavar="N")
-    add("--seed", "seed of the initial weights and of the order of the images", type=natural, metavar="N")
+    add("--seed", "seed of the initial weights and of the order of the rows", type=natural, metavar="N")
     add("--dtype", "precision of weights and data", choices=DTYPES)
 
 
@@ -106,9 +146,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, path in files.items():
         if path is not None:
             check_output(f"--{name}", path)
-    names = [name for name in MnistSettings.__dataclass_fields__ if name != "hidden"]
-    settings = MnistSettings(hidden=tuple(arguments.hidden), **{name: getattr(arguments, name) for name in names})
-
+    settings = _settings(arguments)
     processes = communicator()
 
     def note(line: str) -> None:
@@ -118,8 +156,8 @@ def _run(arguments: argparse.Namespace) -> int:
     report = None if arguments.report is None else TrainingReport(arguments.report, command=_repeating(arguments))
     how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
     try:
-        with _termination():
-            result = train_mnist(
+        with _termination(), _warnings_printed(processes.is_root):
+            result = train_data(
                 settings,
                 say=note,
                 progress=not arguments.quiet,
@@ -145,15 +183,15 @@ def _run(arguments: argparse.Namespace) -> int:
     history = result.history
     if not processes.is_root:
         return INTERRUPTED if history.interrupted else 0
-    for line in _table(history):
+    for line in _table(result):
         note(line)
     if history.interrupted:
-        say(f"interrupted after {len(history)} of {settings.epochs} epochs")
+        say(f"interrupted after {len(history)} of {result.settings['epochs']} epochs")
         if how_to_go_on:
             say(how_to_go_on)
-    say(
-        f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}, trained in {result.seconds:.1f} s"
-    )
+    say(_summary(result))
+    if result.advice is not None and not history.interrupted:
+        note(result.advice)
     if arguments.save is not None:
         result.network.save(arguments.save)
         note(f"saved the network to {arguments.save}")
@@ -166,9 +204,37 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.json.write_text(json.dumps(result.record(), indent=2) + "\n", encoding="utf-8")
         note(f"wrote the record to {arguments.json}")
     if report is not None:
-        report.write()
+        what, _, tries = (result.advice or "").partition("; try ")
+        report.write(findings=[Finding("data", what, tries)] if what else [])
         note(f"wrote the report to {arguments.report}")
     return INTERRUPTED if history.interrupted else 0
+
+
+def _settings(arguments: argparse.Namespace) -> TrainSettings:
+    """Return the settings that the arguments give. Raise UsageError if DATA names no data set."""
+    values = {name: getattr(arguments, name) for name in TrainSettings.__dataclass_fields__}
+    for name in ("drop", "hidden"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    if arguments.data_set != "mnist":
+        path = Path(arguments.data_set)
+        if arguments.data != "auto":
+            raise UsageError(f"argument --data: it belongs to mnist, and DATA is {arguments.data_set}")
+        if not path.suffix and path.parent == Path() and not any(Path().glob(f"{path.name}*")):
+            raise UsageError(f"{unknown_name('data set', arguments.data_set, ['mnist'])} Or the path of data.")
+        values["data"] = os.fspath(path)
+    return TrainSettings(**values)
+
+
+def _summary(result: TrainingResult) -> str:
+    """Return the line that tells how the trained network does."""
+    where = result.tested_on
+    if result.test_accuracy is not None:
+        figures = f"{where} accuracy {result.test_accuracy:.2%}, {where} loss {result.test_loss:.4f}"
+    else:
+        name = "" if result.data is None else f" of {result.data.target.name!r}"
+        figures = f"{where} error{name} {result.test_error:.4g} (root of the mean square)"
+        figures += "" if result.r_squared is None else f", R squared {result.r_squared:.4f}"
+    return f"{figures}, trained in {result.seconds:.1f} s"
 
 
 def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
@@ -231,9 +297,33 @@ def _termination() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _table(history: History) -> Iterator[str]:
+@contextmanager
+def _warnings_printed(shown: bool) -> Iterator[None]:
+    """Print each UserWarning within the block as a line of the command, or leave it out if not `shown`."""
+    with warnings.catch_warnings():
+        python_shows = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
+            if category is not UserWarning:
+                python_shows(message, category, *where, **how)
+            elif shown:
+                warn(message)
+
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _table(result: TrainingResult) -> Iterator[str]:
     """Yield the lines of a table with a row for each epoch."""
-    yield "epoch  training loss  accuracy  test loss  accuracy  seconds"
-    rows = zip(history.loss, history.accuracy, history.val_loss, history.val_accuracy, history.seconds, strict=True)
-    for epoch, (loss, accuracy, val_loss, val_accuracy, seconds) in enumerate(rows, 1):
-        yield f"{epoch:5}{loss:15.4f}{accuracy:10.2%}{val_loss:11.4f}{val_accuracy:10.2%}{seconds:9.2f}"
+    history, data = result.history, result.data
+    other = "test" if data is None or data.validation is None else "validation"
+    heads = ["training loss", "accuracy", f"{other} loss", "accuracy", "seconds"]
+    widths = [15, 10, len(heads[2]) + 2, 10, 9]
+    columns = [history.loss, history.accuracy, history.val_loss, history.val_accuracy, history.seconds]
+    forms = [".4f", ".2%", ".4f", ".2%", ".2f"]
+    there = [i for i, column in enumerate(columns) if column]
+    if there:
+        yield "epoch" + "".join(f"{heads[i]:>{widths[i]}}" for i in there)
+    for epoch in range(len(history)):
+        yield f"{epoch + 1:5}" + "".join(f"{columns[i][epoch]:{widths[i]}{forms[i]}}" for i in there)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from nnbackend.backends import Backend
 from nnbackend.backends import backend as current_backend
 from nnbackend.functions.array import Array
 
-__all__ = ["check_float", "place"]
+__all__ = ["check_float", "place", "stacked"]
 
 _FLOATS = ("float32", "float64")
 
@@ -27,3 +29,8 @@ def place(x: npt.NDArray[Any], t: npt.NDArray[Any], dtype: str, backend: Backend
         raise TypeError(f"backend: got {backend!r}, expected a Backend or None")
     target = current_backend() if backend is None else backend
     return target.asarray(x, dtype), target.asarray(t, "int64")
+
+
+def stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return the rows of all arrays, one after the other, as one array."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -12,7 +12,7 @@ import numpy as np
 from nnbackend.datasets.idx import HARMLESS, PLAUSIBLE, HostArray
 from nnbackend.errors import DataError
 
-__all__ = ["NPZ_KEYS", "read_csv", "read_npz"]
+__all__ = ["NPZ_KEYS", "read_arrays", "read_csv", "read_npz"]
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -22,16 +22,25 @@ def read_npz(path: Path) -> list[HostArray]:
 
     Raises DataError, which names the file, if it is damaged, lacks one of the arrays, or is a decompression bomb.
     """
+    arrays = read_arrays(path)
+    missing = [key for key in NPZ_KEYS if key not in arrays]
+    if missing:
+        raise DataError(f"{path}: it has no {', '.join(missing)}, but {', '.join(arrays)}")
+    return [arrays[key] for key in NPZ_KEYS]
+
+
+def read_arrays(path: Path) -> dict[str, HostArray]:
+    """Read all arrays of an .npz file, by name. Nothing in the file is executed.
+
+    Raises DataError, which names the file, if it is missing, damaged or a decompression bomb.
+    """
     try:
         with zipfile.ZipFile(path) as packed:
             size = sum(entry.file_size for entry in packed.infolist())
         if size > max(HARMLESS, PLAUSIBLE * path.stat().st_size):
             raise DataError(f"{path}: {size} bytes, packed into {path.stat().st_size}, as in a bomb")
         with np.load(path, allow_pickle=False) as arrays:
-            missing = [key for key in NPZ_KEYS if key not in arrays]
-            if missing:
-                raise DataError(f"{path}: it has no {', '.join(missing)}, but {', '.join(arrays)}")
-            return [np.ascontiguousarray(arrays[key]) for key in NPZ_KEYS]
+            return {key: np.ascontiguousarray(arrays[key]) for key in arrays}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataError(f"{path}: damaged, or not an .npz file ({error})") from error
     except (MemoryError, RecursionError) as error:

@@ -22,8 +22,9 @@ from nnbackend.functions.activations import (
     tanh,
     tanh_backward,
 )
-from nnbackend.functions.affine import affine, affine_backward
+from nnbackend.functions.affine import affine, affine_backward, product
 from nnbackend.functions.array import gather, is_finite
+from nnbackend.functions.attention import attention, attention_backward, sinusoids
 from nnbackend.functions.augmentation import (
     affine_positions,
     elastic_draws,
@@ -71,6 +72,18 @@ from nnbackend.functions.pooling import (
     max_pooling,
     max_pooling_backward,
 )
+from nnbackend.functions.recurrent import (
+    gru,
+    gru_backward,
+    gru_gates,
+    gru_gates_backward,
+    lstm,
+    lstm_backward,
+    lstm_gates,
+    lstm_gates_backward,
+    rnn,
+    rnn_backward,
+)
 from nnbackend.functions.steps import record, softmax_cross_entropy_recorded, take_rows
 
 __all__ = [
@@ -78,6 +91,8 @@ __all__ = [
     "affine",
     "affine_backward",
     "affine_positions",
+    "attention",
+    "attention_backward",
     "average_pooling",
     "average_pooling_backward",
     "batch_normalization",
@@ -99,6 +114,10 @@ __all__ = [
     "gather",
     "gelu",
     "gelu_backward",
+    "gru",
+    "gru_backward",
+    "gru_gates",
+    "gru_gates_backward",
     "huber",
     "huber_backward",
     "huber_rows",
@@ -107,6 +126,10 @@ __all__ = [
     "layer_normalization_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "lstm",
+    "lstm_backward",
+    "lstm_gates",
+    "lstm_gates_backward",
     "max_pooling",
     "max_pooling_backward",
     "mean_absolute_error",
@@ -115,6 +138,7 @@ __all__ = [
     "mean_squared_error_backward",
     "normal",
     "philox",
+    "product",
     "quantile_loss",
     "quantile_loss_backward",
     "quantile_loss_rows",
@@ -123,6 +147,8 @@ __all__ = [
     "relu_backward",
     "resample",
     "resample_backward",
+    "rnn",
+    "rnn_backward",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_cross_entropy",
@@ -130,6 +156,7 @@ __all__ = [
     "sigmoid_cross_entropy_rows",
     "silu",
     "silu_backward",
+    "sinusoids",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",

@@ -1,9 +1,15 @@
-"""The affine map of a fully connected layer."""
+"""The affine map of a fully connected layer, and products of matrices."""
 
 from __future__ import annotations
 
 from nnbackend.functions.array import Array, MaybeArray, array_namespace
 from nnbackend.functions.dispatch import floating
+
+
+@floating
+def product(a: Array, b: Array) -> Array:
+    """The product a b of matrices, or of stacks of them. a: (..., n, k), b: (..., k, m). Returns (..., n, m)."""
+    return a @ b
 
 
 @floating

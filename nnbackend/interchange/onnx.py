@@ -18,6 +18,7 @@ import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.files import write_atomically
+from nnbackend.functions import sinusoids
 from nnbackend.functions.convolution import pair
 from nnbackend.interchange.parts import (
     HostArray,
@@ -33,17 +34,23 @@ from nnbackend.interchange.parts import (
 from nnbackend.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Affine,
     AveragePooling,
     BatchNormalization,
     Convolution,
     Embedding,
     Flatten,
+    LastStep,
     Layer,
     LayerNormalization,
     LeakyReLU,
     Loss,
     MaxPooling,
+    MultiHeadAttention,
+    PositionalEncoding,
     ReLU,
     Sigmoid,
     SigmoidWithLoss,
@@ -54,6 +61,7 @@ from nnbackend.layers import (
 )
 from nnbackend.layers.base import Part as CorePart
 from nnbackend.layers.base import RowShape, Shape
+from nnbackend.layers.containers import Stacks
 from nnbackend.network import Network
 
 OPSET = 20  # the first that has GELU
@@ -112,9 +120,10 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     if size * np.dtype(net.dtype).itemsize > LARGEST:
         raise ValueError(f"the network has {size:,} parameters in {net.dtype}, but an ONNX file holds at most 2 GiB")
     graph = Graph(net.dtype)
-    takes = next(iter(net.layers.values())).input_dtype or net.dtype
+    takes = net.first.input_dtype or net.dtype
     graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
-    names = ["n", *(side if length is None else length for side, length in zip(_SIDES, open_shape, strict=False))]
+    sides = _SIDES if len(open_shape) == 3 else ("steps", "features")
+    names = ["n", *(side if length is None else length for side, length in zip(sides, open_shape, strict=False))]
     rows = net.output_shape(shape)
     outputs = ["n", *(None if None in open_shape and len(rows) > 1 else length for length in rows)]
     onnx_graph = helper.make_graph(
@@ -258,12 +267,14 @@ class Graph:
 
 def add_network(graph: Graph, net: Network, x: str, shape: Shape) -> str:
     """Add the layers of a network to a graph, and return the name of the raw output. shape: that of one row of x."""
-    value = Value(x, shape)
-    stack = parts(net, shape)
+    return graph.plain(_stack(graph, parts(net, shape), Value(x, shape)))
+
+
+def _stack(graph: Graph, stack: Sequence[Part], value: Value) -> Value:
     for i, part in enumerate(stack):
         graph.prefix = str(part.layer)
         value = _written(graph, part, value, stack[i + 1 :])
-    return graph.plain(value)
+    return value
 
 
 def _written(graph: Graph, part: Part, value: Value, rest: Sequence[Part]) -> Value:
@@ -438,8 +449,135 @@ def _embedding(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Gather", graph.constant(part.values["W"], name="W"), value.name, axis=0))
 
 
+# of each recurrent layer: ONNX's operator, the number of our part for each of its parts, and its attributes
+RECURRENT: dict[Any, tuple[str, list[int], dict[str, int]]] = {
+    RNN: ("RNN", [0], {}),
+    LSTM: ("LSTM", [2, 3, 0, 1], {}),
+    GRU: ("GRU", [1, 0, 2], {"linear_before_reset": 1}),
+}
+
+
+def _recurrent(graph: Graph, part: Part, value: Value) -> Value:
+    x = graph.node("Transpose", value.name, perm=[1, 0, 2])  # the steps come first there
+    if graph.dtype == DOUBLE:
+        y = _steps(graph, part, x)
+    else:
+        (operator, order, settings), v = RECURRENT[part.kind], part.values
+        h = len(v["Wh"])
+
+        def in_order(values: HostArray) -> HostArray:
+            return np.concatenate([values[k * h : (k + 1) * h] for k in order])
+
+        second = np.zeros_like(v["b"])
+        if "bh" in v:
+            second[-h:] = v["bh"]
+        W, R = (graph.constant(in_order(v[name].T)[None], name=name) for name in ("Wx", "Wh"))
+        b = graph.constant(np.concatenate([in_order(v["b"]), in_order(second)])[None], name="b")
+        states = graph.node(operator, x, W, R, b, hidden_size=h, **settings)
+        y = graph.node("Squeeze", states, graph.constant([1], "int64", name="axes"))
+    return replace(value, name=graph.node("Transpose", y, perm=[1, 0, 2]))
+
+
+def _steps(graph: Graph, part: Part, x: str) -> str:
+    """Add a loop over the steps of x, (T, n, d): in float64 onnxruntime has no kernel for the operators."""
+    helper, v = _onnx().helper, part.values
+    h, Wh = len(v["Wh"]), graph.constant(v["Wh"], name="Wh")
+    products = graph.node("Add", graph.node("MatMul", x, graph.constant(v["Wx"], name="Wx")), graph.constant(v["b"]))
+    first = graph.node("Gather", x, graph.constant(0, "int64", name="first"), axis=0)
+    zeros = graph.node("MatMul", first, graph.constant(np.zeros((v["Wx"].shape[0], h))))
+    outside, graph.nodes = graph.nodes, []
+    a, *states = (graph._name(name) for name in (["a", "h", "c"] if part.kind is LSTM else ["a", "h"]))
+    r = graph.node("MatMul", states[0], Wh)
+
+    def piece(values: str, start: int, stop: int) -> str:
+        ends = [graph.constant([k * h], "int64", name="at") for k in (start, stop)]
+        return graph.node("Slice", values, *ends, graph.constant([1], "int64", name="axis"))
+
+    if part.kind is GRU:
+        both = graph.node("Sigmoid", graph.node("Add", piece(a, 0, 2), piece(r, 0, 2)))
+        u = graph.node("Add", piece(r, 2, 3), graph.constant(v["bh"], name="bh"))
+        new = graph.node("Tanh", graph.node("Add", piece(a, 2, 3), graph.node("Mul", piece(both, 0, 1), u)))
+        change = graph.node("Mul", piece(both, 1, 2), graph.node("Sub", states[0], new))
+        after = [graph.node("Add", new, change)]
+    else:
+        total = graph.node("Add", a, r)
+        if part.kind is RNN:
+            after = [graph.node("Tanh", total)]
+        else:
+            f, i, o = (graph.node("Sigmoid", piece(total, k, k + 1)) for k in (0, 2, 3))
+            g = graph.node("Tanh", piece(total, 1, 2))
+            c = graph.node("Add", graph.node("Mul", f, states[1]), graph.node("Mul", i, g))
+            after = [graph.node("Mul", o, graph.node("Tanh", c)), c]
+    y = graph.node("Identity", after[0])
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, graph.element, None) for name in names]
+        for names in ([*states, a], [*after, y])
+    )
+    body = helper.make_graph(graph.nodes, "step", inputs, outputs)
+    graph.nodes = outside
+    names = [graph._name("last") for _ in states] + [graph._name("steps")]
+    node = helper.make_node("Scan", [*(zeros for _ in states), products], names, body=body, num_scan_inputs=1)
+    graph.nodes.append(node)
+    return names[-1]
+
+
+def _attention(graph: Graph, part: Part, value: Value) -> Value:
+    layer, v = part.layer, part.values
+    heads, width = layer.heads, layer.features // layer.heads  # type: ignore[attr-defined]
+
+    def affine(x: str, W: str, b: str) -> str:
+        return graph.node("Add", graph.node("MatMul", x, graph.constant(v[W], name=W)), graph.constant(v[b], name=b))
+
+    split = graph.constant([0, 0, 3, heads, width], "int64", name="split")  # 0: as long as it is
+    three = graph.node("Reshape", affine(graph.plain(value), "W", "b"), split)
+    three = graph.node("Transpose", three, perm=[2, 0, 3, 1, 4])
+    q, k, values = (graph.node("Gather", three, graph.constant(i, "int64", name="which"), axis=0) for i in range(3))
+    scores = graph.node("MatMul", q, graph.node("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = graph.node("Mul", scores, graph.constant(1 / math.sqrt(width), name="scale"))
+    if layer.causal:  # type: ignore[attr-defined]
+        one = _onnx().helper.make_tensor("one", _onnx().TensorProto.INT64, [1], [1])
+        ones = graph.node("ConstantOfShape", graph.node("Shape", scores, start=2, end=4), value=one)
+        seen = graph.node("Cast", graph.node("Trilu", ones, upper=0), to=_onnx().TensorProto.BOOL)
+        least = graph.constant(np.finfo(graph.dtype).min, name="least")
+        scores = graph.node("Where", seen, scores, least)
+    answers = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), values)
+    answers = graph.node("Transpose", answers, perm=[0, 2, 1, 3])
+    joined = graph.node("Reshape", answers, graph.constant([0, 0, heads * width], "int64", name="joined"))
+    return replace(value, name=affine(joined, "Wo", "bo"))
+
+
+def _positional_encoding(graph: Graph, part: Part, value: Value) -> Value:
+    layer: Any = part.layer
+    table = part.values["P"] if layer.learned else sinusoids(np.zeros((1, layer.length, layer.features)))
+    x = graph.plain(value)
+    ends = [graph.constant([0], "int64", name="first"), graph.node("Shape", x, start=1, end=2)]
+    rows = graph.node("Slice", graph.constant(table, name="P"), *ends, graph.constant([0], "int64", name="axis"))
+    return replace(value, name=graph.node("Add", x, rows))
+
+
+def _last_step(graph: Graph, part: Part, value: Value) -> Value:
+    x = graph.plain(value)
+    return Value(graph.node("Gather", x, graph.constant(-1, "int64", name="last"), axis=1), ())
+
+
 def _softmax(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Softmax", value.name, axis=1 if value.channels_first else -1))
+
+
+def _joined(graph: Graph, part: Part, value: Value) -> Value:
+    """Add the stacks of a layer side by side, and join their outputs."""
+    layer: Any = part.layer
+    values = [_stack(graph, stack, value) for stack in part.stacks]
+    graph.prefix = str(layer)
+    if not all(v.channels_first for v in values):
+        values = [graph.last(v) for v in values]
+    name, *others = [v.name for v in values]
+    if layer.join == "concatenate":
+        axis = 1 if values[0].channels_first else -1
+        return replace(values[0], name=graph.node("Concat", name, *others, axis=axis))
+    for other in others:
+        name = graph.node("Add", name, other)
+    return replace(values[0], name=name)
 
 
 WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
@@ -448,9 +586,16 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     BatchNormalization: _batch_normalization,
     Convolution: _convolution,
     Embedding: _embedding,
+    GRU: _recurrent,
+    LSTM: _recurrent,
+    LastStep: _last_step,
     LayerNormalization: _layer_normalization,
     MaxPooling: _pooling("MaxPool"),
+    MultiHeadAttention: _attention,
+    PositionalEncoding: _positional_encoding,
+    RNN: _recurrent,
     Softmax: _softmax,
+    Stacks: _joined,
 }
 
 
@@ -497,7 +642,7 @@ def _compared(net: Network, model: Any, shape: Shape) -> float:
     """
     import onnxruntime
 
-    worst, rng, first = 0.0, np.random.default_rng(0), next(iter(net.layers.values()))
+    worst, rng, first = 0.0, np.random.default_rng(0), net.first
     for n in (1, 5):
         x = rng.standard_normal((n, *shape)).astype(net.dtype)
         if isinstance(first, Embedding):

@@ -13,8 +13,10 @@ from nnbackend.layers.activations import (
     activation,
 )
 from nnbackend.layers.affine import Affine
+from nnbackend.layers.attention import MultiHeadAttention, PositionalEncoding
 from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomElastic, RandomFlip
 from nnbackend.layers.base import Layer, Loss
+from nnbackend.layers.containers import Parallel, Residual, Sequential
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
 from nnbackend.layers.embedding import Embedding
@@ -27,6 +29,7 @@ from nnbackend.layers.losses import (
     SoftmaxWithLoss,
 )
 from nnbackend.layers.normalization import BatchNormalization, LayerNormalization
+from nnbackend.layers.recurrent import GRU, LSTM, RNN, LastStep
 
 LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
@@ -48,6 +51,15 @@ LAYERS: dict[str, type[Layer]] = {
         AveragePooling,
         Flatten,
         Embedding,
+        RNN,
+        LSTM,
+        GRU,
+        LastStep,
+        MultiHeadAttention,
+        PositionalEncoding,
+        Sequential,
+        Residual,
+        Parallel,
         RandomAffine,
         RandomElastic,
         RandomFlip,
@@ -63,8 +75,11 @@ __all__ = [
     "ACTIVATIONS",
     "ELU",
     "GELU",
+    "GRU",
     "LAYERS",
     "LOSSES",
+    "LSTM",
+    "RNN",
     "Affine",
     "AveragePooling",
     "BatchNormalization",
@@ -74,6 +89,7 @@ __all__ = [
     "Flatten",
     "GaussianNoise",
     "Huber",
+    "LastStep",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
@@ -81,11 +97,16 @@ __all__ = [
     "MaxPooling",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "MultiHeadAttention",
+    "Parallel",
+    "PositionalEncoding",
     "QuantileLoss",
     "RandomAffine",
     "RandomElastic",
     "RandomFlip",
     "ReLU",
+    "Residual",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",

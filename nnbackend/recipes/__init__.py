@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from nnbackend.recipes.predict import Prediction, predict_file
-from nnbackend.recipes.train import MnistSettings, TrainingResult, train_mnist
+from nnbackend.recipes.predict import Answers, Prediction, predict_data, predict_file
+from nnbackend.recipes.train import MnistSettings, TrainingResult, TrainSettings, train_data, train_mnist
 
-__all__ = ["MnistSettings", "Prediction", "TrainingResult", "predict_file", "train_mnist"]
+__all__ = [
+    "Answers",
+    "MnistSettings",
+    "Prediction",
+    "TrainSettings",
+    "TrainingResult",
+    "predict_data",
+    "predict_file",
+    "train_data",
+    "train_mnist",
+]

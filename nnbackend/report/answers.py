@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,13 @@ class Answers:
     probabilities: HostArray | None
     outputs: HostArray | None
     targets: HostArray | None
+
+    def in_unit(self, scaling: tuple[float, float] | None) -> Answers:
+        """Return the answers of a regression in the unit of the data. scaling: mean and deviation of the targets."""
+        if scaling is None or self.outputs is None or self.targets is None:
+            return self
+        mean, deviation = scaling
+        return replace(self, outputs=self.outputs * deviation + mean, targets=self.targets * deviation + mean)
 
 
 def answers(network: Network, x: Any, t: Any) -> Answers:
@@ -105,7 +112,9 @@ def image_shape(network: Network, x: Any, given: Sequence[int] | None) -> tuple[
     numbers = math.prod(row)
     if given is None:
         side = math.isqrt(numbers)
-        if len(row) == 1 and network.preparation is not None and side * side == numbers:
+        # the preparation of tables, and of pictures of any form, has a kind
+        prepared = network.preparation
+        if len(row) == 1 and prepared is not None and "kind" not in prepared and side * side == numbers:
             return side, side
         given = row
         if len(row) not in (2, 3) or (len(row) == 3 and row[2] not in (1, 3)):

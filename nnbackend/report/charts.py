@@ -53,7 +53,7 @@ def by_epoch(title: Text, series: Mapping[str, tuple[Text, Sequence[float]]], ep
         "axis": {"tickMinStep": 1, "format": "d", "grid": False, **({"values": numbers} if len(numbers) < 13 else {})},
         "scale": {"domain": ends, "nice": False, "zero": False},
     }
-    y = {"field": "value", "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "~g"}}
+    y = {"field": "value", "type": "quantitative", "title": title, "scale": scale}
     legend: Spec | None = None
     if len(names) > 1:
         columns = {"expr": "width < 420 ? 2 : 4"}
@@ -193,7 +193,7 @@ def against(targets: HostArray, outputs: HostArray, rows: Sequence[int], names: 
     ]
     both = [entry[key] for entry in values for key in ("target", "answer")]
     ends = [min(both, default=0.0), max(both, default=1.0)]  # type: ignore[type-var]
-    number = {"type": "quantitative", "scale": {"domain": ends, "zero": False}, "axis": {"format": "~g"}}
+    number = {"type": "quantitative", "scale": {"domain": ends, "zero": False}}
     position = {
         "x": {"field": "target", "title": word("target"), **number},
         "y": {"field": "answer", "title": word("answer"), **number},
@@ -237,7 +237,7 @@ def errors(outputs: HostArray, targets: HostArray) -> Spec:
                 "bin": {"binned": True},
                 "type": "quantitative",
                 "title": word("error"),
-                "axis": {"format": "~g", "grid": False},
+                "axis": {"grid": False},
             },
             "x2": {"field": "to"},
             "y": {"field": "rows", "type": "quantitative", "title": word("how many")},
@@ -261,7 +261,7 @@ def bars(title: Text, names: Sequence[str], sizes: Sequence[float]) -> Spec:
         mark={"type": "bar", "color": COLORS[0]},
         encoding={
             "y": {"field": "name", "type": "nominal", "sort": {"field": "place"}, "title": None},
-            "x": {"field": "size", "type": "quantitative", "title": title, "axis": {"format": "~g"}},
+            "x": {"field": "size", "type": "quantitative", "title": title},
             "tooltip": [
                 {"field": "name", "type": "nominal", "title": word("feature")},
                 {"field": "size", "type": "quantitative", "title": title, "format": ".4~g"},

@@ -40,6 +40,14 @@ _SENTENCES = (
         rf"values explode: {_N} on average, where about {_N} is usual",
         "値が爆発しています。平均は {0} で、通常は {1} ほどです",
     ),
+    (
+        rf"it knows its training rows by heart \(accuracy {_N} in training, {_N} on other rows\)",
+        "学習データを暗記しています(正解率は学習データで {0}、ほかのデータで {1})",
+    ),
+    (
+        rf"it knows its training rows by heart \(R squared {_N} in training, {_N} on other rows\)",
+        "学習データを暗記しています(R² は学習データで {0}、ほかのデータで {1})",
+    ),
     (r"its output is not finite", "出力が有限の数ではありません"),
     (r"the loss is not finite", "損失が有限の数ではありません"),
 )
@@ -65,6 +73,14 @@ _ADVICE = (
         "重みの初期値を小さくする(He、Xavier)、入力を 1 ほどの大きさにそろえる、学習率を小さくする",
     ),
     (r"what is advised below", "以下の助言"),
+    (
+        r"more data, more --augment, more --dropout, narrower layers \(--hidden\), fewer --epochs",
+        "データを増やす、--augment か --dropout を大きくする、層を狭くする(--hidden)、--epochs を減らす",
+    ),
+    (
+        r"more data, more --dropout, narrower layers \(--hidden\), fewer --epochs",
+        "データを増やす、--dropout を大きくする、層を狭くする(--hidden)、--epochs を減らす",
+    ),
     (r"leaving it out: (.+) takes numbers of any size", "この層を取り除く({0} はどんな大きさの数も受け取ります)"),
 )
 

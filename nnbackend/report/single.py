@@ -12,14 +12,14 @@ import array_api_compat
 import numpy as np
 
 from nnbackend.backends import to_numpy
-from nnbackend.diagnosis import diagnose
+from nnbackend.diagnosis import Finding, diagnose
 from nnbackend.files import write_atomically
 from nnbackend.functions.array import Array
 from nnbackend.network import Network
 from nnbackend.report import answers as measure
 from nnbackend.report import charts
 from nnbackend.report.japanese import in_japanese
-from nnbackend.report.layers import LayerRecord
+from nnbackend.report.layers import MEASURES, LayerRecord
 from nnbackend.report.page import Context, Page, check_libraries, curve_figure
 from nnbackend.report.runs import curves_of
 from nnbackend.report.words import Text, check_language, distinct, number, numbers, said, word, words
@@ -45,6 +45,9 @@ def write_report(
     classes: Sequence[str] | None = None,
     features: Sequence[str] | None = None,
     image_shape: Sequence[int] | None = None,
+    feature_scaling: Sequence[tuple[float, float]] | None = None,
+    target_scaling: tuple[float, float] | None = None,
+    findings: Sequence[Finding] = (),
     data: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     seconds: float | None = None,
@@ -58,7 +61,9 @@ def write_report(
     x, t: rows that were held out, and their targets; all results are of these. history: a History, or lists by name
     with a number for each epoch. layers: the LayerRecord that was a callback of the training. classes: their names, by
     default their numbers. features: the names of the columns of x. image_shape: (h, w) or (h, w, 3) if flat rows are
-    images. data, settings: what the page says about them, by name. seconds: the time of the training, by default that
+    images. feature_scaling, target_scaling: mean and deviation of each column of x, and of the targets, if they were
+    scaled by them; the page shows them in their own unit. findings: what to say beside that which `diagnose` finds.
+    data, settings: what the page says about them, by name. seconds: the time of the training, by default that
     of the history. command: the command that repeats the run. failure: the message of the error that ended the
     training. language: "en" or "ja", for readers whose browser prefers neither.
 
@@ -71,12 +76,13 @@ def write_report(
         raise TypeError(f"network: expected a Network, got {type(network).__name__}")
     x, t = network.data(x, t)
     with np.errstate(all="ignore"):  # the page says which values are not finite
-        found = measure.answers(network, x, t)
-        diagnosed = _findings(network, x, t)
+        found = measure.answers(network, x, t).in_unit(target_scaling)
+        diagnosed = _findings(network, x, t, findings)
     row = tuple(int(length) for length in x.shape[1:])
     shape = measure.image_shape(network, x, image_shape)
     names = _names("classes", classes, found.probabilities)
     columns = _columns(features, row)
+    scaling = _scaling(feature_scaling, columns)
     curves = {} if history is None else curves_of(history)
     lines = max(map(len, curves.values()), default=0)
     spent = seconds if seconds is not None else sum(getattr(history, "seconds", None) or []) or None
@@ -89,7 +95,7 @@ def write_report(
         "curves": _curves(page, curves),
         "names": names,
         "confusion": _confusion(page, found, names),
-        "mistakes": _mistakes(network, found, x, names, columns, shape),
+        "mistakes": _mistakes(network, found, x, names, columns, scaling, shape),
         "calibration": _calibration(page, found),
         "regression": _regression(page, found),
         "filters": _filters(page, network, shape, columns),
@@ -100,7 +106,7 @@ def write_report(
             [word("loss"), summary.loss, "", ""],
         ],
         "data": _data(data, x, found),
-        "settings": [[name, said(value)] for name, value in (settings or {}).items()],
+        "settings": [[name, said(value)] for name, value in (settings or {}).items() if value not in (None, ())],
         "versions": _versions(network),
         "command": command,
         **diagnosed,
@@ -140,17 +146,17 @@ def _curves(page: Page, curves: Mapping[str, list[float]]) -> list[Context]:
     return figures
 
 
-def _findings(network: Network, x: Array, t: Array) -> Context:
+def _findings(network: Network, x: Array, t: Array, others: Sequence[Finding]) -> Context:
     rows = min(DIAGNOSED, int(x.shape[0]))
     found = diagnose(network, x[:rows, ...], t[:rows, ...])
     texts = {"rows": f"{rows:,}", "loss": number(found.loss), "constant": number(found.constant_loss)}
     findings = [
         {
-            "layer": word("output") if finding.layer == "output" else finding.layer,
+            "layer": word(finding.layer) if finding.layer in ("output", "data") else finding.layer,
             "what": (finding.what, in_japanese(finding.what) or finding.what),
             "advice": (finding.advice, in_japanese(finding.advice) or finding.advice),
         }
-        for finding in found.findings
+        for finding in (*others, *found.findings)
     ]
     return {"findings": findings, "loss_in_words": texts}
 
@@ -183,6 +189,7 @@ def _mistakes(
     x: Array,
     names: Sequence[str],
     columns: Sequence[str],
+    scaling: HostArray,
     shape: tuple[int, ...] | None,
 ) -> Context:
     """Return the worst mistakes, or the rows with the largest loss: as pictures if the rows are images."""
@@ -220,7 +227,7 @@ def _mistakes(
     several = found.targets is not None and found.targets.shape[1] <= 4
     if several:
         head += [word("target"), word("answer")]
-    flat = rows.reshape(len(rows), -1)[:, :FEATURES]
+    flat = (rows.reshape(len(rows), -1) * scaling[1] + scaling[0])[:, :FEATURES]
     table = []
     for entry, place, values in zip(entries, worst.tolist(), flat, strict=True):
         cells = [str(entry["row"]), entry["loss"], *(entry[key] for key in ("truth", "answer", "sure") if key in entry)]
@@ -292,6 +299,9 @@ def _filters(page: Page, network: Network, shape: tuple[int, ...] | None, column
 
 
 def _over_time(page: Page, record: LayerRecord) -> Context:
+    # a layer that only passes on what it gets, as dropout outside training, is not shown
+    every = np.stack([record.values(measured) for measured in MEASURES])
+    own = [i for i in range(len(record.layers)) if i == 0 or (every[:, :, i] != every[:, :, i - 1]).any()]
     figures = []
     for key, measured in (
         ("outputs by layer", "output"),
@@ -299,7 +309,7 @@ def _over_time(page: Page, record: LayerRecord) -> Context:
         ("zeros by layer", "zeros"),
     ):
         values = record.values(measured)
-        chosen = [i for i in range(len(record.layers)) if measured != "zeros" or values[:, i].any()]
+        chosen = [i for i in own if measured != "zeros" or values[:, i].any()]
         series = {record.layers[i]: (record.layers[i], values[:, i].tolist()) for i in chosen}
         if series:
             figures.append(curve_figure(page, word(key), series, record.epochs))
@@ -350,3 +360,15 @@ def _columns(features: Sequence[str] | None, row: tuple[int, ...]) -> list[str]:
     if len(chosen) != count:
         raise ValueError(f"features: expected {count} names, one for each column, got {len(chosen)}")
     return chosen
+
+
+def _scaling(given: Sequence[tuple[float, float]] | None, columns: Sequence[str]) -> HostArray:
+    """Return means and deviations of the columns: (2, columns)."""
+    if given is None:
+        return np.array([[0.0], [1.0]])
+    found = np.asarray(given, np.float64)
+    if found.shape != (len(columns), 2):
+        raise ValueError(
+            f"feature_scaling: expected a mean and a deviation for {len(columns)} columns, got {found.shape}"
+        )
+    return found.T

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nnbackend.network import Network
+from nnbackend.diagnosis import Finding
 from nnbackend.report.layers import LayerRecord
 from nnbackend.report.page import check_libraries
 from nnbackend.report.single import write_report
@@ -47,6 +47,8 @@ class TrainingReport:
         classes: Sequence[str] | None = None,
         features: Sequence[str] | None = None,
         image_shape: Sequence[int] | None = None,
+        feature_scaling: Sequence[tuple[float, float]] | None = None,
+        target_scaling: tuple[float, float] | None = None,
         data: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> LayerRecord:
@@ -60,22 +62,22 @@ class TrainingReport:
             "classes": classes,
             "features": features,
             "image_shape": image_shape,
+            "feature_scaling": feature_scaling,
+            "target_scaling": target_scaling,
             "data": {**(data or {}), "training rows": f"{n[0]:,}"},
             "settings": trainer.settings() if settings is None else settings,
         }
         self._watched = trainer, record, held_out or rows, told
         return record
 
-    def write(self, network: Network | None = None, *, failure: str | None = None) -> None:
+    def write(self, *, failure: str | None = None, findings: Sequence[Finding] = ()) -> None:
         """Write the page. Do nothing if the training has not begun.
 
-        network: the trained network, if it is another than that of the trainer. failure: the message of the error that
-        ended the training. Raises ValueError and OSError as `write_report`.
+        failure: the message of the error that ended the training. findings: as in `write_report`. Raises ValueError and
+        OSError as it does.
         """
         if self._watched is None:
             return
         trainer, record, (x, t), told = self._watched
-        chosen = trainer.network if network is None else network
-        write_report(
-            self.path, chosen, x, t, history=trainer.history, layers=record, failure=failure, **told, **self._page
-        )
+        ended: dict[str, Any] = {"failure": failure, "findings": findings, "history": trainer.history, "layers": record}
+        write_report(self.path, trainer.network, x, t, **ended, **told, **self._page)

@@ -140,7 +140,7 @@ def waiting_statistics(network: Network) -> Iterator[list[tuple[Layer, Array]]]:
     Gives a list, which at the end of the block receives the layers that keep statistics, each with the updates of its
     batches, (batches, size).
     """
-    layers = [layer for layer in network.layers.values() if keeps_statistics(layer)]
+    layers = [layer for layer in network.every_layer().values() if keeps_statistics(layer)]
     found: list[tuple[Layer, Array]] = []
     for layer in layers:
         layer.waiting = []
@@ -158,7 +158,7 @@ def waiting_statistics(network: Network) -> Iterator[list[tuple[Layer, Array]]]:
 def follow(layer: Layer, values: Array, xp: Any) -> None:
     """Let the statistics of a layer follow one batch. values: its update as a flat array."""
     update, start = [], 0
-    for parameter in layer.parameters().values():
+    for parameter in layer.own_parameters().values():
         if not parameter.trainable:
             update.append(xp.reshape(values[start : start + parameter.size], parameter.shape))
             start += parameter.size
@@ -166,5 +166,5 @@ def follow(layer: Layer, values: Array, xp: Any) -> None:
 
 
 def keeps_statistics(layer: Layer) -> bool:
-    """Say whether a layer has parameters that are not trained but follow the batches."""
-    return any(not parameter.trainable for parameter in layer.parameters().values())
+    """Say whether a layer has parameters of its own that are not trained but follow the batches."""
+    return any(not parameter.trainable for parameter in layer.own_parameters().values())

@@ -6,9 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,10 @@ from nnbackend.training.memory import size_that_fits
 from nnbackend.training.progress import Progress
 from nnbackend.training.state import RunState, numbers_and_arrays
 from nnbackend.training.step import SeveralPasses, keeps_statistics, recorded_pass
+from nnbackend.training.streams import Part, StreamedArray, stream_of
+
+if TYPE_CHECKING:
+    from nnbackend.datasets import Source
 
 Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 
@@ -42,7 +46,8 @@ class Trainer:
     """Trains a network by mini-batches.
 
     batch_size: rows per pass, at least 1; the last batch of an epoch holds the rows that are left over.
-    seed: decides the order of the rows: epoch e is shuffled by (seed, e) and nothing else.
+    seed: decides the order of the rows: epoch e is shuffled by (seed, e) and nothing else. If a layer carries its state
+    from batch to batch (`LSTM(..., stateful=n)`), the rows keep their order.
     clip_norm: the largest Euclidean norm of a gradient; a larger gradient is scaled down to it (Pascanu, Mikolov,
     Bengio 2013).
     accumulate: batches per step. Their gradients add up to the gradient of one batch of accumulate x batch_size rows,
@@ -104,6 +109,7 @@ class Trainer:
         self._mean_weight: float | None = None  # of the rows of the present fit; None if no row has a weight
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
         self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
+        self._rows_of: Callable[[int, bool], None] = _in_memory  # fetches the rows of a step; see `_reading`
 
     def __repr__(self) -> str:
         changed = {name: value for name, value in self.settings().items() if name != "optimizer" and value is not None}
@@ -121,7 +127,7 @@ class Trainer:
             raise TypeError(f"communicator: expected the result of nn.communicator(), got {self.communicator!r}")
         if self.accumulate % size:
             raise ValueError(f"accumulate is {self.accumulate}, which {size} processes cannot share equally")
-        for name, layer in self.network.layers.items() if size > 1 else ():
+        for name, layer in self.network.every_layer().items() if size > 1 else ():
             if keeps_statistics(layer) and type(layer).follow is Layer.follow:
                 raise ValueError(f"{name} keeps statistics and has no method `follow`: it trains in one process alone")
 
@@ -142,7 +148,7 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without those that belong to this process."""
-        return vars(self) | {"_runner": None, "_drawn": None, "_passes": None}
+        return vars(self) | {"_runner": None, "_drawn": None, "_passes": None, "_rows_of": _in_memory}
 
     @on_its_device
     def resume(self, path: str | os.PathLike[str] | None = None) -> bool:
@@ -185,11 +191,11 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        t: Any,
+        t: Any = None,
         epochs: int = 1,
         *,
         sample_weight: Any = None,
-        validation: tuple[Any, ...] | None = None,
+        validation: tuple[Any, ...] | Source | None = None,
         callbacks: Sequence[Callable[[Trainer], object]] = (),
         progress: bool = False,
     ) -> History:
@@ -198,6 +204,11 @@ class Trainer:
         x: (n, ...) rows. t: n targets, as the network's loss takes them. sample_weight: (n,) numbers of at least 0,
         which make every mean a weighted one. validation: (x, t) or (x, t, sample_weight), evaluated after every
         epoch. Host data is moved to the network's backend once. progress: whether to show a bar.
+
+        Data that does not fit in memory: x is a memory map of NumPy (`np.memmap`), of bytes for example, or without t a
+        source of rows and targets (`nn.datasets.Source`), such as `nn.datasets.Shards`. So may those of the validation
+        be. Each step then reads its rows, which a thread has read ahead, and casts them. The run is that of the same
+        rows in memory, bit for bit on NumPy. An error of the source ends the fit as DataError, which names the rows.
 
         callbacks: functions that are called with the trainer after every epoch; one that returns True ends the fit. A
         callback whose state belongs into a checkpoint has two methods: `snapshot(trainer)` returns a dict of numbers
@@ -222,9 +233,10 @@ class Trainer:
         self._check_batch_size(data)
         checked = None
         if validation is not None:
-            if len(validation) not in (2, 3):
-                raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(validation)} items")
-            x, t, *weight = validation
+            parts = tuple(validation) if isinstance(validation, tuple | list) else (validation, None)
+            if len(parts) not in (2, 3):
+                raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(parts)} items")
+            x, t, *weight = parts
             checked = self._checked(x, t, "validation x", *weight)
         found = self._fingerprints(data, checked)
         self._agree(callbacks, int(epochs), found)
@@ -292,9 +304,20 @@ class Trainer:
         least, layer = self.network.least_rows(tuple(x.shape[1:]))
         if self.batch_size < least:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
+        self._check_carried_rows(n)
         self._mean_weight = self.network.loss_layer.mean_weight(t, *optional(weight))
         if self._mean_weight == 0:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
+
+    def _check_carried_rows(self, n: int) -> None:
+        rows = self.network.carried_rows
+        if rows and self.batch_size != rows:
+            raise ValueError(f"batch_size is {self.batch_size}, but a layer carries the state of {rows} rows over")
+        if rows and n % self.batch_size and not self.drop_last:
+            raise ValueError(
+                f"the data has {n} rows, so the last batch has fewer than the {rows} rows whose state a layer carries "
+                f"over: set drop_last=True"
+            )
 
     def _is_complete(self, epochs: int) -> bool:
         """Say whether the run that was resumed has completed this fit."""
@@ -361,19 +384,26 @@ class Trainer:
             state.step, state.metrics = 0, self.network.backend.zeros(shape, self.network.dtype)
         if state.step == 0:
             state.seconds = 0.0
+            self.network.reset_state()
         snapshot, first = self._snapshot(), state.step
         since = time.perf_counter()
         epoch = self._epoch(data)
         ahead = (state.last_epoch - state.epoch) * whole - first
-        launch = self._runner.prepare(epoch, first=first, ahead=ahead)
         shared = self.communicator.size > 1
 
         def wishes() -> tuple[bool, bool]:
             return interrupt.requested, keeper is not None and keeper.elapsed()
 
-        with Progress(progress, state.epoch + 1, state.last_epoch, n, steps, min(n, first * rows_per_step)) as bar:
+        with (
+            self._reading(data, first, steps) as next_rows,
+            Progress(progress, state.epoch + 1, state.last_epoch, n, steps, min(n, first * rows_per_step)) as bar,
+        ):
+            next_rows()  # before the runner tries the first step
+            launch = self._runner.prepare(epoch, first=first, ahead=ahead)
             (stop,) = self.communicator.any(interrupt.requested)
             while state.step < steps and not stop:
+                if state.step > first:
+                    next_rows()
                 if shared:
                     self._decisions = wishes()
                 self._guarded(launch)
@@ -413,17 +443,49 @@ class Trainer:
     def _epoch(self, data: Data) -> Epoch:
         """Return what the steps of the current epoch work on."""
         state, (x, t, weight) = self.state, data
-        order = self.network.backend.asarray(self._draw(x.shape[0], state.epoch), "int64")
+        stride, rows = self._rows_per_step, (x, t, *optional(weight))
+        order = self._draw(x.shape[0], state.epoch)
+        if isinstance(x, StreamedArray):  # the rows of every step lie in the same place, in their order
+            order, rows = np.arange(x.shape[0]) % stride, x.stream.windows(stride)
         return Epoch(
             step=self._step if self.communicator.size == 1 else self._shared_step,
-            stride=self._rows_per_step,
-            order=order,
+            stride=stride,
+            order=self.network.backend.asarray(order, "int64"),
             metrics=state.metrics,
             state=state.optimizer,
             optimizer=self.optimizer,
-            data=(x, t, *optional(weight)),
+            data=rows,
             depends=self._signature,
         )
+
+    @contextmanager
+    def _reading(self, data: Data, first: int, steps: int) -> Iterator[Callable[[], None]]:
+        """Read the rows of the steps of the current epoch, from number `first` on, if they do not lie in memory.
+
+        Gives a function that fetches the rows of the next step. Within the block `_rows_of` fetches those of any step,
+        for this process or as a whole.
+        """
+        x = data[0]
+        if not isinstance(x, StreamedArray):
+            yield lambda: None
+            return
+        n, stride, size = x.shape[0], self._rows_per_step, self.communicator.size
+        order = self._draw(n, self.state.epoch)
+        own = stride // size  # the rows of a step that this process passes
+
+        def part(step: int, whole: bool = False) -> Part:
+            start, stop, place = step * stride, min((step + 1) * stride, n), 0
+            if stop - start == stride and not whole:
+                place = self.communicator.rank * own
+                start, stop = start + place, start + place + own
+            return order[start:stop], place
+
+        self._rows_of = lambda step, whole: x.stream.load(part(step, whole))
+        try:
+            with x.stream.reading(part(step) for step in range(first, steps)) as next_rows:
+                yield next_rows
+        finally:
+            self._rows_of = _in_memory
 
     def _guarded(self, launch: Launch) -> None:
         """Do one step. If on_fault is "skip" and the step leaves a value that is not finite, undo it and record NaN."""
@@ -501,7 +563,9 @@ class Trainer:
         """Return the shuffled order of n rows in an epoch, on the host. Keep the last one, for the next call."""
         wanted = (self.seed, epoch, n)
         if self._drawn is None or self._drawn[0] != wanted:
-            self._drawn = wanted, host_generator(self.seed, epoch).permutation(n)
+            carries = self.network.carried_rows  # a batch then goes on where the one before has ended
+            order = np.arange(n) if carries else host_generator(self.seed, epoch).permutation(n)
+            self._drawn = wanted, order
         return self._drawn[1]
 
     def _summary(self, snapshot: dict[str, Any], first: int, epoch: Epoch) -> dict[str, float | None]:
@@ -542,6 +606,9 @@ class Trainer:
         state.epoch, state.step = state.epoch + 1, 0
 
     def _checked(self, x: Any, t: Any, argument: str, weight: Any = None) -> Data:
+        stream = stream_of(self.network, x, t, weight, argument)
+        if stream is not None:
+            return stream.data
         x, t = self.network.data(x, t)
         if not all_finite(x):
             raise ValueError(f"{argument} contains NaN or infinity")
@@ -573,12 +640,14 @@ class Trainer:
         launch = Uncaptured().prepare(epoch)
         for state.step in range(first, bad):
             kept = self._snapshot()
+            self._rows_of(state.step, False)
             launch(state.step)
             if not self._sound():  # which no loss has shown yet
                 self._restore(kept)
                 bad = state.step
                 break
         state.step = bad
+        self._rows_of(bad, True)
         rows = Rows(epoch.order, bad, epoch.stride)
         place = first_not_finite(self.network, rows.batches(self.batch_size, *epoch.data))
         raise NumericalError(
@@ -595,3 +664,7 @@ class Trainer:
             return MemoryError(f"{cause} Nor does one row: the network or the data is too large.")
         parts = self.accumulate * math.ceil(self.batch_size / size)
         return MemoryError(f"{cause} batch_size={size} does; with accumulate={parts} the steps stay as large.")
+
+
+def _in_memory(step: int, whole: bool) -> None:
+    """Fetch nothing: the rows of all steps lie in memory."""

@@ -68,6 +68,15 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
     match name:
         case "affine":
             return [[draw(n, 6), draw(6, 5), draw(5)]]
+        case "product":
+            turned = draw(2, 5, 4, n).transpose(0, 1, 3, 2)
+            return [
+                [draw(n, 6), draw(6, 5)],
+                [draw(n, 6), draw(5, 6).T],
+                [draw(4, n, 6), draw(4, 6, 5)],
+                [draw(2, 5, 4, n), turned],
+                [draw(3, n, 6), draw(3, 5, 6).transpose(0, 2, 1)],
+            ]
         case "affine_backward":
             return [[draw(n, 5), draw(n, 6), draw(6, 5), draw(6, 5), draw(5), need] for need in (True, False)]
         case "softmax_cross_entropy" | "softmax_cross_entropy_backward":

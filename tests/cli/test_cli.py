@@ -48,7 +48,9 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def short(data: Path) -> list[str]:
     """A run of a fraction of a second that learns its data by heart."""
-    return ["train", "mnist", "--data", str(data), "--hidden", "12", "--epochs", "3", "--batch-size", "10", "--lr=0.02"]
+    plain = ["--augment", "0", "--dropout", "0"]
+    width = ["--hidden", "12", "--epochs", "3", "--batch-size", "10", "--lr=0.02"]
+    return ["train", "mnist", "--data", str(data), *width, *plain]
 
 
 @pytest.fixture
@@ -93,8 +95,15 @@ def test_train_says_writes_and_records(
     assert record["settings"] == {
         "data": str(data),
         "source": str(data),
+        "target": None,
+        "task": "auto",
+        "drop": [],
+        "validation": None,
+        "side": None,
         "model": "mlp",
         "hidden": [12],
+        "dropout": 0.0,
+        "augment": 0.0,
         "activation": "relu",
         "optimizer": "adam",
         "lr": 0.02,
@@ -151,7 +160,7 @@ def test_other_backends(
 
 
 def test_the_sample_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "mnist", "--hidden", "32", "--epochs", "1", "--batch-size", "100"]) == 0
+    assert main(["train", "mnist", "--hidden", "32", "--epochs", "1", "--batch-size", "100", "--augment", "0"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "data mnist (sample): 10,000 images to train on, 2,000 to test" in out
     assert "`--data full`" in out
@@ -250,7 +259,7 @@ def test_options_of_checkpoints_are_checked(
 def test_interrupted_outside_of_training(
     short: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nnbackend.recipes.train.mnist", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("nnbackend.recipes.train.load_prepared", lambda *a, **k: signal.raise_signal(signal.SIGINT))
     assert error_of(short, 130, capsys) == "interrupted"
 
 
@@ -267,7 +276,7 @@ def test_interrupted_outside_of_training(
             "unknown command 'trian'. Did you mean 'train'? Known: completion, conformance, doctor, export, predict, "
             "report, train.",
         ),
-        (["train"], 2, "the following arguments are required: data_set"),
+        (["train"], 2, "the following arguments are required: DATA"),
         (["train", "mnits"], 2, "unknown data set 'mnits'. Did you mean 'mnist'? Known: mnist."),
         (["train", "mnist", "--activation", "rleu"], 2, "unknown activation 'rleu'. Did you mean 'relu'? Known: "),
         (["train", "mnist", "--optimizer", "adma"], 2, "unknown optimizer 'adma'. Did you mean 'adam"),
@@ -322,7 +331,7 @@ def test_outputs_are_checked_before_training(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("nnbackend.cli.train.train_mnist", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("nnbackend.cli.train.train_data", lambda *a, **k: pytest.fail("it trained"))
     expected = f"argument {option}: " + message.format(folder=tmp_path)
     assert error_of([*short, option, str(tmp_path / name)], 2, capsys) == expected
 
@@ -330,7 +339,7 @@ def test_outputs_are_checked_before_training(
 def test_other_outputs_that_cannot_be_written(
     short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nnbackend.cli.train.train_mnist", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("nnbackend.cli.train.train_data", lambda *a, **k: pytest.fail("it trained"))
     path = tmp_path / "curve.pgn"
     message = error_of([*short, "--plot", str(path)], 2, capsys)
     assert message.startswith(f"argument --plot: cannot write {path}: ")
@@ -585,7 +594,7 @@ def test_help_is_light(arguments: list[str]) -> None:
 def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "widths of the hidden layers (default: 512 256)" in text
+    assert "widths of the hidden layers (default: 512 256; for tables 64 64)" in text
     assert "update rule (default: adam)" in text
     assert "None" not in text
 

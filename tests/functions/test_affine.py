@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support import Namespace, assert_close, check_projection
 
-from nnbackend.functions import affine, affine_backward
+from nnbackend.functions import affine, affine_backward, product
 
 
 @pytest.mark.parametrize(("n", "i", "o"), [(7, 5, 3), (1, 4, 1), (3, 1, 6)])
@@ -42,3 +42,12 @@ def test_dx_can_be_left_out(on: Namespace) -> None:
     assert affine_backward(dy, x, W, dW, db, need_dx=False) is None
     assert_close(dW, [[7.0], [10.0]], "float64")
     assert_close(db, [3.0], "float64")
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 4, 3), (2, 1, 4, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_stacks(on: Namespace, shape: tuple[int, ...], dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.standard_normal(shape).astype(dtype), rng.standard_normal((*shape[:-2], 3, 5)).astype(dtype)
+    expected = np.einsum("...nk,...km->...nm", a, b)
+    assert_close(product(on.array(a), on.array(b)), expected, dtype, terms=3)

@@ -42,7 +42,37 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
         (lambda: nn.AveragePooling(3, stride=1, padding=1), (4, 4, 1)),
     ],
     "Flatten": [(nn.Flatten, (2, 3, 2)), (nn.Flatten, (4,))],
+    "RNN": [(lambda: nn.RNN(3, 2), (4, 3)), (lambda: nn.RNN(1, 1), (1, 1))],
+    "LSTM": [(lambda: nn.LSTM(3, 2), (4, 3)), (lambda: nn.LSTM(1, 3), (1, 1))],
+    "GRU": [(lambda: nn.GRU(3, 2), (4, 3)), (lambda: nn.GRU(1, 3), (1, 1))],
+    "MultiHeadAttention": [
+        (lambda: nn.MultiHeadAttention(6, 2), (4, 6)),
+        (lambda: nn.MultiHeadAttention(3, 3, causal=True), (5, 3)),
+        (lambda: nn.MultiHeadAttention(1, 1), (1, 1)),
+    ],
+    "PositionalEncoding": [
+        (lambda: nn.PositionalEncoding(5, 7), (4, 5)),
+        (lambda: nn.PositionalEncoding(2, 6, learned=True), (4, 2)),
+        (lambda: nn.PositionalEncoding(1, 1, learned=True), (1, 1)),
+    ],
+    "LastStep": [(nn.LastStep, (4, 3)), (nn.LastStep, (1,))],
     "Embedding": [(lambda: nn.Embedding(5, 3), (4,)), (lambda: nn.Embedding(2, 1), ())],
+    "Sequential": [
+        (lambda: nn.Sequential([nn.Affine(4, 3), nn.Tanh(), nn.Affine(3, 2)]), (4,)),
+        (lambda: nn.Sequential([]), (2, 3)),
+        (lambda: nn.Sequential([nn.Sequential([nn.ELU()]), nn.Convolution(2, 3, 3)]), (4, 5, 2)),
+    ],
+    "Residual": [
+        (lambda: nn.Residual([nn.Affine(4, 5), nn.Tanh(), nn.Affine(5, 4)]), (4,)),
+        (lambda: nn.Residual([nn.Convolution(2, 3, 3, padding=1), nn.SiLU()], nn.Convolution(2, 3, 1)), (4, 5, 2)),
+        (lambda: nn.Residual([nn.Affine(4, 3)], [nn.Affine(4, 2), nn.Tanh(), nn.Affine(2, 3)]), (4,)),
+    ],
+    "Parallel": [
+        (lambda: nn.Parallel([nn.Affine(4, 3), [nn.Affine(4, 3), nn.Sigmoid()], nn.Affine(4, 3)]), (4,)),
+        (lambda: nn.Parallel([nn.Tanh()]), (4,)),
+        (lambda: nn.Parallel([[], nn.Affine(4, 3), nn.ELU()], "concatenate"), (4,)),
+        (lambda: nn.Parallel([nn.Convolution(2, 3, (1, 3)), nn.Convolution(2, 1, (1, 3))], "concatenate"), (2, 5, 2)),
+    ],
     "RandomAffine": [
         (lambda: nn.RandomAffine(0.3, 40.0, 0.3, 0.5), (5, 6, 2)),
         (lambda: nn.RandomAffine(0.0, 0.0, 0.0), (4, 1, 1)),

@@ -39,7 +39,8 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
     x = generator.standard_normal((123, 8)).astype("float32")
     t = (x @ generator.standard_normal((8, 3))).argmax(axis=1)
     weight = generator.random(123) if options.get("weights") else None
-    layers = [nn.Affine(8, 16), nn.BatchNormalization(16), nn.ReLU(), nn.Dropout(0.3), nn.Affine(16, 3)]
+    block = nn.Residual([nn.Affine(16, 16), nn.BatchNormalization(16), nn.ReLU(), nn.Dropout(0.1)])
+    layers = [nn.Affine(8, 16), nn.BatchNormalization(16), nn.ReLU(), nn.Dropout(0.3), block, nn.Affine(16, 3)]
     loss = nn.SoftmaxWithLoss(class_weight=[1.0, 2.0, 0.5]) if options.get("class_weight") else None
     network = nn.Network(layers, loss, seed=options.get("network", 1), backend=options.get("backend", "numpy"))
     trainer = nn.Trainer(
@@ -67,8 +68,11 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
             time.sleep(0 if act == "SIGTERM" else 5)
 
     trainer._shared_step = stepped  # type: ignore[method-assign]
+    train: tuple[Any, ...] = x[:93], t[:93]
+    if options.get("stream"):
+        train = (nn.datasets.Items(list(zip(x[:93], t[:93], strict=True))),)
     stopper = nn.EarlyStopping("val_loss", patience=100)
-    trainer.fit(x[:93], t[:93], epochs, sample_weight=None if weight is None else weight[:93],
+    trainer.fit(*train, epochs=epochs, sample_weight=None if weight is None else weight[:93],
                 validation=(x[93:], t[93:]), callbacks=[stopper], progress=options.get("progress", False))  # fmt: skip
     return trainer
 

@@ -59,26 +59,30 @@ class Handle:
             self._call("cublasSetWorkspace_v2", self._handle, address, size)
 
     def matmul(self, a: CuPyArray, b: CuPyArray, out: CuPyArray, stream: int) -> None:
-        """Compute out <- a b. a: (n, k), b: (k, m), out: (n, m), all float32 or all float64.
+        """Compute out <- a b. a: (n, k), b: (k, m), out: (n, m), all float32 or all float64; or stacks of as many.
 
-        Each array needs an axis of stride 1. In `out` it is the last axis.
+        Each matrix needs an axis of stride 1. In `out` it is the last axis.
         """
         if not self._bound:
             self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
-        (n, k), m, real = a.shape, b.shape[1], a.dtype.char
+        stacked = a.ndim == 3
+        (n, k), m, real = a.shape[-2:], b.shape[-1], a.dtype.char
         compute = PRECISIONS[_precision] if real == "f" else _FLOAT64
         number = ctypes.c_float if real == "f" else ctypes.c_double
-        (transpose_a, lead_a), (transpose_b, lead_b), (_, lead) = layout(a), layout(b), layout(out)  # type: ignore[misc]
+        layouts = [layout(x[0] if stacked else x) for x in (a, b, out)]
+        (transpose_a, lead_a), (transpose_b, lead_b), (_, lead) = layouts  # type: ignore[misc]
         kind, one, zero = _TYPES[real], number(1), number(0)
         # cuBLAS is column-major and reads these arrays as their transposes; out^T = b^T a^T
-        factor_b = (ctypes.c_void_p(b.data.ptr), kind, lead_b)
-        factor_a = (ctypes.c_void_p(a.data.ptr), kind, lead_a)
-        product = (ctypes.c_void_p(out.data.ptr), kind, lead)
+        steps = [(ctypes.c_longlong(x.strides[0] // x.itemsize),) if stacked else () for x in (a, b, out)]
+        factor_b = (ctypes.c_void_p(b.data.ptr), kind, lead_b, *steps[1])
+        factor_a = (ctypes.c_void_p(a.data.ptr), kind, lead_a, *steps[0])
+        product = (ctypes.c_void_p(out.data.ptr), kind, lead, *steps[2])
         shape = (transpose_b, transpose_a, m, n, k)
         scales = ctypes.byref(one), ctypes.byref(zero)
         self._call(
-            "cublasGemmEx",
+            "cublasGemmStridedBatchedEx" if stacked else "cublasGemmEx",
             *(self._handle, *shape, scales[0], *factor_b, *factor_a, scales[1], *product),
+            *((a.shape[0],) if stacked else ()),
             *(compute, _DEFAULT_ALGORITHM),
         )
 

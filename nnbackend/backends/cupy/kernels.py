@@ -30,6 +30,7 @@ from nnbackend.functions import (
     gelu_backward,
     leaky_relu,
     leaky_relu_backward,
+    product,
     record,
     relu,
     relu_backward,
@@ -228,18 +229,33 @@ def _(dy: Array, x: Array) -> Any:
 
 
 def _product(a: Array, b: Array, out: Array = None) -> Array:
-    """Return the matrix product a b, in `out` if that is given."""
+    """Return the matrix product a b, in `out` if that is given. a, b: matrices, or stacks of as many, (k, n, m)."""
     handle = cublas.handle(a.device.id)
     if handle is None or not _real(a, b):
         return cupy.matmul(a, b, out=out)
     if out is None:
-        out = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
-    if a.shape[1] == 0:
+        out = cupy.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+    if a.shape[-1] == 0:
         out.fill(0)
     elif out.size:
-        a, b = (x if cublas.layout(x) else _contiguous(x) for x in (a, b))
+        a, b = (x if cublas.layout(x if x.ndim == 2 else x[0]) else _contiguous(x) for x in (a, b))
         handle.matmul(a, b, out, cupy.cuda.get_current_stream().ptr)
     return out
+
+
+def _stack(x: Array) -> Array:
+    """Return x, (..., n, m), as (k, n, m), each matrix of which lies in one piece, perhaps transposed."""
+    turned = cupy.swapaxes(x, -1, -2)
+    if turned.flags.c_contiguous and not x.flags.c_contiguous:
+        return cupy.swapaxes(turned.reshape(-1, *turned.shape[-2:]), -1, -2)
+    return _contiguous(x).reshape(-1, *x.shape[-2:])
+
+
+@kernel(product, cupy.ndarray)
+def _(a: Array, b: Array) -> Any:
+    if not _real(a, b) or a.ndim != b.ndim or a.ndim < 2 or a.shape[:-2] != b.shape[:-2] or a.size * b.size == 0:
+        return NotImplemented
+    return _product(a, b) if a.ndim == 2 else _product(_stack(a), _stack(b)).reshape(*a.shape[:-1], b.shape[-1])
 
 
 @kernel(affine, cupy.ndarray)

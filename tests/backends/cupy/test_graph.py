@@ -120,6 +120,16 @@ CASES: dict[str, dict[str, Any]] = {
     "numbers": {"t": RNG.standard_normal((N, 3)), "loss": nn.MeanSquaredError()},
     "several labels": {"t": (RNG.random((N, 3)) < 0.5).astype(float), "loss": nn.SigmoidWithLoss()},
     "layer normalisation": {"stack": lambda: [nn.Affine(6, 8), nn.LayerNormalization(8), nn.GELU(), nn.Affine(8, 3)]},
+    "nested layers": {
+        "stack": lambda: [
+            shared := nn.Affine(6, 6),
+            nn.Residual(
+                [nn.Dropout(0.2), shared, nn.BatchNormalization(6), nn.Tanh(), nn.Affine(6, 8)], nn.Affine(6, 8)
+            ),
+            nn.Parallel([[], [nn.Affine(8, 2), nn.ReLU()]], "concatenate"),
+            nn.Affine(10, 3),
+        ]
+    },
     "activations": {"stack": lambda: [nn.Affine(6, 8), nn.ELU(), nn.Affine(8, 8), nn.SiLU(), nn.Affine(8, 3)]},
 }
 

@@ -265,6 +265,19 @@ def test_products_through_our_own_handle(cupy: nn.Backend, precision: str, dtype
         cublas.set_precision("float32")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_stacks_of_products_through_our_own_handle(cupy: nn.Backend, dtype: str) -> None:
+    cublas.set_precision("tf32")
+    try:
+        for host in arguments("product", 5, dtype, np.random.default_rng(0)):
+            standin.MACHINE.counts.clear()
+            compare(cupy, functions.product, host, "plain", dtype)
+            assert (standin.MACHINE.counts["stack of gemm"] == 1) == (host[0].ndim > 2)
+            assert not standin.MACHINE.counts["matmul"]
+    finally:
+        cublas.set_precision("float32")
+
+
 def test_an_unknown_precision_is_named() -> None:
     with pytest.raises(ValueError, match="bfloat16"):
         cublas.set_precision("bfloat")
