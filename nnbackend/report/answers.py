@@ -37,6 +37,8 @@ class Answers:
         """Return the answers of a regression in the unit of the data. scaling: mean and deviation of the targets."""
         if scaling is None or self.outputs is None or self.targets is None:
             return self
+        if len(scaling) != 2:
+            raise ValueError(f"target_scaling: expected (mean, deviation), got {scaling!r}")
         mean, deviation = scaling
         return replace(self, outputs=self.outputs * deviation + mean, targets=self.targets * deviation + mean)
 

@@ -93,6 +93,45 @@ def test_runs_are_compared(train: Callable[..., int], capsys: pytest.CaptureFixt
     assert "run1" in text_of("one.html")
 
 
+def test_a_table_is_told_in_its_own_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Features and targets of a table are scaled for the network; the page undoes that, and names the columns."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    height, side = rng.uniform(1500, 2000, 80).round(), rng.choice(["left", "right"], 80)
+    answers = (3 * height + 500 * (side == "left") + rng.normal(0, 20, 80)).round()
+    lines = [f"{h:.0f},{s},{a:.0f}" for h, s, a in zip(height, side, answers, strict=True)]
+    Path("t.csv").write_text("\n".join(["height <mm>,side,price", *lines]), encoding="utf-8")
+    arguments = ["train", "t.csv", "--target", "price", "--epochs", "30", "--report", "a.html", "--json", "a.json"]
+    assert main([*arguments, "--validation", "0.2"]) == 0
+    record, page = json.loads(text_of("a.json")), text_of("a.html")
+    (worst,) = re.findall(r"<caption>[^/]*The rows with the largest loss.*?</table>", page, re.S)
+    assert '<th scope="col">height &lt;mm&gt;</th>' in worst
+    assert '<th scope="col">side=left</th>' in worst
+    rows = re.findall(r"<tr><th scope=\"row\">\d+</th>(.*?)</tr>", worst)
+    cells = [[float(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in rows]
+    known = {(h, s == "left", a) for h, s, a in zip(height, side, answers, strict=True)}
+    assert len(cells) == 16
+    assert {(h, bool(left), target) for _, target, _, h, left, _ in cells} <= known
+    error = np.sqrt(np.mean([(answer - target) ** 2 for _, target, answer, *_ in cells]))
+    assert error == pytest.approx(record["test_error"], rel=0.01)  # the page rounds to four digits
+    assert f"<dd>{record['test_error']:.4g}</dd>" in page
+    assert f"<dd>{record['r_squared']:.4g}</dd>" in page
+
+
+def test_a_page_says_that_a_run_only_learned_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(1).standard_normal((160, 5))
+    lines = [",".join([*map(str, row[:4]), "abc"[int(10 * abs(row[4])) % 3]]) for row in rows]
+    Path("t.csv").write_text("\n".join(["a,b,c,d,t", *lines]), encoding="utf-8")
+    arguments = ["train", "t.csv", "--target", "t", "--epochs", "100", "--lr", "0.01", "--validation", "0.5"]
+    assert main([*arguments, "--dropout", "0", "--report", "a.html", "--quiet"]) == 0
+    page = text_of("a.html")
+    assert re.search(r'<span lang="en">it knows its training rows by heart \(accuracy [\d.]+% in', page)
+    assert re.search(r'<span lang="ja">学習データを暗記しています\(正解率は学習データで [\d.]+%、', page)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

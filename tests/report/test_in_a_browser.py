@@ -20,7 +20,7 @@ if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
 DESKTOP, PHONE = {"width": 1100, "height": 800}, {"width": 360, "height": 740}
 MARKS = {  # the points of curves: epochs x curves, of each chart by its title
-    "images": {"loss": 8, "accuracy": 8, "Size of the outputs": 16, "Size of the gradients": 16},
+    "images": {"loss": 8, "accuracy": 8, "Size of the outputs": 12, "Size of the gradients": 12},
     "regression": {"loss": 2, "Answers against targets": 30, "Size of the outputs": 3, "Size of the gradients": 3},
     "several_outputs": {"loss": 4, "Answers against targets": 40},
     "many_classes": {"loss": 6, "accuracy": 6},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 import nnbackend as nn
 from nnbackend import diagnosis
+from nnbackend.datasets import write_idx
+from nnbackend.recipes import TrainSettings, train_data
 from nnbackend.report.japanese import _patterns, in_japanese
 from nnbackend.report.words import told, words
 
@@ -70,9 +73,39 @@ def test_each_finding(part: str) -> None:
         assert all(number in japanese for number in numbers), (numbers, japanese)
 
 
-def test_the_cases_reach_every_pattern() -> None:
+def learned_by_heart(folder: Path) -> list[str]:
+    """What a training says about answers that are drawn at random: of numbers, of classes, and of pictures."""
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((240, 7))
+    letters, numbers = folder / "letters.csv", folder / "numbers.csv"
+    for path, last in ((letters, "abc"), (numbers, "")):
+        answers = [last[int(10 * abs(row[-1])) % 3] if last else str(row[-1]) for row in rows]
+        lines = [",".join([*map(str, row[:-1]), answer]) for row, answer in zip(rows, answers, strict=True)]
+        path.write_text("\n".join(["a,b,c,d,e,f,t", *lines]), encoding="utf-8")
+    images, labels = rng.integers(0, 256, (80, 6, 6)).astype(np.uint8), (np.arange(80) % 3).astype(np.uint8)
+    for part in ("train", "t10k"):
+        write_idx(folder / f"{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", rng.permutation(labels))
+    found = []
+    for settings in (
+        {"data": str(letters), "target": "t", "validation": 0.5},
+        {"data": str(numbers), "target": "t", "validation": 0.5},
+        {"data": str(folder)},
+    ):
+        result = train_data(TrainSettings(hidden=(64,), epochs=120, dropout=0.0, augment=0.0, lr=0.01, **settings))
+        assert result.advice is not None
+        what, between, tries = result.advice.partition("; try ")
+        assert between
+        found += [what, tries]
+    return found
+
+
+def test_the_cases_reach_every_pattern(tmp_path: Path) -> None:
     said = [finding for make, t in CASES.values() for finding in quiet(make(), t)]
     texts = [text for finding in said for text in (finding.what, finding.advice)]
+    by_heart = learned_by_heart(tmp_path)
+    assert all(in_japanese(text) for text in by_heart), by_heart
+    texts += by_heart
     for pattern, _ in _patterns():
         assert any(pattern.fullmatch(text) for text in texts), pattern.pattern
 

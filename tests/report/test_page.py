@@ -297,6 +297,16 @@ def test_a_training_is_followed(tmp_path: Path) -> None:
         ({"classes": ["a", "b"]}, ValueError, "classes: expected 3 names, one for each class, got 2"),
         ({"features": ["a"]}, ValueError, "features: expected 4 names, one for each column, got 1"),
         ({"image_shape": (3, 3)}, ValueError, "image_shape: expected"),
+        (
+            {"feature_scaling": [(0.0, 1.0)]},
+            ValueError,
+            "feature_scaling: expected a mean and a deviation for 4 columns",
+        ),
+        (
+            {"network": nn.Network([nn.Affine(4, 1)], nn.Huber()), "t": 1.0 * T, "target_scaling": (1.0,)},
+            ValueError,
+            r"target_scaling: expected \(mean, deviation\), got \(1.0,\)",
+        ),
         ({"language": "de"}, ValueError, "language: expected one of en, ja, got 'de'"),
         ({"history": {"loss": ["x"]}}, ValueError, "history: loss of epoch 1 is 'x', expected a number"),
         ({"network": "net"}, TypeError, "network: expected a Network, got str"),
