@@ -63,12 +63,12 @@ class Reader:
 
 def readers(folder: Path) -> list[Reader]:
     """Return a reader for each kind of file, with a small undamaged file."""
-    layers = [nn.Affine(3, 4), nn.BatchNormalization(4), nn.ReLU(), nn.Affine(4, 2)]
     x, t = np.arange(12, dtype="float32").reshape(4, 3) / 10, np.array([0, 1, 1, 0])
 
     def trainer(file: Path | None = None) -> nn.Trainer:
-        fresh = [type(layer)(**layer.config()) for layer in layers]
-        network = nn.Network(fresh, seed=0, backend="numpy")
+        shared = nn.Affine(4, 4)
+        layers = [nn.Affine(3, 4), shared, nn.Residual([nn.BatchNormalization(4), nn.ReLU(), shared]), nn.Affine(4, 2)]
+        network = nn.Network(layers, seed=0, backend="numpy")
         return nn.Trainer(network, nn.Momentum(0.1), batch_size=2, checkpoint=file)
 
     def values(network: nn.Network) -> dict[str, bytes]:

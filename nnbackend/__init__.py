@@ -41,11 +41,16 @@ from nnbackend.layers import (
     MaxPooling,
     MeanAbsoluteError,
     MeanSquaredError,
+    MultiHeadAttention,
+    Parallel,
+    PositionalEncoding,
     QuantileLoss,
     RandomAffine,
     RandomElastic,
     RandomFlip,
     ReLU,
+    Residual,
+    Sequential,
     Sigmoid,
     SigmoidWithLoss,
     SiLU,
@@ -57,15 +62,24 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes
+    from nnbackend import datasets, nodes, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
     from nnbackend.interchange import conformance, load_torch
     from nnbackend.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
     from nnbackend.summary import Summary
-    from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
+    from nnbackend.training import (
+        Checkpoint,
+        Communicator,
+        EarlyStopping,
+        History,
+        ReduceLROnPlateau,
+        Trainer,
+        communicator,
+    )
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
 _ROOMS = {
@@ -77,9 +91,18 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
-    "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
+    "training": (
+        "Checkpoint",
+        "Communicator",
+        "EarlyStopping",
+        "History",
+        "ReduceLROnPlateau",
+        "Trainer",
+        "communicator",
+    ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -146,6 +169,7 @@ __all__ = [
     "MeanSquaredError",
     "ModelFileError",
     "Momentum",
+    "MultiHeadAttention",
     "NNBackendError",
     "Nesterov",
     "Network",
@@ -153,14 +177,19 @@ __all__ = [
     "NumericalError",
     "OneCycle",
     "Optimizer",
+    "Parallel",
     "Parameter",
+    "PositionalEncoding",
     "QuantileLoss",
     "RMSprop",
     "RandomAffine",
     "RandomElastic",
     "RandomFlip",
     "ReLU",
+    "ReduceLROnPlateau",
+    "Residual",
     "Schedule",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",
@@ -184,10 +213,12 @@ __all__ = [
     "diagnose",
     "evaluate",
     "functions",
+    "generate",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "sampling",
     "to_numpy",
     "use",
     "using",

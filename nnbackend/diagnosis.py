@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from nnbackend.functions.array import Array, array_namespace, one_hot
+from nnbackend.layers import Layer, Loss
+from nnbackend.layers.containers import back_through, watched
 from nnbackend.network import Network
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
@@ -89,9 +92,21 @@ def diagnose(net: Network, x: Any, t: Any) -> Diagnosis:
 def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:
     xp, loss_layer = net.backend.xp, net.loss_layer
     outputs: dict[str, Array] = {}
-    y = x
-    for name, layer in net.layers.items():
-        y = outputs[name] = layer.forward(y)
+    arriving: dict[str, float] = {}
+    slopes: dict[str, Array] = {}
+
+    def forward(layer: Layer, run: Callable[..., Array], x: Array, training: bool) -> Array:
+        outputs[layer.name] = y = run(x, training)
+        return y
+
+    def backward(layer: Layer, run: Callable[..., Array], dy: Array, need_dx: bool) -> Array:
+        arriving[layer.name] = _size(dy)
+        if layer.elementwise:  # a gradient of ones comes back as the slope of every element
+            slopes[layer.name] = run(xp.ones_like(dy), True)
+        return run(dy, True)
+
+    with watched(net.every_layer().values(), forward):
+        y = net.forward(x)
     constant = float(loss_layer.forward(xp.zeros_like(y) + xp.mean(y, axis=0, keepdims=True), t))
     loss = float(loss_layer.forward(y, t))
     broken = [name for name, y in outputs.items() if not xp.all(xp.isfinite(y))]
@@ -100,32 +115,21 @@ def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:
         return Diagnosis(loss, constant, (Finding(place, f"{what} not finite", _GROWN_ADVICE),))
     if loss < SOLVED * constant:
         return Diagnosis(loss, constant, ())
-    arriving, slopes = _gradients(net, outputs)
+    with watched(net.every_layer().values(), backward=backward):
+        back_through(list(net.layers.values()), loss_layer.backward())
     usual = max([1.0, *(_size(a) for a in (x, t) if a.dtype == y.dtype)])  # ids and labels have no size
     causes = [*_stuck_units(outputs, slopes), *_faded_or_grown(net, arriving), *_large_values(outputs, usual)]
     advice = "what is advised below" if causes else _SAME_ADVICE
-    same = _same_answers(loss_layer.output(y), t, advice)
+    same = _same_answers(loss_layer, loss_layer.output(y), t, advice)
     return Diagnosis(loss, constant, (*same, *_bounded_answers(net, outputs, t, constant), *causes))
 
 
-def _gradients(net: Network, outputs: dict[str, Array]) -> tuple[dict[str, float], dict[str, Array]]:
-    """Return the size of the gradient at each layer's output, and the slopes of the elementwise layers, by name."""
-    arriving, slopes = {}, {}
-    dy = net.loss_layer.backward()
-    for name, layer in reversed(net.layers.items()):
-        arriving[name] = _size(dy)
-        if layer.elementwise:  # a gradient of ones comes back as the slope of every element
-            slopes[name] = layer.backward(net.backend.xp.ones_like(outputs[name]))
-        dy = layer.backward(dy)
-    return arriving, slopes
-
-
-def _same_answers(answers: Array, t: Array, advice: str) -> list[Finding]:
+def _same_answers(end: Loss, answers: Array, t: Array, advice: str) -> list[Finding]:
     """Report answers that are nearly the same for every input."""
     if t.shape != answers.shape:
-        if t.ndim != 1 or answers.ndim != 2:
+        if t.shape != answers.shape[:-1]:
             return []  # targets and answers differ in form, so their spreads cannot be compared
-        t = one_hot(t, answers.shape[1], answers.dtype)
+        t = _one_hot(end, t, answers)
     wanted, spread = _spread(t), _spread(answers)
     if spread >= SAME * wanted:
         return []
@@ -173,7 +177,7 @@ def _least_loss(net: Network, like: Array, t: Array, low: float, high: float) ->
     xp, end = net.backend.xp, net.loss_layer
     if not end.classifies:
         return float(end.forward(xp.minimum(xp.maximum(t, xp.zeros_like(t) + low), xp.zeros_like(t) + high), t))
-    wanted = t if t.ndim == like.ndim else one_hot(t, like.shape[1], like.dtype)
+    wanted = t if t.ndim == like.ndim else _one_hot(end, t, like)
     best = low + (high - low) * wanted
     # a loss that does not ask for certainty (label smoothing) is smallest somewhere within the bounds
     return min(float(end.forward(best * 0.5**k, t)) for k in range(24))
@@ -200,9 +204,9 @@ def _stuck_units(outputs: dict[str, Array], slopes: dict[str, Array]) -> list[Fi
 
 def _faded_or_grown(net: Network, arriving: dict[str, float]) -> list[Finding]:
     """Report the first layer with parameters, from the output down, at which the gradient has vanished or exploded."""
-    sent = next(iter(arriving.values()))
+    sent, layers = next(iter(arriving.values()), 0.0), net.every_layer()
     for name, size in arriving.items():
-        if sent == 0 or not net.layers[name].parameters():
+        if sent == 0 or not layers[name].own_parameters():
             continue
         if not size < GROWN * sent:
             what = f"the gradient explodes: it arrives here {size / sent:.2g} times as large as it left the loss"
@@ -220,6 +224,14 @@ def _large_values(outputs: dict[str, Array], usual: float) -> list[Finding]:
             what = f"values explode: {_size(y):.2g} on average, where about {usual:.2g} is usual"
             return [Finding(name, what, _GROWN_ADVICE)]
     return []
+
+
+def _one_hot(end: Loss, t: Array, like: Array) -> Array:
+    """Return labels t as one-hot rows, in the shape of `like`. A label that does not count stands for class 0."""
+    xp, counted = array_namespace(t), end.is_counted(t)
+    labels = t if counted is None else t * xp.astype(counted, t.dtype)
+    rows = one_hot(xp.reshape(labels, (math.prod(t.shape),)), like.shape[-1], like.dtype)
+    return xp.reshape(rows, tuple(like.shape))
 
 
 def _size(a: Array) -> float:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nnbackend.backends import Backend, resolve, to_numpy
 from nnbackend.checks import at_least
 from nnbackend.functions.array import Array, array_namespace
+from nnbackend.layers import Layer
+from nnbackend.layers.containers import back_through, watched
 from nnbackend.network import Network
 from nnbackend.parameters import Parameter
 from nnbackend.random import host_generator
@@ -155,9 +157,9 @@ class _Trial:
 
     def __init__(self, net: Network, x: Array, t: Array, generator: Generator):
         self.net, self.generator = net.to(net.backend, "float64"), generator
-        self.layers, self.end, self.buffer = list(self.net.layers.values()), self.net.loss_layer, self.net.buffer
+        self.layers, self.end, self.buffer = self.net.steps(), self.net.loss_layer, self.net.buffer
         x, self.t = self.net.data(x, t)
-        self.x = x if self.layers[0].input_dtype else self._moved(x)  # ids cannot be moved
+        self.x = x if self.net.first.input_dtype else self._moved(x)  # ids cannot be moved
         for values in self.net.params.values():
             values[...] = self._moved(values)
         self.start = self.buffer.snapshot()
@@ -170,21 +172,41 @@ class _Trial:
         self.buffer.restore(self.start)
         names, x, passed = iter(gradients), self.x, False
         for i, layer in enumerate(self.layers):
-            if passed:  # backpropagation passes this input on its way to a parameter
-                yield "x", layer.name, *self._input_case(i, self._moved(x))
-            for parameter in layer.parameters().values():
-                if parameter.trainable:
-                    name, passed = next(names), True
-                    yield name, layer.name, gradients[name], partial(self._loss_with, parameter, i, x)
+            for part in layer.walk():
+                if passed:  # backpropagation passes this input on its way to a parameter
+                    within = None if part is layer else part
+                    yield "x", part.name, *self._input_case(i, self._moved(x), within)
+                for parameter in part.own_parameters().values():
+                    if parameter.trainable:
+                        passed = True
+                    if parameter.trainable and parameter.source is None:
+                        name = next(names)
+                        yield name, part.name, gradients[name], partial(self._loss_with, parameter, i, x)
             x = self._forward(i, x, i + 1)
         yield "x", str(self.end), *self._input_case(len(self.layers), x)
 
-    def _input_case(self, i: int, x: Array) -> tuple[Array, Callable[[Array], float]]:
-        self._loss(i, x)
-        dx = self.end.backward()
-        for layer in reversed(self.layers[i:]):
-            dx = layer.backward(dx)
-        return dx, lambda change: self._loss(i, x + change)
+    def _input_case(self, i: int, x: Array, part: Layer | None = None) -> tuple[Array, Callable[[Array], float]]:
+        """Return the gradient with respect to x, the input of layer i, and the loss as a function of a change of it.
+
+        part: a layer within layer i, whose input takes the place of x.
+        """
+        if part is None:
+            self._loss(i, x)
+            return back_through(self.layers[i:], self.end.backward()), lambda change: self._loss(i, x + change)
+        gradient: list[Array] = []
+
+        def keep(layer: Layer, run: Callable[..., Array], dy: Array, need_dx: bool) -> Array:
+            gradient.append(run(dy, True))
+            return gradient[0]
+
+        def loss(change: Array) -> float:
+            with watched([part], lambda layer, run, x, training: run(x + change, training)):
+                return self._loss(i, x)
+
+        with watched([part], backward=keep):
+            self._loss(i, x)
+            back_through(self.layers[i:], self.end.backward())
+        return gradient[0], loss
 
     def _loss_with(self, parameter: Parameter, i: int, x: Array, change: Array) -> float:
         parameter.data[...] = parameter.data + change

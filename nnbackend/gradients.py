@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from functools import singledispatch
 from itertools import product
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from nnbackend.backends import describe
 from nnbackend.functions.array import Array, Namespace, array_namespace, device, pieces, take_columns
 from nnbackend.functions.losses import fraction, softmax_cross_entropy_variants
 from nnbackend.layers import Affine, BatchNormalization, Layer, Loss, SoftmaxWithLoss
+from nnbackend.layers.containers import Stacks, through
 from nnbackend.parameters import Parameter
 
 __all__ = [
@@ -161,6 +162,9 @@ class Products:
         return array_namespace(self.x).reshape(variants, (self.x.shape[1], -1)).T
 
 
+Variants: TypeAlias = Columns | Products | Array
+
+
 def stack_gradient(
     layers: Sequence[Layer],
     loss: Loss,
@@ -180,16 +184,19 @@ def stack_gradient(
     for layer in layers:
         outputs.append(_column_major(layer.forward(outputs[-1])))
 
+    owned = [(i, *item) for i, layer in enumerate(layers) for item in layer.parameters().items()]
+    shared = {id(p.source) for *_, p in owned if p.source is not None}
+    trained = [(i, name, p) for i, name, p in owned if p.trainable and p.source is None]
+    used_again = {(i, name) for i, name, p in trained if id(p) in shared}
+
     def losses(layers: Sequence[Layer], i: int, name: str, elements: range, h: float) -> Array:
         """Return the loss of every row after adding h to one element, for each of `elements`: (n, k)."""
-        y: Columns | Products | Array = forward_changed(
-            layers[i], outputs[i], outputs[i + 1], layers[i].parameters()[name], elements, h
-        )
-        for layer, unchanged in zip(layers[i + 1 :], outputs[i + 2 :], strict=True):
-            if isinstance(y, Columns):
-                y = forward_columns(layer, y, unchanged)
-            else:
-                y = layer.forward(y.rows() if isinstance(y, Products) else y)
+        parameter = layers[i].parameters()[name]
+        if (i, name) in used_again:  # the change arises at several places
+            varied = _each_changed(parameter, elements, h, lambda: loss.rows(through(layers[i:], outputs[i]), t))
+            return xp.stack(varied, axis=1)
+        y = forward_changed(layers[i], outputs[i], outputs[i + 1], parameter, elements, h)
+        y = _onward(layers[i + 1 :], outputs[i + 2 :], y)
         if isinstance(y, Columns | Products):
             return loss_of_products(loss, y.products() if isinstance(y, Columns) else y, t)
         return xp.reshape(loss.rows(y, xp.repeat(t, len(elements), axis=0)), (-1, len(elements)))
@@ -199,7 +206,6 @@ def stack_gradient(
         return xp.sum(losses(layers, i, name, elements, h) - losses(layers, i, name, elements, -h), axis=0)
 
     gradients = []
-    trained = [(i, *item) for i, layer in enumerate(layers) for item in layer.parameters().items() if item[1].trainable]
     tasks = [
         (i, name, range(piece.start, piece.stop))
         for i, name, p in trained
@@ -227,6 +233,29 @@ def _shared(
     return [shares[k % len(stacks)][k // len(stacks)] for k in range(len(tasks))]
 
 
+def _onward(layers: Sequence[Layer], outputs: Sequence[Array], y: Variants) -> Variants:
+    """Return what layers make of variants. outputs: what each makes of the batch without changes."""
+    for layer, unchanged in zip(layers, outputs, strict=True):
+        if isinstance(y, Columns):
+            y = forward_columns(layer, y, unchanged)
+        else:
+            y = layer.forward(y.rows() if isinstance(y, Products) else y)
+    return y
+
+
+def _each_changed(parameter: Parameter, elements: range, h: float, result: Callable[[], Array]) -> list[Array]:
+    """Return the results after adding h to one element of a parameter, for each of `elements`, its flat indices."""
+    xp = array_namespace(parameter.data)
+    flat = xp.reshape(parameter.data, (-1,), copy=False)
+    results = []
+    for k in elements:
+        before = xp.asarray(flat[k], copy=True)
+        flat[k] = before + h
+        results.append(result())
+        flat[k] = before
+    return results
+
+
 def _column_major(x: Array) -> Array:
     """Return a copy of x, (n, c), with its columns in one piece each; other arrays as they are."""
     return take_columns(x, array_namespace(x).arange(x.shape[1], device=device(x))) if x.ndim == 2 else x
@@ -244,34 +273,30 @@ def loss_of_products(loss: Loss, y: Products, t: Array) -> Array:
 def _(loss: SoftmaxWithLoss, y: Products, t: Array) -> Array:
     if type(loss).rows is not SoftmaxWithLoss.rows:  # a subclass with a loss of its own
         return loss_of_products.dispatch(object)(loss, y, t)
+    counted, xp = loss.is_counted(t), array_namespace(y.x)
+    if counted is not None:
+        t = t * xp.astype(counted, t.dtype)
     class_weight: Any = loss.class_weight
     if class_weight is not None:
-        class_weight = array_namespace(y.x).asarray(class_weight, dtype=y.x.dtype, device=device(y.x))
-    return softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, loss.label_smoothing)
+        class_weight = xp.asarray(class_weight, dtype=y.x.dtype, device=device(y.x))
+    losses = softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, loss.label_smoothing)
+    return losses if counted is None else losses * xp.astype(counted, losses.dtype)[:, None]
 
 
 @singledispatch
-def forward_changed(
-    layer: Layer, x: Array, y: Array, parameter: Parameter, elements: range, h: float
-) -> Columns | Array:
+def forward_changed(layer: Layer, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Variants:
     """Return k variants of y = layer.forward(x) in inference mode: h is added to one element of `parameter` in each.
 
-    elements: the flat indices of the k elements. The result is a Columns, or an array of the rows of all variants in
-    the order of `Columns.rows`.
+    elements: the flat indices of the k elements. The result is a Columns, a Products, or an array of the rows of all
+    variants in the order of `Columns.rows`.
     """
     xp = array_namespace(x)
-    flat = xp.reshape(parameter.data, (-1,), copy=False)
-    variants = []
-    for k in elements:
-        before = xp.asarray(flat[k], copy=True)
-        flat[k] = before + h
-        variants.append(layer.forward(x))
-        flat[k] = before
+    variants = _each_changed(parameter, elements, h, lambda: layer.forward(x))
     return xp.reshape(xp.stack(variants, axis=1), (-1, *y.shape[1:]))
 
 
 @singledispatch
-def forward_columns(layer: Layer, x: Columns, y: Array) -> Columns | Products | Array:
+def forward_columns(layer: Layer, x: Columns, y: Array) -> Variants:
     """Return `forward` of the variants x in inference mode, as Columns, as Products, or as rows.
 
     The rows are in the order of `Columns.rows`. y: `forward` of the batch without changes.
@@ -299,8 +324,11 @@ def shortcut(function: Any, kind: type[Layer]) -> Callable[[F], F]:
 
 
 @shortcut(forward_changed, Affine)
-def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
+def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Variants:
     """Return the changed columns of y: h in W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
+    if x.ndim != 2:
+        general: Variants = forward_changed.dispatch(object)(layer, x, y, parameter, elements, h)
+        return general
     xp = array_namespace(x)
     at = xp.arange(elements.start, elements.stop, device=device(x))
     columns = at % layer.output_size
@@ -320,3 +348,40 @@ def _(layer: BatchNormalization, x: Columns, y: Array) -> Columns:
     xp = array_namespace(y)
     scale = xp.take(layer.gamma.data / xp.sqrt(layer.running_var.data + layer.eps), x.columns)
     return Columns(y, x.columns, take_columns(y, x.columns) + scale * x.change)
+
+
+@shortcut(forward_changed, Stacks)
+def _(layer: Stacks, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Variants:
+    """Return the variants of the stack that holds the parameter, joined with what the other stacks make of x."""
+    results: list[Array] = []
+    changed: Any = None
+    at = 0
+    for number, stack in enumerate(layer.stacks()):
+        steps = [step for part in stack for step in part.steps()]
+        outputs = [x]
+        for i, step in enumerate(steps):
+            outputs.append(_column_major(step.forward(outputs[-1])))
+            if any(p is parameter for p in step.parameters().values()):
+                at, changed = number, forward_changed(step, outputs[i], outputs[i + 1], parameter, elements, h)
+            elif changed is not None and at == number:
+                changed = _onward([step], outputs[-1:], changed)
+        results.append(outputs[-1])
+    if layer.join == "add":
+        return _added(y, results[at], changed)
+    before = sum(result.shape[-1] for result in results[:at])
+    if isinstance(changed, Columns):
+        return Columns(y, changed.columns + before, changed.values)
+    rows = [array_namespace(x).repeat(result, len(elements), axis=0) for result in results]
+    rows[at] = changed.rows() if isinstance(changed, Products) else changed
+    return layer.joined(rows)
+
+
+def _added(y: Array, part: Array, changed: Any) -> Variants:
+    """Return the variants of y, a sum of which `part` is one term, if that term changes."""
+    xp = array_namespace(y)
+    if isinstance(changed, Columns):
+        return Columns(y, changed.columns, take_columns(y, changed.columns) + changed.change)
+    if isinstance(changed, Products):
+        return Products(y, changed.columns, changed.W)
+    rows: Array = changed + xp.repeat(y - part, changed.shape[0] // y.shape[0], axis=0)
+    return rows

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
+from nnbackend.functions.losses import fraction
 from nnbackend.gradients import stack_gradient
-from nnbackend.initializers import Constant, Initializer, Xavier
+from nnbackend.initializers import Constant, Xavier
 from nnbackend.layers import (
     LAYERS,
     LOSSES,
@@ -28,10 +29,12 @@ from nnbackend.layers import (
     Loss,
     MaxPooling,
     ReLU,
+    Sequential,
     Sigmoid,
     SoftmaxWithLoss,
 )
-from nnbackend.layers.base import RowShape, Shape
+from nnbackend.layers.base import RowShape, Shape, numbered
+from nnbackend.layers.containers import describe, made, place, watched
 from nnbackend.parameters import ParameterBuffer, Views
 from nnbackend.random import host_generator
 
@@ -51,7 +54,10 @@ class Network:
     """Holds an ordered stack of layers, their parameters, and the loss of their output.
 
     layers: at least one Layer. The network names them by kind and count ("Affine1", "Sigmoid1", "Affine2", ...), and
-    their parameters by name and count ("W1", "b1", "W2", ...).
+    their parameters by name and count ("W1", "b1", "W2", ...). Layers within a layer are named after it
+    ("Residual1.Affine1"), and their parameters are counted with the others, in the order of a forward pass.
+    A layer that is used twice has one set of parameters, and the gradients of its uses add. Each further use is a copy
+    that shares the values, so settings are changed at each.
     loss: SoftmaxWithLoss by default.
     seed: an int or a numpy Generator; the same seed gives the same initial values and masks on every backend.
     dtype: "float32" or "float64". backend: a Backend or its name; the current backend by default.
@@ -60,8 +66,8 @@ class Network:
     `buffer.data`, `buffer.grad` and `buffer.state` (values that layers keep but do not train, such as running means).
 
     Raises ValueError for an empty stack, for layers whose shapes do not fit together, for a layer that is already in
-    a network, and for an unknown dtype. Raises TypeError for an element that is not a Layer, and BackendError for a
-    backend that does not work.
+    a network, for one with running statistics that is used twice, and for an unknown dtype. Raises TypeError for an
+    element that is not a Layer, and BackendError for a backend that does not work.
 
     Methods take x on the network's backend, or as host data, which the network moves to its backend once.
     """
@@ -78,15 +84,11 @@ class Network:
         stack = list(layers)
         if not stack:
             raise ValueError("layers: a network needs at least one layer")
-        seen: set[int] = set()
         for position, layer in enumerate(stack):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{position}]: expected a layer, got {layer!r}")
-            if layer.name or id(layer) in seen:
-                raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer has one place")
-            if layer.input_dtype and position:
-                raise ValueError(f"layers[{position}]: {layer} takes ids, which no layer gives: put it first")
-            seen.add(id(layer))
+            if layer.name:
+                raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer belongs to one network")
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {unknown_name('dtype', dtype, DTYPES)}")
         self.loss_layer = SoftmaxWithLoss() if loss is None else loss
@@ -98,39 +100,40 @@ class Network:
             None  # how pictures become rows, as JSON-able values; see nnbackend.images
         )
 
-        self.layers = dict(zip(_numbered(layer.kind for layer in stack), stack, strict=True))
-        for name, layer in self.layers.items():
-            layer.name = name
+        self._root = Sequential(stack)
+        place(self._root)
+        self._every = list(self._root.walk())[1:]
+        self.layers = {layer.name: layer for layer in self._root.layers}
         try:
-            self.input_shape = _input_shape(stack)
+            self.input_shape = self._root.input_shape
+            for layer in self._every:
+                if layer.input_dtype and layer is not self.first:
+                    raise ValueError(f"layers: {layer} takes ids, which no layer gives: put it first")
         except ValueError:
-            for layer in stack:
+            for layer in self._every:
                 layer.name = ""  # the caller may put the layers into another network
             raise
-        _choose_initializers(stack)
-        owned = [(name, parameter) for layer in stack for name, parameter in layer.parameters().items()]
-        parameters = [parameter for _, parameter in owned]
+        self._root.suit(Xavier())
+        owned = [(name, parameter) for layer in self._every for name, parameter in layer.own_parameters().items()]
         generator = host_generator(seed)
-        self.buffer = ParameterBuffer(parameters, self.backend, dtype, generator)
+        self.buffer = ParameterBuffer([parameter for _, parameter in owned], self.backend, dtype, generator)
         self.seed = int(generator.integers(2**32)) if isinstance(seed, np.random.Generator) else int(seed)
-        named = dict(zip(_numbered(name for name, _ in owned), parameters, strict=True))
+        owned = [(name, parameter) for name, parameter in owned if parameter.source is None]
+        named = dict(zip(numbered(name for name, _ in owned), (parameter for _, parameter in owned), strict=True))
         trainable = {name: p for name, p in named.items() if p.trainable}
         self.params = Views({name: p.data for name, p in trainable.items()}, self.backend, dtype)
         self.grads = Views({name: p.grad for name, p in trainable.items()}, self.backend, dtype)
         self.statistics = Views({name: p.data for name, p in named.items() if not p.trainable}, self.backend, dtype)
-        for number, layer in enumerate(stack):
+        for number, layer in enumerate(self._every):
             layer.bind(self.buffer.clock, number, self.seed)
-        self._stack = stack
-        self._draws = any(layer.draws for layer in stack)
-        self._lowest = next((i for i, layer in enumerate(stack) if layer.parameters()), len(stack))
+        self._draws = any(layer.draws for layer in self._every)
+        self._hold()
 
     # --- the two passes -----------------------------------------------------------------------------------------
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
-        for layer in self._stack:
-            x = layer.forward(x, training)
-        return x
+        return self._root.forward(x, training)
 
     def backward(self, dy: Array | None = None) -> None:
         """Write the gradient of the loss of the last forward pass into `grads`.
@@ -139,8 +142,10 @@ class Network:
         """
         if dy is None:
             dy = self.loss_layer.backward()
-        for i in range(len(self._stack) - 1, self._lowest - 1, -1):
-            dy = self._stack[i].backward(dy, i > self._lowest)
+        self._root.backward(dy, need_dx=False)
+        self.buffer.add_up()
+        for part in self.frozen_parts:
+            self.buffer.grad[part] = 0.0
 
     # --- for users ----------------------------------------------------------------------------------------------
 
@@ -168,7 +173,10 @@ class Network:
         return float(self.evaluate(*self._weighted(x, t, sample_weight))[0])
 
     def accuracy(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        """Return the fraction of rows that are classified as t. Raise ValueError if the targets are not classes."""
+        """Return the fraction of rows that are classified as t, with a time axis that of positions.
+
+        Raises ValueError if the targets are not classes.
+        """
         correct = self.evaluate(*self._weighted(x, t, sample_weight))[1]
         if correct is None:
             raise ValueError(f"accuracy has no meaning for {self.loss_layer}: its targets are not classes")
@@ -207,49 +215,125 @@ class Network:
         data = exact.data(*self.data(x, t))
 
         def copies() -> list[list[Layer]]:
-            return [list(exact.to(self.backend).layers.values()) for _ in range(self.backend.threads - 1)]
+            return [exact.to(self.backend).steps() for _ in range(self.backend.threads - 1)]
 
-        gradients = stack_gradient(list(exact.layers.values()), exact.loss_layer, *data, h, copies)
+        gradients = stack_gradient(exact.steps(), exact.loss_layer, *data, h, copies)
         return {name: xp.astype(g, dtype, copy=False) for name, g in zip(self.params, gradients, strict=True)}
 
     def signature(self) -> dict[str, Any]:
         """Return what a recorded training step depends on beside its arguments; see `Part.signature`."""
-        parts = {**self.layers, "loss": self.loss_layer}
+        parts = {**self.every_layer(), "loss": self.loss_layer}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.signature().items()}
 
     @property
     def carried_rows(self) -> int:
         """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0."""
-        return next((layer.carried_rows for layer in self._stack if layer.carried_rows), 0)
+        return next((layer.carried_rows for layer in self._every if layer.carried_rows), 0)
 
     @on_its_device
     def reset_state(self) -> None:
         """Forget what layers carry over from one training batch to the next: each sequence begins anew."""
-        for layer in self._stack:
+        for layer in self._every:
             layer.reset_state()
 
     def least_rows(self, shape: Shape) -> tuple[int, str]:
         """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
         least, name = 1, ""
-        for layer in self._stack:
-            if layer.least_rows(shape) > least:
-                least, name = layer.least_rows(shape), str(layer)
-            shape = layer.output_shape(shape)
+        for layer, taken in self.places(shape):
+            if layer.least_rows(taken) > least:
+                least, name = layer.least_rows(taken), str(layer)
         return least, name
 
     @on_its_device
     def activations(self, x: Any) -> dict[str, Array]:
-        """Return the output of every layer by its name, for all rows of x, in inference mode."""
-        x = self.inputs(x)
+        """Return the output of every layer by its name, for all rows of x, in inference mode.
+
+        The layers within a layer come before it.
+        """
         outputs = {}
-        for name, layer in self.layers.items():
-            x = outputs[name] = layer.forward(x)
+
+        def keep(layer: Layer, run: Callable[..., Array], x: Array, training: bool) -> Array:
+            outputs[layer.name] = y = run(x, training)
+            return y
+
+        with watched(self._every, keep):
+            self.forward(self.inputs(x))
         return outputs
+
+    def every_layer(self) -> dict[str, Layer]:
+        """Return all layers by name, also those within other layers, in the order of a forward pass."""
+        return {layer.name: layer for layer in self._every}
+
+    def places(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
+        """Yield all layers, each with the shape of its input rows if the network takes rows of `shape`."""
+        return itertools.islice(self._root.places(shape), 1, None)
+
+    def steps(self) -> list[Layer]:
+        """Return the layers that a forward pass calls one after another. A Sequential is taken apart."""
+        return self._root.steps()
+
+    @property
+    def first(self) -> Layer:
+        """Return the layer that takes what the network takes."""
+        return next(iter(self.steps()), self._root)
 
     def tick(self, passes: int = 1) -> None:
         """Advance the clock by so many passes, so that the next training pass draws new random masks."""
         if self._draws and passes:
             self.buffer.clock += passes
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Return the names of the layers that `freeze` keeps as they are."""
+        return tuple([name for name, layer in self.every_layer().items() if layer.frozen])
+
+    def freeze(self, *names: str) -> None:
+        """Keep layers as they are while training, as in transfer learning.
+
+        names: of layers, such as "Affine1" or "Residual1.Affine2". With a layer go the layers within it. No optimizer
+        changes their values, their gradients are 0, and while training they do what they do in inference mode: a
+        normalisation keeps its running statistics. Nothing is computed below the lowest layer that trains. A saved
+        file does not say which layers are frozen. Raises ValueError for an unknown name.
+        """
+        for layer in self._named(names):
+            for part in layer.walk():
+                part.frozen = True
+        self._hold()
+
+    def unfreeze(self, *names: str) -> None:
+        """Let layers train again: those named, or all if none is named. Raises ValueError for an unknown name."""
+        every = self.every_layer()
+        for layer in self._named(names or tuple(every)):
+            for part in layer.walk():
+                part.frozen = False
+            for name, holder in every.items():
+                if layer.name.startswith(f"{name}."):
+                    holder.frozen = False  # its other layers stay frozen
+        self._hold()
+
+    def _named(self, names: Sequence[str]) -> list[Layer]:
+        every = self.every_layer()
+        for name in names:
+            if name not in every:
+                raise ValueError(unknown_name("layer", name, every))
+        return [every[name] for name in names]
+
+    def _hold(self) -> None:
+        """Note where the values of the frozen layers lie, and set their gradients to 0."""
+        held = {id(p.source or p) for layer in self._every if layer.frozen for p in layer.own_parameters().values()}
+        self.frozen_parts: list[slice] = []
+        start = 0
+        for parameter in (p for layer in self._every for p in layer.own_parameters().values()):
+            if not parameter.trainable or parameter.source is not None:
+                continue
+            stop = start + parameter.size
+            if id(parameter) in held:
+                joins = bool(self.frozen_parts) and self.frozen_parts[-1].stop == start
+                self.frozen_parts.append(slice(self.frozen_parts.pop().start if joins else start, stop))
+            start = stop
+        with self.backend.active():
+            for part in self.frozen_parts:
+                self.buffer.grad[part] = 0.0
 
     # --- for the trainer ----------------------------------------------------------------------------------------
 
@@ -263,14 +347,26 @@ class Network:
         return self.loss_layer.forward(y, t, *weights), y
 
     @on_its_device
-    def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
-        """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
+    def evaluate(
+        self,
+        x: Array,
+        t: Array,
+        weight: Array | None = None,
+        each: Callable[[Array, Array], object] | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression.
+
+        each: called with the raw output and the targets of each piece of the rows.
+        """
         n, end = x.shape[0], self.loss_layer
         loss: Any = 0.0
+        counted: Any = 0
         correct, mean_weight = None, end.mean_weight(t, *optional(weight))
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
             y = self.forward(x[piece, ...])
+            if each is not None:
+                each(y, targets)
             if mean_weight:
                 loss = loss + end.forward(y, targets, weights, n * mean_weight)
             else:  # without weights, or if all are 0 and every loss with them
@@ -278,9 +374,10 @@ class Network:
             if end.classifies:
                 hits = end.count_correct(y, targets, *optional(weights))
                 correct = hits if correct is None else correct + hits
+                counted = counted + end.counted(targets, *optional(weights))
         if correct is not None:
-            rows = n if weight is None else self.backend.xp.sum(weight)
-            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype)) / rows
+            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype))
+            correct = fraction(correct, counted)
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
@@ -288,9 +385,9 @@ class Network:
 
         Raises ValueError if its shape does not fit the layers, or the first layer cannot take its values.
         """
-        first, shape = self._stack[0], self.input_shape
+        first, shape = self.first, self.input_shape
         rows = self.backend.asarray(x, None if first.input_dtype else self.dtype, argument)
-        if shape is not None and not _fits(rows.shape[1:], shape) and not _fits(rows.shape, shape):
+        if shape is not None and not self.takes(tuple(rows.shape[1:])) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
         if first.input_dtype:
@@ -299,6 +396,16 @@ class Network:
             rows = self.backend.xp.astype(rows, self.backend.dtype(first.input_dtype), copy=False)
         first.check_values(rows, argument)
         return rows
+
+    def takes(self, shape: Shape) -> bool:
+        """Say whether the network takes rows of `shape`: as the layers fix it, or with further axes before the last."""
+        fixed = self.input_shape
+        if fixed is None or _fits(shape, fixed):
+            return True
+        try:
+            return len(shape) > len(fixed) and bool(self.output_shape(shape))
+        except ValueError:
+            return False
 
     @on_its_device
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
@@ -333,16 +440,12 @@ class Network:
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one row of output for the shape of one row of input."""
-        for layer in self._stack:
-            shape = layer.output_shape(shape)
-        return shape
+        return self._root.output_shape(shape)
 
     def _pieces(self, x: Array) -> Iterator[slice]:
         """Yield slices of the rows of x, each small enough for the outputs of the layers to fit in memory."""
-        shape, widest = tuple(x.shape[1:]), 1
-        for layer in self._stack:
-            shape = layer.output_shape(shape)
-            widest = max(widest, math.prod(shape))
+        shapes = [layer.output_shape(shape) for layer, shape in self.places(tuple(x.shape[1:]))]
+        widest = max(map(math.prod, shapes))
         return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
     # --- copies and files ---------------------------------------------------------------------------------------
@@ -351,7 +454,7 @@ class Network:
         """Return the architecture as JSON-able values: kinds and settings of layers and loss, dtype and seed."""
         return {
             "kind": type(self).__name__,
-            "layers": [{"kind": layer.kind, **layer.config()} for layer in self._stack],
+            "layers": describe(self._root.layers),
             "loss": {"kind": self.loss_layer.kind, **self.loss_layer.config()},
             "dtype": self.dtype,
             "seed": self.seed,
@@ -359,7 +462,7 @@ class Network:
 
     def to(self, backend: Backend | str, dtype: str | None = None) -> Network:
         """Return a new network with the same layers, values and clock on another backend, or in another dtype."""
-        stack = [type(layer)(**layer.config()) for layer in self._stack]
+        stack = made(describe(self._root.layers, type), lambda kind: kind)
         loss = type(self.loss_layer)(**self.loss_layer.config())
         other = _assemble(type(self), stack, loss, dtype or self.dtype, self.seed, resolve(backend))
         with other.backend.active():
@@ -421,13 +524,18 @@ class Network:
         """Reduce the network to classes, settings and host values, so that a pickle can be read on a machine on which
         this backend does not work.
         """
-        parts = [(type(part), part.config()) for part in (*self._stack, self.loss_layer)]
+        parts = [*describe(self._root.layers, type), {"kind": type(self.loss_layer), **self.loss_layer.config()}]
         values = {name: to_numpy(value) for name, value in self.buffer.snapshot().items()}
-        state = {"preparation": self.preparation}
+        state = {"preparation": self.preparation, "frozen": self.frozen}
         return _unpickled, (type(self), parts, values, self.dtype, self.seed, self.backend.name), state
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__reduce__` returns beside the layers and their values."""
+        self.preparation = state["preparation"]
+        self.freeze(*state.get("frozen", ()))
+
     def __repr__(self) -> str:
-        layers = ", ".join(repr(layer) for layer in self._stack)
+        layers = ", ".join(repr(layer) for layer in self._root.layers)
         return f"Network([{layers}], loss={self.loss_layer!r}, dtype={self.dtype!r}, backend={self.backend.name!r})"
 
 
@@ -519,10 +627,10 @@ def load(
     }  # names with a dot belong to a checkpoint
     try:
         config = description["network"]
-        stack = [_part(settings, known) for settings in config["layers"]]
+        stack = _stack(config["layers"], known)
         loss = _part(config["loss"], [*LOSSES.values(), *losses])
         network_type = {"TwoLayerNet": TwoLayerNet}.get(config["kind"], Network)
-        expected = sum(parameter.size for layer in stack for parameter in layer.parameters().values())
+        expected = _size(stack)
         stored = sum(value.size for value in tensors.values())
         if stored != expected:  # checked before the network is allocated, because the file may claim any size
             raise ValueError(f"its layers have {expected} parameters, but it holds {stored}")
@@ -554,18 +662,31 @@ def _largest_file(description: Mapping[str, Any], known: Iterable[type[Any]]) ->
     from nnbackend import serialization
 
     try:
-        stack = [_part(settings, known) for settings in description["network"]["layers"]]
-        return serialization.size_limit(sum(p.size for layer in stack for p in layer.parameters().values()))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return serialization.size_limit(_size(_stack(description["network"]["layers"], known)))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return serialization.size_limit(0)
 
 
 def _part(settings: Mapping[str, Any], kinds: Iterable[type[Any]]) -> Any:
-    """Return the layer or loss that `settings` describes."""
+    """Return the loss that `settings` describes."""
+    return _kind(settings["kind"], kinds)(**{name: value for name, value in settings.items() if name != "kind"})
+
+
+def _stack(descriptions: Sequence[Mapping[str, Any]], kinds: Iterable[type[Layer]]) -> list[Layer]:
+    """Return the layers that a file describes."""
+    return made(descriptions, lambda kind: _kind(kind, kinds))
+
+
+def _kind(name: str, kinds: Iterable[type[Any]]) -> type[Any]:
     known = {kind.__name__: kind for kind in kinds}
-    if settings["kind"] not in known:
-        raise ValueError(unknown_name("kind", settings["kind"], known))
-    return known[settings["kind"]](**{name: value for name, value in settings.items() if name != "kind"})
+    if name not in known:
+        raise ValueError(unknown_name("kind", name, known))
+    return known[name]
+
+
+def _size(stack: Sequence[Layer]) -> int:
+    """Return the number of elements of all parameters. Those of a layer that is used twice count once."""
+    return sum({id(p): p.size for layer in stack for p in layer.parameters().values()}.values())
 
 
 def _assemble(kind: type[Network], stack: Sequence[Layer], loss: Loss, dtype: str, seed: int, on: Backend) -> Network:
@@ -589,7 +710,10 @@ def _unpickled(
             f"this network was pickled on {backend!r}, which fails here; it is on numpy: {error}", stacklevel=2
         )
         on = resolve("numpy")
-    *stack, loss = (part(**settings) for part, settings in parts)
+    # older pickles hold pairs of class and settings
+    described = [part if isinstance(part, dict) else {"kind": part[0], **part[1]} for part in parts]
+    (loss,) = [settings.pop("kind")(**settings) for settings in described[-1:]]
+    stack = made(described[:-1], lambda kind: kind)
     if not issubclass(kind, Network):  # older pickles hold networks of `nnbackend.book` as this class
         kind = {"TwoLayerNet": TwoLayerNet}.get(kind.__name__, Network)
     network = _assemble(kind, stack, loss, dtype, seed, on)
@@ -600,40 +724,6 @@ def _unpickled(
 def optional(weight: Array | None) -> tuple[Any, ...]:
     """Return the arguments for a loss: (weight,), or () for None, because a user's loss may not accept weights."""
     return () if weight is None else (weight,)
-
-
-def _numbered(names: Iterable[str]) -> list[str]:
-    """Append its count to each name: W, b, W, b gives W1, b1, W2, b2."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        seen[name] += 1
-        numbered.append(f"{name}{seen[name]}")
-    return numbered
-
-
-def _choose_initializers(stack: Sequence[Layer]) -> None:
-    """Give weights without an initializer the one that suits the next activation, or Xavier if none follows."""
-    suits: Initializer = Xavier()
-    for layer in reversed(stack):
-        suits = layer.initializer or suits
-        open_weights = [p for p in layer.parameters().values() if p.initializer is None]
-        for parameter in open_weights:
-            parameter.initializer = suits
-        if open_weights:
-            suits = Xavier()
-
-
-def _input_shape(stack: Sequence[Layer]) -> RowShape | None:
-    """Return the shape of one input row as far as the layers fix it. Raise ValueError if two layers do not fit."""
-    shape: RowShape | None = None
-    for layer in stack:
-        shape = layer.input_shape if shape is None else shape
-        shape = None if shape is None or None in shape else layer.output_shape(shape)  # type: ignore[arg-type]
-    first = None
-    for layer in reversed(stack):
-        first = layer.input_shape or (first if layer.keeps_shape else None)
-    return first
 
 
 def _fits(shape: Sequence[int], expected: RowShape | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,11 @@ class Parameter:
     `data` and `grad` are None until a ParameterBuffer exists. `initializer` may be None until the network knows which
     activation follows. A parameter that is not trainable (a running statistic) is saved and
     restored with the others, but has no gradient, and no optimizer changes it.
+    source: None, or the Parameter whose values this one shares, because a layer is used twice. Its gradient is then
+    that of the further use alone, and `ParameterBuffer.add_up` adds it to the source's.
     """
+
+    source: Parameter | None = None
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer | None, *, trainable: bool = True):
         self.shape = shape
@@ -28,6 +33,12 @@ class Parameter:
         self.trainable = trainable
         self.data: MaybeArray = None
         self.grad: MaybeArray = None
+
+    def shared(self) -> Parameter:
+        """Return a Parameter for a further use of this one."""
+        other = copy(self)
+        other.source = self
+        return other
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Write an assigned value or gradient into the view, because an optimizer sees only the network's buffers."""
@@ -51,6 +62,8 @@ class ParameterBuffer:
 
     def __init__(self, parameters: Sequence[Parameter], backend: Backend, dtype: str, generator: np.random.Generator):
         self.backend, self.dtype = backend, dtype
+        self._shared = [parameter for parameter in parameters if parameter.source is not None]
+        parameters = [parameter for parameter in parameters if parameter.source is None]
         trainable = [parameter for parameter in parameters if parameter.trainable]
         kept = [parameter for parameter in parameters if not parameter.trainable]
         with backend.active():
@@ -58,6 +71,9 @@ class ParameterBuffer:
             self.grad = self._lay_out(trainable, "grad")
             self.state = self._lay_out(kept, "data")
             self.clock = backend.zeros((1,), "int64")
+            self._lay_out(self._shared, "grad")
+            for parameter in self._shared:
+                object.__setattr__(parameter, "data", parameter.source.data)  # type: ignore[union-attr]
             for parameter in parameters:
                 if parameter.initializer is not None:
                     host = parameter.initializer.draw(parameter.shape, generator)
@@ -72,6 +88,12 @@ class ParameterBuffer:
             object.__setattr__(parameter, attribute, self.backend.xp.reshape(flat[start:stop], parameter.shape))
             start = stop
         return flat
+
+    def add_up(self) -> None:
+        """Add the gradients of further uses to those of the Parameters whose values they share."""
+        for parameter in self._shared:
+            total = parameter.source.grad  # type: ignore[union-attr]
+            total += parameter.grad
 
     @on_its_device
     def snapshot(self, *names: str) -> dict[str, Array]:

@@ -155,13 +155,14 @@ def plot_filters(
     errors of `plot_history`.
     """
     positive_integer("count", count)
-    weighted = [name for name, part in network.layers.items() if "W" in part.parameters()]
+    layers = network.every_layer()
+    weighted = [name for name, part in layers.items() if "W" in part.own_parameters()]
     if not weighted:
         raise ValueError("network: none of its layers has weights")
     name = weighted[0] if layer is None else layer
     if name not in weighted:
         raise ValueError(unknown_name("layer with weights", name, weighted))
-    W = to_numpy(network.layers[name].parameters()["W"].data).astype(float)
+    W = to_numpy(layers[name].own_parameters()["W"].data).astype(float)
     if W.ndim == 2:
         W = W.reshape(*_image_shape(W.shape[0], shape, f"{name}: shape"), W.shape[1])
     if W.ndim == 4 and W.shape[2] == 1:

@@ -96,11 +96,11 @@ JSON = st.recursive(
     | st.booleans()
     | st.integers(-(10**20), 10**20)
     | st.floats()
-    | st.sampled_from(["", "W1", "Affine", "float64", "1e9", "../../etc/passwd", "__class__", "\0", "ゼロ"])
+    | st.sampled_from(["", "W1", "Affine", "Residual", "float64", "1e9", "../../etc/passwd", "__class__", "\0", "ゼロ"])
     | st.sampled_from([-1, 0, 1, 2, 3, 4, 2**31, 2**63, 10**12]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["kind", "a", "input_size", "layers"]), inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["kind", "a", "input_size", "layers", "use_of"]), inner, max_size=3)
     ),
     max_leaves=4,
 )

@@ -187,13 +187,13 @@ def test_what_does_not_make_a_network(build: Any, error: type[Exception], messag
         build()
 
 
-def test_a_layer_has_one_place() -> None:
+def test_a_layer_belongs_to_one_network() -> None:
     layer = nn.Affine(3, 3)
-    with pytest.raises(ValueError, match=r"layers\[1\]: Affine is in a network already"):
-        nn.Network([layer, layer])
     nn.Network([layer])
     with pytest.raises(ValueError, match=r"layers\[0\]: Affine1 is in a network already"):
         nn.Network([layer])
+    with pytest.raises(ValueError, match="Affine1 is in a network already"):
+        nn.Network([nn.Residual([layer])])
 
 
 def test_layers_of_a_refused_network_are_free_again() -> None:

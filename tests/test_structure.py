@@ -28,7 +28,7 @@ FLOORS = [
     ["doctor", "recipes", "estimator", "images", "book"],
     ["training", "diagnosis", "gradient_check"],
     ["plotting"],
-    ["evaluation", "summary"],
+    ["sampling", "evaluation", "summary"],
     ["network"],
     ["gradients"],
     ["layers"],
@@ -55,14 +55,16 @@ NUMPY_ALLOWED_IN = (
     "doctor.py",
     "interchange/",
 )
-# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host, torch.py
-# makes tensors of host arrays
+# network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host,
+# sampling.py draws there and streams.py reads rows there, torch.py makes tensors of host arrays
 NUMPY_FOR_HOST_VALUES = {
     "network.py",
     "parameters.py",
     "training/trainer.py",
     "training/communication.py",
+    "training/streams.py",
     "evaluation.py",
+    "sampling.py",
     "backends/dpnp.py",
     "backends/torch.py",
 }

@@ -475,7 +475,7 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         # Layers remember their last input. Copies, which share the parameters, let threads predict without a lock, and
         # a lock could be held while a process is forked.
-        layers = [copy(layer) for layer in self.network_.layers.values()]
+        layers = [layer.twin() for layer in self.network_.layers.values()]
         with using(self.network_.backend) as on:
             outputs = []
             for _, block in blocks(self._inputs(X, method, reset=False)):

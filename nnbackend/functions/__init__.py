@@ -24,6 +24,7 @@ from nnbackend.functions.activations import (
 )
 from nnbackend.functions.affine import affine, affine_backward, product
 from nnbackend.functions.array import gather, is_finite
+from nnbackend.functions.attention import attention, attention_backward, sinusoids
 from nnbackend.functions.augmentation import (
     affine_positions,
     elastic_draws,
@@ -90,6 +91,8 @@ __all__ = [
     "affine",
     "affine_backward",
     "affine_positions",
+    "attention",
+    "attention_backward",
     "average_pooling",
     "average_pooling_backward",
     "batch_normalization",
@@ -153,6 +156,7 @@ __all__ = [
     "sigmoid_cross_entropy_rows",
     "silu",
     "silu_backward",
+    "sinusoids",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",

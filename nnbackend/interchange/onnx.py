@@ -18,6 +18,7 @@ import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.files import write_atomically
+from nnbackend.functions import sinusoids
 from nnbackend.functions.convolution import pair
 from nnbackend.interchange.parts import (
     HostArray,
@@ -48,6 +49,8 @@ from nnbackend.layers import (
     LeakyReLU,
     Loss,
     MaxPooling,
+    MultiHeadAttention,
+    PositionalEncoding,
     ReLU,
     Sigmoid,
     SigmoidWithLoss,
@@ -58,6 +61,7 @@ from nnbackend.layers import (
 )
 from nnbackend.layers.base import Part as CorePart
 from nnbackend.layers.base import RowShape, Shape
+from nnbackend.layers.containers import Stacks
 from nnbackend.network import Network
 
 OPSET = 20  # the first that has GELU
@@ -116,7 +120,7 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     if size * np.dtype(net.dtype).itemsize > LARGEST:
         raise ValueError(f"the network has {size:,} parameters in {net.dtype}, but an ONNX file holds at most 2 GiB")
     graph = Graph(net.dtype)
-    takes = next(iter(net.layers.values())).input_dtype or net.dtype
+    takes = net.first.input_dtype or net.dtype
     graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
     sides = _SIDES if len(open_shape) == 3 else ("steps", "features")
     names = ["n", *(side if length is None else length for side, length in zip(sides, open_shape, strict=False))]
@@ -263,12 +267,14 @@ class Graph:
 
 def add_network(graph: Graph, net: Network, x: str, shape: Shape) -> str:
     """Add the layers of a network to a graph, and return the name of the raw output. shape: that of one row of x."""
-    value = Value(x, shape)
-    stack = parts(net, shape)
+    return graph.plain(_stack(graph, parts(net, shape), Value(x, shape)))
+
+
+def _stack(graph: Graph, stack: Sequence[Part], value: Value) -> Value:
     for i, part in enumerate(stack):
         graph.prefix = str(part.layer)
         value = _written(graph, part, value, stack[i + 1 :])
-    return graph.plain(value)
+    return value
 
 
 def _written(graph: Graph, part: Part, value: Value, rest: Sequence[Part]) -> Value:
@@ -350,6 +356,9 @@ def _flatten(graph: Graph, value: Value, rest: Sequence[Part]) -> Value:
 
 def _affine(graph: Graph, part: Part, value: Value) -> Value:
     W, b = part.values["W"], part.values["b"]
+    if len(value.shape) != 1:
+        product = graph.node("MatMul", graph.plain(value), graph.constant(W, name="W"))
+        return Value(graph.node("Add", product, graph.constant(b, name="b")), ())
     if value.channels:
         W = channels_first_rows(W, value.channels)
     return Value(graph.node("Gemm", value.name, graph.constant(W, name="W"), graph.constant(b, name="b")), ())
@@ -515,6 +524,40 @@ def _steps(graph: Graph, part: Part, x: str) -> str:
     return names[-1]
 
 
+def _attention(graph: Graph, part: Part, value: Value) -> Value:
+    layer, v = part.layer, part.values
+    heads, width = layer.heads, layer.features // layer.heads  # type: ignore[attr-defined]
+
+    def affine(x: str, W: str, b: str) -> str:
+        return graph.node("Add", graph.node("MatMul", x, graph.constant(v[W], name=W)), graph.constant(v[b], name=b))
+
+    split = graph.constant([0, 0, 3, heads, width], "int64", name="split")  # 0: as long as it is
+    three = graph.node("Reshape", affine(graph.plain(value), "W", "b"), split)
+    three = graph.node("Transpose", three, perm=[2, 0, 3, 1, 4])
+    q, k, values = (graph.node("Gather", three, graph.constant(i, "int64", name="which"), axis=0) for i in range(3))
+    scores = graph.node("MatMul", q, graph.node("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = graph.node("Mul", scores, graph.constant(1 / math.sqrt(width), name="scale"))
+    if layer.causal:  # type: ignore[attr-defined]
+        one = _onnx().helper.make_tensor("one", _onnx().TensorProto.INT64, [1], [1])
+        ones = graph.node("ConstantOfShape", graph.node("Shape", scores, start=2, end=4), value=one)
+        seen = graph.node("Cast", graph.node("Trilu", ones, upper=0), to=_onnx().TensorProto.BOOL)
+        least = graph.constant(np.finfo(graph.dtype).min, name="least")
+        scores = graph.node("Where", seen, scores, least)
+    answers = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), values)
+    answers = graph.node("Transpose", answers, perm=[0, 2, 1, 3])
+    joined = graph.node("Reshape", answers, graph.constant([0, 0, heads * width], "int64", name="joined"))
+    return replace(value, name=affine(joined, "Wo", "bo"))
+
+
+def _positional_encoding(graph: Graph, part: Part, value: Value) -> Value:
+    layer: Any = part.layer
+    table = part.values["P"] if layer.learned else sinusoids(np.zeros((1, layer.length, layer.features)))
+    x = graph.plain(value)
+    ends = [graph.constant([0], "int64", name="first"), graph.node("Shape", x, start=1, end=2)]
+    rows = graph.node("Slice", graph.constant(table, name="P"), *ends, graph.constant([0], "int64", name="axis"))
+    return replace(value, name=graph.node("Add", x, rows))
+
+
 def _last_step(graph: Graph, part: Part, value: Value) -> Value:
     x = graph.plain(value)
     return Value(graph.node("Gather", x, graph.constant(-1, "int64", name="last"), axis=1), ())
@@ -522,6 +565,22 @@ def _last_step(graph: Graph, part: Part, value: Value) -> Value:
 
 def _softmax(graph: Graph, part: Part, value: Value) -> Value:
     return replace(value, name=graph.node("Softmax", value.name, axis=1 if value.channels_first else -1))
+
+
+def _joined(graph: Graph, part: Part, value: Value) -> Value:
+    """Add the stacks of a layer side by side, and join their outputs."""
+    layer: Any = part.layer
+    values = [_stack(graph, stack, value) for stack in part.stacks]
+    graph.prefix = str(layer)
+    if not all(v.channels_first for v in values):
+        values = [graph.last(v) for v in values]
+    name, *others = [v.name for v in values]
+    if layer.join == "concatenate":
+        axis = 1 if values[0].channels_first else -1
+        return replace(values[0], name=graph.node("Concat", name, *others, axis=axis))
+    for other in others:
+        name = graph.node("Add", name, other)
+    return replace(values[0], name=name)
 
 
 WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
@@ -535,8 +594,11 @@ WRITERS: dict[type[Layer] | None, Callable[[Graph, Part, Value], Value]] = {
     LastStep: _last_step,
     LayerNormalization: _layer_normalization,
     MaxPooling: _pooling("MaxPool"),
+    MultiHeadAttention: _attention,
+    PositionalEncoding: _positional_encoding,
     RNN: _recurrent,
     Softmax: _softmax,
+    Stacks: _joined,
 }
 
 
@@ -583,7 +645,7 @@ def _compared(net: Network, model: Any, shape: Shape) -> float:
     """
     import onnxruntime
 
-    worst, rng, first = 0.0, np.random.default_rng(0), next(iter(net.layers.values()))
+    worst, rng, first = 0.0, np.random.default_rng(0), net.first
     for n in (1, 5):
         x = rng.standard_normal((n, *shape)).astype(net.dtype)
         if isinstance(first, Embedding):

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from nnbackend.backends import to_numpy
 from nnbackend.layers import Affine, BatchNormalization, Convolution, Layer, Loss
 from nnbackend.layers.base import RowShape, Shape
+from nnbackend.layers.containers import Stacks
 from nnbackend.network import Network
+from nnbackend.parameters import Parameter
 
 HostArray = npt.NDArray[Any]
 T = TypeVar("T")
@@ -23,11 +25,15 @@ LARGEST_SIDE = 1024  # of images, in the search for a size that a network takes
 
 @dataclass
 class Part:
-    """A layer, and its values by attribute in float64. shape: that of one row of its input."""
+    """A layer, and its values by attribute in float64. shape: that of one row of its input.
+
+    stacks: of a layer that joins stacks of layers, the parts of each.
+    """
 
     layer: Layer
     shape: Shape
     values: dict[str, HostArray] = field(default_factory=dict)
+    stacks: list[list[Part]] = field(default_factory=list)
 
     @property
     def kind(self) -> type[Layer] | None:
@@ -43,16 +49,28 @@ class Part:
 def parts(net: Network, shape: Shape) -> list[Part]:
     """Return the layers of a network for rows of `shape`, without those that do nothing in inference mode.
 
-    Batch normalisation is folded into the affine layer or the convolution before or behind it.
+    A Sequential is taken apart. Batch normalisation is folded into the affine layer or the convolution before or
+    behind it.
     """
+    return _parts(net.steps(), shape, float(np.finfo(net.dtype).max))
+
+
+def _parts(layers: Sequence[Layer], shape: Shape, largest: float) -> list[Part]:
     found = []
-    for layer in net.layers.values():
-        values = {name: to_numpy(p.data).astype(np.float64) for name, p in layer.parameters().items()}
+    for layer in layers:
+        values = {name: to_numpy(p.data).astype(np.float64) for name, p in layer.own_parameters().items()}
         part = Part(layer, shape, values)
+        if part.kind is Stacks:
+            part.stacks = [_parts(steps, shape, largest) for steps in stacks_of(layer)]
         shape = layer.output_shape(shape)
         if part.kind is None or not part.kind.identity:
             found.append(part)
-    return _folded(found, float(np.finfo(net.dtype).max))
+    return _folded(found, largest)
+
+
+def stacks_of(layer: Any) -> list[list[Layer]]:
+    """Return the stacks that a layer joins. A Sequential within them is taken apart."""
+    return [[step for within in stack for step in within.steps()] for stack in layer.stacks()]
 
 
 def scale_and_shift(part: Part) -> tuple[HostArray, HostArray]:
@@ -98,11 +116,8 @@ def row_shape(net: Network, input_shape: Sequence[int] | None, format: str) -> t
         shape = tuple(input_shape)
         if not all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in shape):
             raise ValueError(f"input_shape must hold positive integers, got {input_shape!r}")
-        fixed = net.input_shape
-        if fixed is not None and (
-            len(fixed) != len(shape) or any(a not in (None, b) for a, b in zip(fixed, shape, strict=True))
-        ):
-            raise ValueError(f"input_shape: the network takes rows of shape {fixed}, got {shape}")
+        if not net.takes(shape):
+            raise ValueError(f"input_shape: the network takes rows of shape {net.input_shape}, got {shape}")
         net.output_shape(shape)  # raises, and names the layer
         return shape, shape
     open_shape = net.input_shape
@@ -144,12 +159,13 @@ def output_function(loss: Loss, known: dict[type[Loss], T]) -> T | None:
 
 def with_values(part: Any, asarray: Callable[[HostArray], Any]) -> Any:
     """Return a copy of a layer whose parameters hold the same values in arrays that `asarray` makes."""
-    other = copy(part)
-    for name, parameter in getattr(part, "parameters", dict)().items():
-        moved = copy(parameter)
-        vars(moved)["data"] = asarray(to_numpy(parameter.data))
-        vars(other)[name] = moved
-    return other
+
+    def moved(parameter: Parameter) -> Parameter:
+        other = copy(parameter)
+        vars(other)["data"] = asarray(to_numpy(parameter.data))
+        return other
+
+    return part.twin(moved) if hasattr(part, "twin") else copy(part)
 
 
 def refusal(layer: object, format: str, why: str) -> TypeError:

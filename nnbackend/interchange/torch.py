@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import numpy as np
 from nnbackend.backends import Backend, to_numpy
 from nnbackend.errors import ModelFileError
 from nnbackend.files import write_atomically
-from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, channels_last_rows, refusal
+from nnbackend.functions import sinusoids
+from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, channels_last_rows, refusal, stacks_of
 from nnbackend.layers import (
     ELU,
     GELU,
@@ -43,12 +46,15 @@ from nnbackend.layers import (
     LeakyReLU,
     Loss,
     MaxPooling,
+    MultiHeadAttention,
+    PositionalEncoding,
     ReLU,
     Sigmoid,
     SiLU,
     Softmax,
     Tanh,
 )
+from nnbackend.layers.containers import Stacks
 from nnbackend.network import Network
 
 # of each layer with parameters: PyTorch's names of ours
@@ -63,10 +69,18 @@ NAMES: dict[Any, dict[str, str]] = {
     },
     LayerNormalization: {"gamma": "weight", "beta": "bias"},
     Embedding: {"W": "weight"},
+    MultiHeadAttention: {
+        "W": "in_proj_weight",
+        "b": "in_proj_bias",
+        "Wo": "out_proj.weight",
+        "bo": "out_proj.bias",
+    },
+    PositionalEncoding: {"P": "weight"},  # if it is learned, such as the table of an Embedding
 }
 # of each recurrent layer: for each part of PyTorch's columns, which of ours it is
 PARTS: dict[Any, list[int]] = {RNN: [0], LSTM: [2, 0, 1, 3], GRU: [0, 1, 2]}
-LEFT_OUT = {"b": 0.0, "bh": 0.0, "beta": 0.0, "gamma": 1.0}  # what stands for what bias=False or affine=False leave out
+# what stands for what bias=False or affine=False leave out
+LEFT_OUT = {"b": 0.0, "bh": 0.0, "bo": 0.0, "beta": 0.0, "gamma": 1.0}
 IGNORED = "num_batches_tracked"
 
 
@@ -98,17 +112,20 @@ def load_torch(
     groups: dict[str, dict[str, HostArray]] = {}
     for key, value in values.items():
         prefix, _, name = key.rpartition(".")
+        parent, _, own = prefix.rpartition(".")
+        if own == "out_proj" and (f"{parent}.in_proj_weight" if parent else "in_proj_weight") in values:
+            prefix, name = parent, f"out_proj.{name}"  # of one module with the attention around it
         if name != IGNORED:
             groups.setdefault(prefix, {})[name] = value
-    takers = [layer for layer in net.layers.values() if layer.parameters()]
+    takers = [layer for layer in net.every_layer().values() if layer.own_parameters() and layer.original is layer]
     if len(takers) != len(groups):
         raise ValueError(
             f"source has values for {len(groups)} modules ({', '.join(groups)}), but {len(takers)} layers have "
             f"parameters ({', '.join(map(str, takers))})"
         )
-    orders = _orders(net, input_shape)
+    places = _places(net, input_shape)
     for layer, (prefix, group) in zip(takers, groups.items(), strict=True):
-        _take(layer, prefix, group, orders.get(layer.name, 0), net)
+        _take(layer, prefix, group, places[layer.name].order, net)
     if module is not None:
         _check_settings(module, net)
     return net
@@ -118,42 +135,66 @@ def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
     """Return a `torch.nn.Sequential` on the CPU, in evaluation mode, that computes what `Network.predict` does.
 
     It takes images as (n, c, h, w), and returns the raw output: the loss is not part of it. Its `state_dict()` has
-    PyTorch's names and layouts.
+    PyTorch's names and layouts. A Residual or a Parallel becomes a `torch.fx.GraphModule`, with the stacks of layers as
+    its modules "stack1", "stack2", ... A layer that is used twice is one module at two places.
     input_shape: the shape of one row as this library has it, (h, w, c) for images; it is needed only if no layer says
     whether rows are images, or how many channels they have.
 
     Raises TypeError for a layer that PyTorch has no counterpart of, ValueError for a missing input_shape, and
     ImportError if PyTorch is not installed.
     """
-    torch = _torch()
-    orders = _orders(net, input_shape)
-    rank = _rank(net, input_shape)
+    return _sequential(_torch(), net, net.steps(), _places(net, input_shape), {}).eval()
+
+
+def _sequential(
+    torch: Any, net: Network, layers: Sequence[Layer], places: Mapping[str, Place], made: dict[int, Any]
+) -> Any:
+    """Return a `torch.nn.Sequential` of these layers of a network. made: the modules of layers with parameters."""
     modules = []
-    for layer in net.layers.values():
-        kind = Part(layer, ()).kind
-        rank = 2 if kind in PARTS else (rank or 1) + 1 if kind is Embedding else 1 if kind is LastStep else rank
-        rank = 3 if kind in (Convolution, MaxPooling, AveragePooling) else 1 if kind in (Affine, Flatten) else rank
+    for layer in layers:
+        kind, place = Part(layer, ()).kind, places[layer.name]
+        if id(layer.original) in made:
+            modules.append(made[id(layer.original)])
+            continue
+        if kind is Stacks:
+            stacks = [_sequential(torch, net, stack, places, made) for stack in stacks_of(layer)]
+            modules.append(_joined(torch, layer, place, stacks))
+            continue
         make = MODULES.get(kind)
         if make is None and kind is not None and kind.identity:
             make = _identity
-        if make is None or (kind is LayerNormalization and rank == 3):
+        if make is None or (kind is LayerNormalization and place.rank == 3):
             raise refusal(layer, "PyTorch", "it has no module for that")
-        module = make(torch.nn, layer, rank)
-        state = {}
-        for attribute, name in NAMES.get(kind, {}).items():
-            values = _to_torch(kind, attribute, to_numpy(getattr(layer, attribute).data), orders.get(layer.name, 0))
-            state[name] = torch.tensor(np.ascontiguousarray(values))
-        module = MODULES[kind](torch.nn, layer, rank)
+        module = make(torch.nn, layer, place.rank)
         host = {name: to_numpy(parameter.data) for name, parameter in layer.parameters().items()}
         state = {
-            name: torch.tensor(np.ascontiguousarray(values))
-            for name, values in _state(kind, host, orders.get(layer.name, 0)).items()
+            name: torch.tensor(np.ascontiguousarray(values)) for name, values in _state(kind, host, place.order).items()
         }
         module = module.to(getattr(torch, net.dtype))
         if state:
             module.load_state_dict(state, strict=False)  # without the count of batches, which is 0
+            made[id(layer.original)] = module
         modules.append(module)
-    return torch.nn.Sequential(*modules).eval()
+    return torch.nn.Sequential(*modules)
+
+
+def _joined(torch: Any, layer: Any, place: Place, stacks: Sequence[Any]) -> Any:
+    """Return a module that joins the outputs of stacks as the layer does."""
+    import torch.fx as fx
+
+    graph, modules = fx.Graph(), torch.nn.ModuleDict()
+    x = graph.placeholder("x")
+    ys = []
+    for i, stack in enumerate(stacks):
+        modules[f"stack{i + 1}"] = stack
+        ys.append(graph.call_module(f"stack{i + 1}", (x,)))
+    y = ys[0]
+    if layer.join == "concatenate":
+        y = graph.call_function(torch.cat, (ys, 1 if place.rank == 3 else -1))
+    for other in ys[1:] if layer.join == "add" else ():
+        y = graph.call_function(operator.add, (y, other))
+    graph.output(y)
+    return fx.GraphModule(modules, graph)
 
 
 def save_torch(net: Network, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> None:
@@ -185,6 +226,8 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
     Dropout: lambda nn, layer, rank: nn.Dropout(layer.dropout_ratio),
     Flatten: lambda nn, layer, rank: nn.Flatten(),
     LastStep: lambda nn, layer, rank: _last_step(nn),
+    MultiHeadAttention: lambda nn, layer, rank: _attention(nn, layer),
+    PositionalEncoding: lambda nn, layer, rank: _positional_encoding(nn, layer),
     **{
         kind: lambda nn, layer, rank: _first_output(
             getattr(nn, layer.kind), layer.input_size, layer.hidden_size, batch_first=True
@@ -203,10 +246,6 @@ MODULES: dict[Any, Callable[[Any, Any, int | None], Any]] = {
 }
 
 
-def _identity(nn: Any, layer: Any, rank: int | None) -> Any:
-    return nn.Identity()
-
-
 def _first_output(kind: Any, *settings: Any, **named: Any) -> Any:
     """Return a module of PyTorch that returns the first of its outputs alone, as a Sequential wants it."""
 
@@ -216,6 +255,44 @@ def _first_output(kind: Any, *settings: Any, **named: Any) -> Any:
 
     FirstOutput.__name__ = kind.__name__
     return FirstOutput(*settings, **named)
+
+
+def _attention(nn: Any, layer: Any) -> Any:
+    torch, causal = _torch(), layer.causal
+
+    class MultiheadAttention(nn.MultiheadAttention):  # type: ignore[misc]
+        """PyTorch's module, of one input and one output."""
+
+        def forward(self, x: Any) -> Any:
+            ones = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+            mask = torch.triu(ones, 1) if causal else None  # True where a step must not look
+            return super().forward(x, x, x, need_weights=False, attn_mask=mask)[0]
+
+    return MultiheadAttention(layer.features, layer.heads, batch_first=True)
+
+
+def _positional_encoding(nn: Any, layer: Any) -> Any:
+    torch, learned = _torch(), layer.learned
+    table = torch.zeros(layer.length, layer.features)
+    if not learned:
+        table = torch.tensor(sinusoids(np.zeros((1, layer.length, layer.features))))
+
+    class PositionalEncoding(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            if learned:
+                self.weight = nn.Parameter(table)
+            else:
+                self.register_buffer("weight", table, persistent=False)
+
+        def forward(self, x: Any) -> Any:
+            return x + self.weight[: x.shape[1]]
+
+    return PositionalEncoding()
+
+
+def _identity(nn: Any, layer: Any, rank: int | None) -> Any:
+    return nn.Identity()
 
 
 def _last_step(nn: Any) -> Any:
@@ -232,7 +309,8 @@ def _last_step(nn: Any) -> Any:
 def _state(kind: Any, host: Mapping[str, HostArray], channels: int) -> dict[str, HostArray]:
     """Return the values of a layer by PyTorch's names, in its layouts. host: ours, by attribute."""
     if kind not in PARTS:
-        return {name: _to_torch(kind, ours, host[ours], channels) for ours, name in NAMES.get(kind, {}).items()}
+        names = {ours: name for ours, name in NAMES.get(kind, {}).items() if ours in host}
+        return {name: _to_torch(kind, ours, host[ours], channels) for ours, name in names.items()}
     h, second = len(host["Wh"]), np.zeros_like(host["b"])
     if kind is GRU:
         second[2 * h :] = host["bh"]
@@ -267,64 +345,96 @@ def _to_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> Ho
     """Return values of ours in PyTorch's layout. channels: of the image whose features the layer takes, else 0."""
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_first_rows(values, channels)
-    if attribute == "W" and kind is not Embedding:
-        values = values.T if kind is Affine else values.transpose(3, 2, 0, 1)
+    if kind is Convolution and attribute == "W":
+        return values.transpose(3, 2, 0, 1)
+    if kind in (Affine, MultiHeadAttention):
+        values = values.T  # a bias stays what it is
     return values
 
 
 def _from_torch(kind: Any, attribute: str, values: HostArray, channels: int) -> HostArray:
     """Return the inverse of `_to_torch`."""
-    if attribute == "W" and kind is not Embedding:
-        values = values.T if kind is Affine else values.transpose(2, 3, 1, 0)
+    if kind is Convolution and attribute == "W":
+        return values.transpose(2, 3, 1, 0)
+    if kind in (Affine, MultiHeadAttention):
+        values = values.T
     if channels and not (kind is Affine and attribute == "b"):
         values = channels_last_rows(values, channels)
     return values
 
 
-def _rank(net: Network, input_shape: Sequence[int] | None) -> int | None:
-    shape = input_shape if input_shape is not None else net.input_shape
-    return None if shape is None else len(shape)
+@dataclass(frozen=True)
+class Place:
+    """What is known at the output of a layer. rank, channels: of a row there, None if unknown.
+
+    pending: if the features of an image were flattened and not mixed since, how many channels it had. unknown: the
+    layer that flattened them, if that number is unknown. order: the channels of the features that the layer takes.
+    """
+
+    rank: int | None
+    channels: int | None
+    pending: int = 0
+    unknown: Layer | None = None
+    order: int = 0
 
 
-def _orders(net: Network, input_shape: Sequence[int] | None) -> dict[str, int]:
-    """Return, for the layers behind a Flatten of images that take its features, how many channels the images had."""
+def _places(net: Network, input_shape: Sequence[int] | None) -> dict[str, Place]:
+    """Return what is known at each layer, by its name."""
     shape = tuple(input_shape) if input_shape is not None else net.input_shape
     rank = None if shape is None else len(shape)
-    channels: int | None = shape[-1] if shape is not None and rank == 3 else None
-    pending, unknown = 0, None
-    orders: dict[str, int] = {}
-    for name, layer in net.layers.items():
+    places: dict[str, Place] = {}
+    _follow(net.steps(), Place(rank, shape[-1] if shape is not None and rank == 3 else None), places)
+    return places
+
+
+def _follow(layers: Sequence[Layer], at: Place, places: dict[str, Place]) -> Place:
+    """Enter the places of layers that follow one another from `at` on, and return the last."""
+    for layer in layers:
         kind = Part(layer, ()).kind
         settings: Any = layer
-        if kind is Convolution:
-            rank, channels = 3, settings.out_channels
+        at = replace(at, order=0)
+        if kind is Stacks:
+            ends = [_follow(stack, at, places) for stack in stacks_of(layer)]
+            if any(end.pending or end.unknown for end in ends):
+                raise TypeError(
+                    f"{layer}: PyTorch orders the features of a flattened image in another way, and they leave this "
+                    f"layer as they came: put an Affine behind Flatten"
+                )
+            widths = [end.channels for end in ends]
+            at = ends[0]
+            if settings.join == "concatenate":
+                at = replace(at, channels=None if None in widths else sum(width or 0 for width in widths))
+        elif kind is Convolution:
+            at = replace(at, rank=3, channels=settings.out_channels)
         elif kind in (MaxPooling, AveragePooling):
-            rank = 3
+            at = replace(at, rank=3)
         elif kind is LastStep:
-            rank = 1
-        elif kind in PARTS:
-            rank = 2
+            at = replace(at, rank=1)
+        elif kind in PARTS or kind in (MultiHeadAttention, PositionalEncoding):
+            at = replace(at, rank=2)
         elif kind is Embedding:
-            rank = (rank or 1) + 1
-        elif kind is Flatten and rank != 1:
-            if rank in (None, 3):
-                pending, unknown = channels or 0, None if channels else layer
-            rank = 1
+            at = replace(at, rank=(at.rank or 1) + 1)
+        elif kind is Flatten:
+            if at.rank in (None, 3):
+                at = replace(at, pending=at.channels or 0, unknown=None if at.channels else layer)
+            at = replace(at, rank=1)
         elif layer.parameters():
             if kind not in NAMES and kind not in PARTS:
                 raise TypeError(f"{layer}: PyTorch has no module for the parameters of a {layer.kind}")
-            if unknown is not None:
+            if at.unknown is not None:
                 raise ValueError(
-                    f"{layer}: {unknown} comes before any layer that says how many channels its images have, which "
+                    f"{layer}: {at.unknown} comes before any layer that says how many channels its images have, which "
                     f"decides the order of the features: pass input_shape=(h, w, c)"
                 )
-            if pending:
-                orders[name] = pending
+            if (at.rank == 3 and kind is Affine) or (at.rank == 2 and kind is BatchNormalization):
+                raise TypeError(f"{layer}: PyTorch's module has the features of such rows in another axis")
+            at = replace(at, order=at.pending)
             if kind is Affine:
-                pending, rank = 0, 1
-            elif rank == 3:
-                channels = settings.features
-    return orders
+                at = replace(at, pending=0, rank=at.rank or 1)
+            elif at.rank == 3:
+                at = replace(at, channels=settings.features)
+        places[layer.name] = at
+    return at
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -396,7 +506,7 @@ def _read(path: Path) -> Any:
 def _check_settings(module: Any, net: Network) -> None:
     """Compare what a state dict does not hold."""
     torch = sys.modules["torch"]
-    normalizations: list[Any] = [layer for layer in net.layers.values() if hasattr(layer, "eps")]
+    normalizations: list[Any] = [layer for layer in net.every_layer().values() if hasattr(layer, "eps")]
     kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm)
     theirs = [m for m in module.modules() if isinstance(m, kinds)]
     for layer, other in zip(normalizations, theirs, strict=False):

@@ -13,8 +13,10 @@ from nnbackend.layers.activations import (
     activation,
 )
 from nnbackend.layers.affine import Affine
+from nnbackend.layers.attention import MultiHeadAttention, PositionalEncoding
 from nnbackend.layers.augmentation import GaussianNoise, RandomAffine, RandomElastic, RandomFlip
 from nnbackend.layers.base import Layer, Loss
+from nnbackend.layers.containers import Parallel, Residual, Sequential
 from nnbackend.layers.convolution import AveragePooling, Convolution, Flatten, MaxPooling
 from nnbackend.layers.dropout import Dropout
 from nnbackend.layers.embedding import Embedding
@@ -49,14 +51,19 @@ LAYERS: dict[str, type[Layer]] = {
         AveragePooling,
         Flatten,
         Embedding,
-        RandomAffine,
-        RandomElastic,
-        RandomFlip,
-        GaussianNoise,
         RNN,
         LSTM,
         GRU,
         LastStep,
+        MultiHeadAttention,
+        PositionalEncoding,
+        Sequential,
+        Residual,
+        Parallel,
+        RandomAffine,
+        RandomElastic,
+        RandomFlip,
+        GaussianNoise,
     )
 }
 LOSSES: dict[str, type[Loss]] = {
@@ -90,11 +97,16 @@ __all__ = [
     "MaxPooling",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "MultiHeadAttention",
+    "Parallel",
+    "PositionalEncoding",
     "QuantileLoss",
     "RandomAffine",
     "RandomElastic",
     "RandomFlip",
     "ReLU",
+    "Residual",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from nnbackend.backends import Backend, backend, describe
 from nnbackend.errors import BackendError
 from nnbackend.functions import record, total_weight
 from nnbackend.functions.array import Array
-from nnbackend.initializers import Initializer
+from nnbackend.initializers import Initializer, Xavier
 from nnbackend.parameters import Parameter, ParameterBuffer
 from nnbackend.random import host_generator
 
@@ -124,7 +127,12 @@ class Layer(Part):
                 return dy * self.scale.data
 
     `initializer` is the initializer that suits the weights before this layer; if it is None, the next layer decides.
+
+    A layer of layers names in `inner` the arguments that hold them: each a layer, a list of layers, or None. Its
+    `forward` and `backward` call those of the layers within, whose parameters and names the network then finds.
     """
+
+    inner: ClassVar[tuple[str, ...]] = ()
 
     initializer: Initializer | None = None
     keeps_shape = True  # a row of y has the shape of its row of x; this is read only if input_shape is None
@@ -132,6 +140,7 @@ class Layer(Part):
     elementwise = False  # in inference mode, each element of y depends on the same element of x alone
     input_dtype = ""  # the dtype of x if that is not the network's: "int64" for ids
     identity = False  # in inference mode, y is x
+    frozen = False  # whether it keeps its values, and does what it does in inference mode; see `Network.freeze`
 
     waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
 
@@ -183,22 +192,93 @@ class Layer(Part):
     def reset_state(self) -> None:
         """Forget the state that the layer carries over."""
 
+    def places(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
+        """Yield this layer and the layers within it, each with the shape of its input rows if this takes `shape`."""
+        yield self, shape
+
+    def steps(self) -> list[Layer]:
+        """Return layers that do the same one after another: for a plain sequence those within it, else this layer."""
+        return [self]
+
+    def within(self) -> list[Layer]:
+        """Return the layers that the arguments named in `inner` hold, in their order."""
+        held = [getattr(self, name) for name in self.inner]
+        return [layer for value in held for layer in (value if isinstance(value, list) else [value]) if layer]
+
+    def walk(self) -> Iterator[Layer]:
+        """Yield this layer, then all layers within it, in the order of a forward pass."""
+        yield self
+        for layer in self.within():
+            yield from layer.walk()
+
+    def own_parameters(self) -> dict[str, Parameter]:
+        """Return `parameters()` without those of layers within this one."""
+        return _parameters_of(self) if self.inner else self.parameters()
+
     def parameters(self) -> dict[str, Parameter]:
-        """Return the layer's Parameters by attribute name, in the order of their creation."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
+        """Return the layer's Parameters by attribute name, in the order of their creation.
+
+        A layer of layers has those of all layers within it, by name and count ("W1", "b1", "W2", ...).
+        """
+        if not self.inner:
+            return _parameters_of(self)
+        owned = [item for layer in self.walk() for item in layer.own_parameters().items()]
+        return dict(zip(numbered(name for name, _ in owned), (parameter for _, parameter in owned), strict=True))
+
+    @property
+    def original(self) -> Layer:
+        """Return the layer of which this one is a further use in a network, or this one."""
+        original: Layer = vars(self).get("_original", self)
+        return original
+
+    def twin(self, parameter: Callable[[Parameter], Parameter] = lambda parameter: parameter) -> Self:
+        """Return a copy whose passes do not disturb this layer's: it remembers its arrays by itself.
+
+        parameter: called with each Parameter, it returns the one of the copy. By default both have the same.
+        """
+        other = copy(self)
+        for name, value in _parameters_of(self).items():
+            vars(other)[name] = parameter(value)
+        other.replace_within(lambda layer: layer.twin(parameter))
+        return other
+
+    def replace_within(self, other: Callable[[Layer], Layer]) -> None:
+        """Put other(layer) in the place of each layer within this one."""
+        for name in self.inner:
+            value = getattr(self, name)
+            if value is not None:
+                vars(self)[name] = [other(layer) for layer in value] if isinstance(value, list) else other(value)
+
+    def suit(self, following: Initializer) -> Initializer:
+        """Give weights without an initializer one that suits what follows; return what suits the layers before."""
+        suits = self.initializer or following
+        open_weights = [p for p in self.parameters().values() if p.initializer is None]
+        for parameter in open_weights:
+            parameter.initializer = suits
+        return Xavier() if open_weights else suits
 
     def bind(self, clock: Array, number: int, seed: int) -> None:
         """Receive from the network, once, the values from which a layer that `draws` makes random numbers.
 
-        clock: the number of training passes so far, on the device. number: this layer's place in the stack. seed: the
-        network's seed.
+        clock: the number of training passes so far, on the device. number: this layer's place among all layers of the
+        network. seed: the network's seed.
         """
 
     def initialize(self, seed: int = 0, dtype: str = "float32", on: Backend | None = None) -> Layer:
-        """Give a layer outside a network its parameters, and return it. (A Network does this for its layers.)"""
+        """Give a layer outside a network its parameters, and return it. (A Network does this for its layers.)
+
+        Weights without an initializer are drawn as in a network that ends with this layer.
+        Raises ValueError if the layer has a layer within it twice, because the gradients of both uses add only in a
+        Network.
+        """
+        layers = list(self.walk())
+        if len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError(f"{self} has a layer within it twice: put it in a Network")
+        self.suit(Xavier())
         parameters = list(self.parameters().values())
         self._buffer = ParameterBuffer(parameters, on or backend(), dtype, host_generator(seed))
-        self.bind(self._buffer.clock, 0, seed)
+        for number, layer in enumerate(layers):
+            layer.bind(self._buffer.clock, number, seed)
         return self
 
 
@@ -228,6 +308,21 @@ class Loss(Part):
         """Return the default divisor of `forward`: the sum of the weights, 0-d on the device, or the number of rows."""
         return total_weight(t, weight)
 
+    def counted(self, t: Array, weight: Array | None = None) -> Array | int:
+        """Return what `count_correct` is a part of: the number of rows, or the sum of their weights, on the device.
+
+        Of a loss with a time axis, every position counts, but for those that it leaves out.
+        """
+        return total_weight(t, weight)
+
+    def is_counted(self, t: Array) -> Array | None:
+        """Return which targets count, booleans in the shape of t, or None if all do."""
+        return None
+
+    def positions(self, y: Array, t: Array) -> tuple[Array, Array]:
+        """Return y and t with every position of a time axis as a row of its own."""
+        return y, t
+
     def backward(self) -> Array:
         """Return dy, the gradient of the loss of the last forward."""
         raise NotImplementedError
@@ -240,11 +335,14 @@ class Loss(Part):
     def recorded(self, y: Array, t: Array, metrics: Array, at: Array | int, divisor: float | None = None) -> Array:
         """Record the mean loss of a batch in metrics[0, at], and return dy.
 
-        If the loss classifies, the number of correct rows goes to metrics[1, at]. A training step without sample
-        weights calls this in place of `forward` and `backward`.
+        If the loss classifies, the number of correct rows goes to metrics[1, at], and if `counted` differs from batch
+        to batch, it goes to metrics[2, at]. A training step without sample weights calls this in place of `forward` and
+        `backward`.
         """
         loss = self.forward(y, t) if divisor is None else self.forward(y, t, None, divisor)
-        record(metrics, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
+        correct = [self.count_correct(y, t)] if self.classifies else []
+        counted = self.counted(t)
+        record(metrics, at, loss, *correct, *([] if isinstance(counted, int) else [counted]))
         return self.backward()
 
     def output(self, y: Array) -> Array:
@@ -252,7 +350,10 @@ class Loss(Part):
         return y
 
     def count_correct(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        """Return the number of correct rows, or the sum of their weights: a 0-d array on the device."""
+        """Return the number of correct rows, or the sum of their weights: a 0-d array on the device.
+
+        Of a loss with a time axis, it is that of positions; see `counted`.
+        """
         raise NotImplementedError
 
     def classes(self, y: Array, t: Array) -> tuple[Array, Array] | None:
@@ -282,6 +383,21 @@ def check_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None = 
         _refuse_input(layer, x, W, last, axes)
 
 
+def check_steps(layer: Layer, x: Array) -> None:
+    """Raise ValueError if a sequence has no step. x: (n, T, ...)."""
+    if x.shape[1] == 0:
+        raise ValueError(f"{layer}: argument x must have at least one step, got shape {tuple(x.shape)}")
+
+
+def checked_sequence(layer: Layer, shape: Shape, features: int) -> Shape:
+    """Return `shape`. Raise ValueError unless it is (T, features), T at least 1."""
+    if len(shape) != 2 or shape[1] != features or shape[0] < 1:
+        raise ValueError(
+            f"{layer} takes rows of shape (T, {features}), T at least 1, but what comes before gives {shape}"
+        )
+    return shape
+
+
 def check_images(layer: Layer, x: Array) -> None:
     """Raise ValueError unless x has the four axes of a batch of images."""
     if getattr(x, "ndim", None) != 4:
@@ -297,3 +413,17 @@ def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None)
         raise ValueError(f"{layer}: argument x has dtype {x.dtype}, but the parameters have {W.dtype}")
     expected = ", ".join(["n", *{2: [], 3: ["T"], 4: ["h", "w"]}.get(axes or 0, ["..."]), str(last)])
     raise ValueError(f"{layer}: argument x must have shape ({expected}), got {tuple(x.shape)}")
+
+
+def _parameters_of(layer: Layer) -> dict[str, Parameter]:
+    return {name: value for name, value in vars(layer).items() if isinstance(value, Parameter)}
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Append its count to each name: W, b, W, b gives W1, b1, W2, b2."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(f"{name}{seen[name]}")
+    return found

@@ -10,7 +10,7 @@ from nnbackend.functions import gru, gru_backward, lstm, lstm_backward, rnn, rnn
 from nnbackend.functions.array import Array, MaybeArray, array_namespace, device
 from nnbackend.functions.recurrent import batch_first
 from nnbackend.initializers import Constant, Initializer, initializer
-from nnbackend.layers.base import Layer, RowShape, Shape, check_input
+from nnbackend.layers.base import Layer, RowShape, Shape, check_input, check_steps, checked_sequence
 from nnbackend.parameters import Parameter
 
 
@@ -54,8 +54,7 @@ class Recurrent(Layer):
 
     def _checked(self, x: Array) -> None:
         check_input(self, x, self.Wx.data, self.input_size, axes=3)
-        if x.shape[1] == 0:
-            raise ValueError(f"{self}: argument x must have at least one step, got shape {tuple(x.shape)}")
+        check_steps(self, x)
 
     def _begin(self, x: Array, training: bool) -> list[Array]:
         """Return the state before the first step."""
@@ -90,11 +89,7 @@ class Recurrent(Layer):
         return (None, self.input_size)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 2 or shape[1] != self.input_size or shape[0] < 1:
-            raise ValueError(
-                f"{self} takes rows of shape (T, {self.input_size}), T at least 1, but what comes before gives {shape}"
-            )
-        return (shape[0], self.hidden_size)
+        return (checked_sequence(self, shape, self.input_size)[0], self.hidden_size)
 
 
 @dataclass(eq=False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nnbackend.functions.array import Array, array_namespace, is_finite, pieces
+from nnbackend.layers import Layer
+from nnbackend.layers.containers import back_through, watched
 from nnbackend.network import Network
 
 AT_ONCE = 2**20  # elements that are checked together: NumPy needs twice as long for all of MNIST at once
@@ -45,19 +47,29 @@ def _first_in_pass(network: Network, x: Array, t: Array, *weight: Any) -> str:
         if not all_finite(values):
             return f"the parameter {name}"
     network.tick()
-    y = x
-    for name, layer in network.layers.items():
-        y = layer.forward(y, training=True)
-        if not all_finite(y):
-            return f"the output of {name}"
-    if not all_finite(network.loss_layer.forward(y, t, *weight)):
-        return "the loss"
-    dy = network.loss_layer.backward()
-    if not all_finite(dy):
-        return "the gradient of the loss"
-    for name, layer in reversed(network.layers.items()):
-        dy = layer.backward(dy)
-        gradients = [parameter.grad for parameter in layer.parameters().values() if parameter.trainable]
-        if not all_finite(*([] if dy is None else [dy]), *gradients):  # ids have no gradient
-            return f"the gradient of {name}"
-    return ""
+    found: list[str] = []
+
+    def forward(layer: Layer, run: Callable[..., Array], x: Array, training: bool) -> Array:
+        y = run(x, training)
+        if not found and not all_finite(y):
+            found.append(f"the output of {layer}")
+        return y
+
+    def backward(layer: Layer, run: Callable[..., Array], dy: Array, need_dx: bool) -> Array:
+        dx = run(dy, True)
+        gradients = [parameter.grad for parameter in layer.own_parameters().values() if parameter.trainable]
+        if not found and not all_finite(*([] if dx is None else [dx]), *gradients):  # ids have no gradient
+            found.append(f"the gradient of {layer}")
+        return dx
+
+    with watched(network.every_layer().values(), forward, backward):
+        y = network.forward(x, training=True)
+        if found:
+            return found[0]
+        if not all_finite(network.loss_layer.forward(y, t, *weight)):
+            return "the loss"
+        dy = network.loss_layer.backward()
+        if not all_finite(dy):
+            return "the gradient of the loss"
+        back_through(list(network.layers.values()), dy)
+    return found[0] if found else ""

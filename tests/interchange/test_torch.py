@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -18,14 +19,9 @@ from nnbackend.layers import LAYERS
 
 torch = pytest.importorskip("torch")
 
-OF_ROWS = (
-    "Embedding",
-    "GRU",
-    "LSTM",
-    "LastStep",
-    "LayerNormalization",
-    "RNN",
-)  # layers that PyTorch does not have for images
+# layers that PyTorch does not have for images
+OF_ROWS = {"Embedding", "GRU", "LSTM", "LastStep", "LayerNormalization", "RNN"}
+OF_ROWS |= {"MultiHeadAttention", "PositionalEncoding"}
 
 
 def perceptron() -> Any:
@@ -150,6 +146,16 @@ def test_every_layer_among_images(kind: str, seed: int) -> None:
         "Flatten": lambda: [nn.Convolution(c, 4, 1), nn.Flatten(), nn.Tanh(), nn.Affine(4 * h * w, 3)],
         "LeakyReLU": lambda: [nn.LeakyReLU(0.3)],
         "ELU": lambda: [nn.ELU(0.3)],
+        "Sequential": lambda: [nn.Sequential([nn.Convolution(c, 4, 1), nn.Flatten()]), nn.Affine(4 * h * w, 3)],
+        "Residual": lambda: [
+            nn.Residual([nn.Convolution(c, 4, 3, padding=1), nn.ELU()], nn.Convolution(c, 4, 1)),
+            nn.Residual([nn.Flatten(), nn.Affine(4 * h * w, 3)], [nn.Flatten(), nn.Affine(4 * h * w, 3)]),
+        ],
+        "Parallel": lambda: [
+            nn.Parallel([[], nn.Convolution(c, 2, 1)], "concatenate"),
+            nn.Flatten(),
+            nn.Affine((c + 2) * h * w, 3),
+        ],
     }.get(kind, lambda: [LAYERS[kind]()])
     net = nn.Network(make(), nn.MeanSquaredError(), dtype="float64", seed=seed)
     for name, view in net.statistics.items():
@@ -201,6 +207,39 @@ def test_recurrent_layers(kind: str, dtype: str, bias: bool) -> None:
     assert_close(answers(last.to_torch(), x), to_numpy(last.predict(x)), dtype, terms=100)
 
 
+class SelfAttention(torch.nn.MultiheadAttention):
+    """PyTorch's module with one input and one output."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention(dtype: str, bias: bool) -> None:
+    t, ids = torch.nn, np.random.default_rng(4).integers(0, 9, (5, 7))
+    own = SelfAttention(6, 3, bias=bias, batch_first=True)
+    module = drawn(t.Sequential(t.Embedding(9, 6), own, t.Flatten(), t.Linear(42, 2)), dtype)
+    layers = [nn.Embedding(9, 6), nn.MultiHeadAttention(6, 3), nn.Flatten(), nn.Affine(42, 2)]
+    net = nn.load_torch(module, layers)
+    assert_close(net.predict(ids), answers(module, ids), dtype, terms=300)
+    there = net.to_torch()
+    assert_close(answers(there, ids), answers(module, ids), dtype, terms=300)
+    for name in ("in_proj_weight", "out_proj.weight"):
+        assert torch.equal(there.state_dict()[f"1.{name}"], module.state_dict()[f"1.{name}"])
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_positions_and_a_causal_mask(learned: bool) -> None:
+    ids = np.random.default_rng(4).integers(0, 9, (5, 7))
+    layers = [nn.Embedding(9, 6), nn.PositionalEncoding(6, 8, learned), nn.MultiHeadAttention(6, 2, causal=True)]
+    net = nn.Network(layers, nn.MeanSquaredError(), seed=2)
+    module = net.to_torch()
+    assert_close(answers(module, ids), to_numpy(net.predict(ids)), "float32", terms=100)
+    again = [nn.Embedding(9, 6), nn.PositionalEncoding(6, 8, learned), nn.MultiHeadAttention(6, 2, causal=True)]
+    assert to_numpy(nn.load_torch(module, again).buffer.data).tolist() == to_numpy(net.buffer.data).tolist()
+
+
 def test_recurrent_modules_of_several_layers_are_named() -> None:
     for module, key in (
         (torch.nn.LSTM(3, 4, num_layers=2), "bias_hh_l1"),
@@ -211,6 +250,54 @@ def test_recurrent_modules_of_several_layers_are_named() -> None:
             nn.load_torch(module, [kind(3, 4)])
     with pytest.raises(ValueError, match=r"'weight_ih_l0' has shape \(16, 3\), expected \(20, 3\)"):
         nn.load_torch(torch.nn.LSTM(3, 4).state_dict(), [nn.LSTM(3, 5)])
+
+
+class Block(torch.nn.Module):
+    """A block of a residual network, as torchvision orders its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        t = torch.nn
+        self.conv1, self.bn1 = t.Conv2d(2, 4, 3, 2, 1, bias=False), t.BatchNorm2d(4)
+        self.conv2, self.bn2 = t.Conv2d(4, 4, 3, 1, 1, bias=False), t.BatchNorm2d(4)
+        self.downsample = t.Sequential(t.Conv2d(2, 4, 1, 2, bias=False), t.BatchNorm2d(4))
+
+    def forward(self, x: Any) -> Any:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + self.downsample(x))
+
+
+def block() -> list[nn.Layer]:
+    f = [nn.Convolution(2, 4, 3, 2, 1), nn.BatchNormalization(4), nn.ReLU()]
+    f += [nn.Convolution(4, 4, 3, 1, 1), nn.BatchNormalization(4)]
+    return [nn.Residual(f, [nn.Convolution(2, 4, 1, 2), nn.BatchNormalization(4)]), nn.ReLU()]
+
+
+def test_a_residual_network_from_there_and_back() -> None:
+    module = drawn(torch.nn.Sequential(Block(), torch.nn.Flatten(), torch.nn.Linear(48, 3)), "float64")
+    net = nn.load_torch(module, [*block(), nn.Flatten(), nn.Affine(48, 3)])
+    x = rows((2, 5, 8), "float64")
+    assert_close(net.predict(ours(x)), answers(module, x), "float64", terms=100)
+    there = net.to_torch()
+    assert_close(answers(there, x), answers(module, x), "float64", terms=100)
+    content = io.BytesIO()
+    torch.save(there, content)
+    content.seek(0)
+    assert_close(answers(torch.load(content, weights_only=False), x), answers(module, x), "float64", terms=100)
+
+
+def test_a_layer_that_is_used_twice_is_one_module() -> None:
+    shared = nn.Affine(3, 3)
+    net = nn.Network([shared, nn.Tanh(), nn.Residual([shared])], dtype="float64")
+    module, x = net.to_torch(), rows((3,), "float64")
+    assert len(list(module.parameters())) == 2
+    assert_close(answers(module, x), net.predict(x), "float64", terms=9)
+
+
+def test_features_of_images_that_a_residual_passes_on_are_refused() -> None:
+    net = nn.Network([nn.Convolution(1, 2, 2), nn.Flatten(), nn.Residual([nn.Affine(18, 18)]), nn.Affine(18, 2)])
+    with pytest.raises(TypeError, match="Residual1: PyTorch orders the features of a flattened image in another way"):
+        net.to_torch()
 
 
 def test_training_goes_on_in_torch_as_here() -> None:

@@ -90,9 +90,32 @@ def test_bad_settings() -> None:
             lambda: nn.Embedding(3, 2).initialize().forward(np.zeros(1)),
             "x must hold integers, got dtype float64",
         ),
-        (lambda: nn.Network([nn.Affine(2, 2), nn.Embedding(3, 2)]), "layers[1]: Embedding takes ids, which no layer"),
+        (lambda: nn.Network([nn.Affine(2, 2), nn.Embedding(3, 2)]), "layers: Embedding1 takes ids, which no layer"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             make()
     with pytest.raises(nn.BackendError, match="Embedding: argument x is a list"):
         nn.Embedding(3, 2).initialize().forward([1])  # type: ignore[arg-type]
+
+
+def test_ids_within_layers_of_layers(on: Namespace, tmp_path: Path) -> None:
+    """The first layer of all decides what a network takes; the state of a layer within another is carried, too."""
+    inner = nn.Sequential([nn.Embedding(7, 4), nn.Residual([nn.GRU(4, 4, stateful=10)])])
+    net = nn.Network([nn.Sequential([inner]), nn.LastStep(), nn.Affine(4, 2)], seed=1)
+    assert net.inputs(IDS.astype("int8")).dtype == on.backend.dtype("int64")
+    with pytest.raises(ValueError, match="has a vocabulary of 7, so ids must lie in 0 to 6, got 7 to 7"):
+        net.predict([[7, 7, 7]])
+    assert net.carried_rows == 10
+    trainer = nn.Trainer(net, nn.Adam(0.02), batch_size=10, seed=0)
+    trainer.fit(IDS, LABELS, epochs=3)
+    assert trainer.history.loss[-1] < trainer.history.loss[0]
+    assert to_numpy(net.buffer.state).any()
+    assert nn.check_gradients(net, IDS[:10], LABELS[:10]).ok
+    net.save(tmp_path / "net")
+    assert to_numpy(nn.load(tmp_path / "net").predict(IDS)).tolist() == to_numpy(net.predict(IDS)).tolist()
+    net.reset_state()
+    assert not to_numpy(net.buffer.state).any()
+    with pytest.raises(
+        ValueError, match=r"layers: Residual1\.Embedding1 takes ids, which no layer gives: put it first"
+    ):
+        nn.Network([nn.Residual([nn.Embedding(3, 1)])])

@@ -17,18 +17,22 @@ from nnbackend.layers import LAYERS, LOSSES, activation
 
 # one or more ways to make each layer, and the shape of a row that it takes
 MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
-    "Affine": [(lambda: nn.Affine(5, 3), (5,)), (lambda: nn.Affine(1, 1), (1,))],
+    "Affine": [
+        *[(lambda: nn.Affine(5, 3), (5,)), (lambda: nn.Affine(1, 1), (1,))],
+        *[(lambda: nn.Affine(5, 3), (4, 5)), (lambda: nn.Affine(5, 3), (1, 5)), (lambda: nn.Affine(2, 3), (2, 1, 2))],
+    ],
     "Sigmoid": [(nn.Sigmoid, (4,))],
     "ReLU": [(nn.ReLU, (4,))],
     "LeakyReLU": [(lambda: nn.LeakyReLU(0.2), (4,))],
-    "Tanh": [(nn.Tanh, (4,))],
+    "Tanh": [(nn.Tanh, (4,)), (nn.Tanh, (3, 4))],
     "ELU": [(lambda: nn.ELU(0.7), (4,))],
     "GELU": [(nn.GELU, (4,))],
     "SiLU": [(nn.SiLU, (4,))],
-    "Softmax": [(nn.Softmax, (4,))],
+    "Softmax": [(nn.Softmax, (4,)), (nn.Softmax, (3, 4))],
     "BatchNormalization": [
         (lambda: nn.BatchNormalization(4), (4,)),
         (lambda: nn.BatchNormalization(3), (5, 2, 3)),
+        (lambda: nn.BatchNormalization(3), (4, 3)),
     ],
     "LayerNormalization": [(lambda: nn.LayerNormalization(4), (4,)), (lambda: nn.LayerNormalization(3), (5, 2, 3))],
     "Dropout": [(lambda: nn.Dropout(0.4), (4,)), (lambda: nn.Dropout(0.0), (2, 3))],
@@ -45,8 +49,34 @@ MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
     "RNN": [(lambda: nn.RNN(3, 2), (4, 3)), (lambda: nn.RNN(1, 1), (1, 1))],
     "LSTM": [(lambda: nn.LSTM(3, 2), (4, 3)), (lambda: nn.LSTM(1, 3), (1, 1))],
     "GRU": [(lambda: nn.GRU(3, 2), (4, 3)), (lambda: nn.GRU(1, 3), (1, 1))],
+    "MultiHeadAttention": [
+        (lambda: nn.MultiHeadAttention(6, 2), (4, 6)),
+        (lambda: nn.MultiHeadAttention(3, 3, causal=True), (5, 3)),
+        (lambda: nn.MultiHeadAttention(1, 1), (1, 1)),
+    ],
+    "PositionalEncoding": [
+        (lambda: nn.PositionalEncoding(5, 7), (4, 5)),
+        (lambda: nn.PositionalEncoding(2, 6, learned=True), (4, 2)),
+        (lambda: nn.PositionalEncoding(1, 1, learned=True), (1, 1)),
+    ],
     "LastStep": [(nn.LastStep, (4, 3)), (nn.LastStep, (1,))],
     "Embedding": [(lambda: nn.Embedding(5, 3), (4,)), (lambda: nn.Embedding(2, 1), ())],
+    "Sequential": [
+        (lambda: nn.Sequential([nn.Affine(4, 3), nn.Tanh(), nn.Affine(3, 2)]), (4,)),
+        (lambda: nn.Sequential([]), (2, 3)),
+        (lambda: nn.Sequential([nn.Sequential([nn.ELU()]), nn.Convolution(2, 3, 3)]), (4, 5, 2)),
+    ],
+    "Residual": [
+        (lambda: nn.Residual([nn.Affine(4, 5), nn.Tanh(), nn.Affine(5, 4)]), (4,)),
+        (lambda: nn.Residual([nn.Convolution(2, 3, 3, padding=1), nn.SiLU()], nn.Convolution(2, 3, 1)), (4, 5, 2)),
+        (lambda: nn.Residual([nn.Affine(4, 3)], [nn.Affine(4, 2), nn.Tanh(), nn.Affine(2, 3)]), (4,)),
+    ],
+    "Parallel": [
+        (lambda: nn.Parallel([nn.Affine(4, 3), [nn.Affine(4, 3), nn.Sigmoid()], nn.Affine(4, 3)]), (4,)),
+        (lambda: nn.Parallel([nn.Tanh()]), (4,)),
+        (lambda: nn.Parallel([[], nn.Affine(4, 3), nn.ELU()], "concatenate"), (4,)),
+        (lambda: nn.Parallel([nn.Convolution(2, 3, (1, 3)), nn.Convolution(2, 1, (1, 3))], "concatenate"), (2, 5, 2)),
+    ],
     "RandomAffine": [
         (lambda: nn.RandomAffine(0.3, 40.0, 0.3, 0.5), (5, 6, 2)),
         (lambda: nn.RandomAffine(0.0, 0.0, 0.0), (4, 1, 1)),
@@ -261,8 +291,10 @@ def test_softmax_with_loss_refuses_labels(on: Namespace) -> None:
     for message, t in bad.items():
         with pytest.raises(ValueError, match=message):
             loss.target(t, 3, (2,), on.backend, "float32")
-    with pytest.raises(ValueError, match="rows have shape"):
+    with pytest.raises(ValueError, match=r"expected \(3, 2\) integer labels or \(3, 2, 2\) one-hot rows"):
         loss.target([0, 1, 1], 3, (2, 2), on.backend, "float32")
+    with pytest.raises(ValueError, match="rows have shape"):
+        loss.target([0, 1, 1], 3, (), on.backend, "float32")
 
 
 def test_squared_error_takes_a_vector_for_one_column(on: Namespace) -> None:

@@ -1,0 +1,365 @@
+"""Layers of layers: a sequence, a residual, and parallel branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from nnbackend.errors import unknown_name
+from nnbackend.functions.array import Array, array_namespace
+from nnbackend.initializers import Initializer
+from nnbackend.layers.base import Layer, RowShape, Shape, numbered
+
+JOINS = ("add", "concatenate")
+
+
+class Stacks(Layer):
+    """Base class of layers that send x through one or more stacks of layers, side by side, and join what comes out.
+
+    join: "add", or "concatenate" along the last axis. A subclass says what its stacks are.
+    """
+
+    join = "add"
+
+    def stacks(self) -> list[Sequence[Layer]]:
+        """Return the stacks. An empty one returns x itself."""
+        raise NotImplementedError
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        return self.joined([through(stack, x, training) for stack in self.stacks()])
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        stacks = self.stacks()
+        dys = [dy] * len(stacks) if self.join == "add" else _split(dy, self._widths)
+        dx: Any = None
+        for stack, part in zip(reversed(stacks), reversed(dys), strict=True):
+            part = back_through(stack, part, need_dx)
+            if need_dx:
+                dx = part if dx is None else dx + part
+        return dx if need_dx else dy
+
+    def joined(self, ys: Sequence[Array]) -> Array:
+        """Return the outputs of the stacks, joined. Raise ValueError if their shapes differ."""
+        self._check([tuple(y.shape) for y in ys])
+        if self.join == "concatenate":
+            self._widths = [y.shape[-1] for y in ys]
+            return array_namespace(ys[0]).concat(list(ys), axis=-1)
+        total = ys[0]
+        for y in ys[1:]:
+            total = total + y
+        return total
+
+    def output_shape(self, shape: Shape) -> Shape:
+        shapes = []
+        for stack in self.stacks():
+            shapes.append(shape)
+            for layer in stack:
+                shapes[-1] = layer.output_shape(shapes[-1])
+        self._check(shapes)
+        return (*shapes[0][:-1], sum(s[-1] for s in shapes)) if self.join == "concatenate" else shapes[0]
+
+    def _check(self, shapes: Sequence[Shape]) -> None:
+        lengths = shapes if self.join == "add" else [(*shape[:-1], 0) if shape else () for shape in shapes]
+        if any(length != lengths[0] for length in lengths) or (self.join == "concatenate" and () in shapes):
+            raise ValueError(f"{self}: {self._refusal(shapes)}")
+
+    def _refusal(self, shapes: Sequence[Shape]) -> str:
+        but = "" if self.join == "add" else ", except in the last axis"
+        return f"its branches must give equal shapes{but}, got {', '.join(map(str, shapes))}"
+
+    @property
+    def input_shape(self) -> RowShape | None:
+        found: RowShape | None = None
+        for shape in map(input_shape_of, self.stacks()):
+            if found is None or shape is None:
+                found = found or shape
+                continue
+            pairs = list(zip(found, shape, strict=False))
+            if len(shape) != len(found) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+                raise ValueError(f"{self}: its branches take rows of shape {found} and of {shape}")
+            found = tuple(b if a is None else a for a, b in pairs)
+        return found
+
+    @property
+    def keeps_shape(self) -> bool:  # type: ignore[override]
+        return self.join == "add" and all(layer.keeps_shape for layer in self.within())
+
+    def places(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
+        yield self, shape
+        for stack in self.stacks():
+            here = shape
+            for layer in stack:
+                yield from layer.places(here)
+                here = layer.output_shape(here)
+
+    def suit(self, following: Initializer) -> Initializer:
+        before = following
+        for stack in reversed(self.stacks()):
+            before = following
+            for layer in reversed(stack):
+                before = layer.suit(before)
+        return before
+
+
+@dataclass(eq=False)
+class Sequential(Stacks):
+    """Sends x through layers, one after another. Without any layer it returns x.
+
+    Raises TypeError for an element that is not a layer.
+    """
+
+    layers: Sequence[Layer]
+
+    inner = ("layers",)
+
+    def __post_init__(self) -> None:
+        self.layers = _layers(f"{self.kind}: layers", self.layers)
+
+    def stacks(self) -> list[Sequence[Layer]]:
+        return [self.layers]
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        return through(self.layers, x, training)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        return back_through(self.layers, dy, need_dx)
+
+    def steps(self) -> list[Layer]:
+        if type(self).forward is not Sequential.forward:
+            return [self]
+        return [step for layer in self.layers for step in layer.steps()]
+
+
+@dataclass(eq=False)
+class Residual(Stacks):
+    """Computes y = f(x) + x, with the layers as f (He et al. 2016), or f(x) + projection(x).
+
+    projection: a layer, or a list of layers, for an f whose output has another shape than x, such as an Affine or a
+    Convolution of size 1. Raises ValueError if there is no layer, and for a network in which f(x) and x, or its
+    projection, differ in shape. Raises TypeError for what is not a layer.
+    """
+
+    layers: Sequence[Layer]
+    projection: Layer | Sequence[Layer] | None = None
+
+    inner = ("layers", "projection")
+
+    def __post_init__(self) -> None:
+        self.layers = _layers("Residual: layers", self.layers)
+        if not self.layers:
+            raise ValueError("Residual: layers: at least one layer is needed")
+        if self.projection is not None:
+            self.projection = _layer("Residual: projection", self.projection)
+
+    def stacks(self) -> list[Sequence[Layer]]:
+        return [self.layers, _layers("", [self.projection] if self.projection else [])]
+
+    def _refusal(self, shapes: Sequence[Shape]) -> str:
+        if self.projection:
+            return f"its layers give {shapes[0]}, but its projection {shapes[1]}"
+        return f"its layers give {shapes[0]}, but x is {shapes[1]}: pass a projection, a layer that makes x so"
+
+
+@dataclass(eq=False)
+class Parallel(Stacks):
+    """Sends x through several branches, and adds their outputs or concatenates them along the last axis.
+
+    branches: at least one; each is a layer, or a list of layers. An empty list returns x. join: "add", or
+    "concatenate". Raises ValueError if there is no branch, for another join, and for a network in which the branches
+    give shapes that cannot be joined. Raises TypeError for what is not a layer.
+    """
+
+    branches: Sequence[Layer | Sequence[Layer]]
+    join: str = "add"
+
+    inner = ("branches",)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.branches, Layer) or not isinstance(self.branches, Iterable):
+            raise TypeError(f"Parallel: branches: expected a list of layers, got {self.branches!r}")
+        self.branches = [_layer(f"Parallel: branches[{i}]", branch) for i, branch in enumerate(self.branches)]
+        if not self.branches:
+            raise ValueError("Parallel: branches: at least one branch is needed")
+        if self.join not in JOINS:
+            raise ValueError(f"Parallel: {unknown_name('join', self.join, JOINS)}")
+
+    def stacks(self) -> list[Sequence[Layer]]:
+        return [[_layer("", branch)] for branch in self.branches]
+
+
+def through(layers: Sequence[Layer], x: Array, training: bool = False) -> Array:
+    """Return what the layers make of x, one after another."""
+    for layer in layers:
+        x = layer.forward(x, training and not layer.frozen)
+    return x
+
+
+def back_through(layers: Sequence[Layer], dy: Array, need_dx: bool = True) -> Array:
+    """Return dx for the dy of `through`. need_dx: if False, it goes no lower than the lowest layer that trains."""
+    lowest = 0 if need_dx else next((i for i, layer in enumerate(layers) if _trains(layer)), len(layers))
+    for i in range(len(layers) - 1, lowest - 1, -1):
+        dy = layers[i].backward(dy, need_dx or i > lowest)
+    return dy
+
+
+def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
+    """Return the shape of one input row as far as the layers fix it. Raise ValueError if two layers do not fit."""
+    expected = [layer.input_shape for layer in layers]
+    shape: RowShape | None = None
+    for layer, own in zip(layers, expected, strict=True):
+        shape = own if shape is None else shape
+        shape = None if shape is None or None in shape else layer.output_shape(shape)  # type: ignore[arg-type]
+    first = None
+    for layer, own in zip(reversed(layers), reversed(expected), strict=True):
+        first = own or (first if layer.keeps_shape else None)
+    return first
+
+
+# --- places in a network ----------------------------------------------------------------------------------------
+
+
+def place(root: Sequential) -> None:
+    """Give every layer within the root a name: its kind and count, after the name of the layer that holds it.
+
+    A layer that has a place before gets a twin there, which shares its values. Raises ValueError for a layer that is
+    in a network already, and for a layer with running statistics that is used twice.
+    """
+    seen: set[int] = set()
+
+    def placed(layer: Layer) -> Layer:
+        layer = layer.original  # of a further use in a network that could not be made
+        if layer.name:
+            raise ValueError(f"{layer} is in a network already; a layer belongs to one network")
+        if id(layer) in seen:
+            own = layer.own_parameters().values()
+            if any(not parameter.trainable for parameter in own) or (layer.inner and own):
+                raise ValueError(
+                    f"a {layer.kind} is used twice in one network, but it keeps "
+                    f"{'parameters beside those of its layers' if layer.inner else 'running statistics'}: make another"
+                )
+            first, layer = layer, copy(layer) if layer.inner else layer.twin(lambda parameter: parameter.shared())
+            if own:
+                vars(layer)["_original"] = first
+        seen.add(id(layer))
+        layer.replace_within(placed)
+        return layer
+
+    root.replace_within(placed)
+    _name(root)
+
+
+def _name(parent: Layer) -> None:
+    layers = parent.within()
+    for layer, name in zip(layers, numbered(layer.kind for layer in layers), strict=True):
+        layer.name = f"{parent.name}.{name}" if parent.name else name
+        _name(layer)
+
+
+def describe(layers: Sequence[Layer], kind: Callable[[Layer], Any] = lambda layer: layer.kind) -> list[dict[str, Any]]:
+    """Return kind and settings of each layer, and of the layers within it; `made` makes layers of them.
+
+    kind: called with a layer, returns what stands for its class. A further use of a layer is {"use_of": k}, if k
+    layers were described before the first use.
+    """
+    numbers: dict[int, int] = {}
+
+    def one(layer: Layer) -> dict[str, Any]:
+        first = id(layer.original)
+        if first in numbers:
+            return {"use_of": numbers[first]}
+        numbers[first] = len(numbers)
+        settings = layer.config()
+        for name in layer.inner:
+            value = settings[name]
+            if value is not None:
+                settings[name] = [one(part) for part in value] if isinstance(value, list) else one(value)
+        return {"kind": kind(layer), **settings}
+
+    return [one(layer) for layer in layers]
+
+
+def made(descriptions: Sequence[Mapping[str, Any]], find: Callable[[Any], type[Layer]]) -> list[Layer]:
+    """Return the layers that `describe` described. find: called with a kind, returns the class.
+
+    Raises KeyError, TypeError or ValueError for what describes no layers.
+    """
+    known: dict[int, Layer | None] = {}
+
+    def one(description: Mapping[str, Any]) -> Layer:
+        if "use_of" in description:
+            first = known[description["use_of"]]
+            if first is None or first.inner:  # layers of layers are described once for each use
+                raise ValueError(f"use_of: {description['use_of']!r} is no layer that can be used again")
+            return first
+        number, kind = len(known), find(description["kind"])
+        known[number] = None
+        settings = {name: value for name, value in description.items() if name != "kind"}
+        for name in kind.inner:
+            value = settings.get(name)
+            if value is not None:
+                settings[name] = [one(part) for part in value] if isinstance(value, list) else one(value)
+        known[number] = layer = kind(**settings)
+        return layer
+
+    return [one(description) for description in descriptions]
+
+
+@contextmanager
+def watched(
+    layers: Iterable[Layer],
+    forward: Callable[..., Array] | None = None,
+    backward: Callable[..., Array] | None = None,
+) -> Iterator[None]:
+    """Send the passes of the layers through functions as long as the block runs.
+
+    forward: called as forward(layer, run, x, training), where run(x, training) is the layer's own pass; its result is
+    y. backward: the same, as backward(layer, run, dy, need_dx).
+    """
+    watched_layers = list(layers)
+    try:
+        for layer in watched_layers:
+            if forward is not None:
+                vars(layer)["forward"] = partial(_run, forward, layer, layer.forward, False)
+            if backward is not None:
+                vars(layer)["backward"] = partial(_run, backward, layer, layer.backward, True)
+        yield
+    finally:
+        for layer in watched_layers:
+            for name in ("forward", "backward"):
+                vars(layer).pop(name, None)
+
+
+def _run(function: Callable[..., Array], layer: Layer, run: Any, default: bool, a: Array, flag: Any = None) -> Array:
+    return function(layer, run, a, default if flag is None else flag)
+
+
+def _split(dy: Array, widths: Sequence[int]) -> list[Array]:
+    parts, start = [], 0
+    for width in widths:
+        parts.append(dy[..., start : start + width])
+        start += width
+    return parts
+
+
+def _trains(layer: Layer) -> bool:
+    return any(part.own_parameters() and not part.frozen for part in layer.walk())
+
+
+def _layers(argument: str, layers: Any) -> list[Layer]:
+    """Return a list of layers. Raise TypeError for anything else."""
+    if isinstance(layers, Layer | str | Mapping) or not isinstance(layers, Iterable):
+        raise TypeError(f"{argument}: expected a list of layers, got {layers!r}")
+    found = list(layers)
+    for i, layer in enumerate(found):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{argument}[{i}]: expected a layer, got {layer!r}")
+    return found
+
+
+def _layer(argument: str, layer: Any) -> Layer:
+    """Return a layer, of a list a Sequential. Raise TypeError for anything else."""
+    return layer if isinstance(layer, Layer) else Sequential(_layers(argument, layer))

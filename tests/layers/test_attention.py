@@ -1,0 +1,104 @@
+"""Attention as a layer: PyTorch's module, what a causal one may know, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Namespace, assert_close
+
+import nnbackend as nn
+from nnbackend.backends import to_numpy
+
+
+@pytest.mark.parametrize(("n", "steps", "features", "heads"), [(2, 5, 6, 3), (1, 1, 1, 1), (3, 1, 4, 2), (1, 4, 3, 1)])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_against_pytorch(
+    on: Namespace, n: int, steps: int, features: int, heads: int, causal: bool, dtype: str
+) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    layer = nn.MultiHeadAttention(features, heads, causal, bias=0.5).initialize(seed=1, dtype=dtype)
+    module = torch.nn.MultiheadAttention(features, heads, batch_first=True).to(getattr(torch, dtype))
+    host = {name: to_numpy(p.data) for name, p in layer.parameters().items()}
+    names = {"in_proj_weight": "W", "in_proj_bias": "b", "out_proj.weight": "Wo", "out_proj.bias": "bo"}
+    module.load_state_dict({name: torch.tensor(host[own].T.copy()) for name, own in names.items()})
+    rng = np.random.default_rng(2)
+    x, dy = (rng.standard_normal((n, steps, features)).astype(dtype) for _ in range(2))
+    xt = torch.tensor(x, requires_grad=True)
+    mask = torch.triu(torch.ones(steps, steps, dtype=torch.bool), 1) if causal else None
+    y, weights = module(xt, xt, xt, attn_mask=mask, average_attn_weights=False)
+    y.backward(torch.tensor(dy))
+    terms = 10 * features * steps
+    assert_close(layer.forward(on.array(x)), y.detach().numpy(), dtype, terms)
+    assert_close(layer.attention_weights, weights.detach().numpy(), dtype, terms)
+    assert_close(layer.backward(on.array(dy)), xt.grad.numpy(), dtype, 4 * terms)
+    theirs = dict(module.named_parameters())
+    scale = max(float(p.grad.abs().max()) for p in theirs.values())
+    for name, own in names.items():
+        assert_close(layer.parameters()[own].grad, theirs[name].grad.numpy().T, dtype, 4 * terms, scale=scale)
+    assert layer.backward(on.array(dy), need_dx=False) is None
+
+
+def test_a_causal_layer_does_not_see_what_comes_later(on: Namespace) -> None:
+    layer = nn.MultiHeadAttention(4, 2, causal=True).initialize(seed=1)
+    x = np.random.default_rng(0).standard_normal((2, 6, 4)).astype("float32")
+    changed = x.copy()
+    changed[:, 4:] += 1.0
+    first, second = (to_numpy(layer.forward(on.array(a))) for a in (x, changed))
+    assert first[:, :4].tolist() == second[:, :4].tolist()
+    assert (np.abs(first[:, 4:] - second[:, 4:]).max(axis=-1) > 1e-3).all()
+    whole = nn.MultiHeadAttention(4, 2).initialize(seed=1)
+    first, second = (to_numpy(whole.forward(on.array(a))) for a in (x, changed))
+    assert (np.abs(first - second).max(axis=-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_positions_let_attention_tell_the_order(on: Namespace, learned: bool) -> None:
+    """Whether the first id is larger than the last: without positions the mean of all steps cannot tell."""
+    ids = np.random.default_rng(0).integers(0, 4, (80, 3))
+    labels = (ids[:, 0] > ids[:, 2]).astype(int)
+    layers = [
+        nn.Embedding(4, 8, weight=0.5), nn.PositionalEncoding(8, 3, learned), nn.MultiHeadAttention(8, 2),
+        nn.Flatten(), nn.Affine(24, 2),
+    ]  # fmt: skip
+    net = nn.Network(layers, seed=1)
+    nn.Trainer(net, nn.Adam(0.03), batch_size=20, seed=0).fit(ids, labels, epochs=30)
+    assert net.accuracy(ids, labels) == 1.0
+
+
+def test_gradients_by_differences() -> None:
+    ids, labels = np.random.default_rng(0).integers(0, 5, (4, 6)), np.arange(4) % 2
+    layers = [nn.Embedding(5, 4), nn.PositionalEncoding(4, 7, learned=True), nn.MultiHeadAttention(4, 2, causal=True)]
+    net = nn.Network([*layers, nn.LastStep(), nn.Affine(4, 2)], dtype="float64", seed=3)
+    assert nn.check_gradients(net, ids, labels).ok
+    numerical = net.numerical_gradient(ids, labels)
+    for name, value in net.gradient(ids, labels).items():
+        np.testing.assert_allclose(to_numpy(numerical[name]), to_numpy(value), rtol=0, atol=1e-7)
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, "float32")
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: nn.MultiHeadAttention(0, 1), "MultiHeadAttention: features must be a positive integer, got 0"),
+    (lambda: nn.MultiHeadAttention(6, 2.0), "MultiHeadAttention: heads must be a positive integer, got 2.0"),
+    (lambda: nn.MultiHeadAttention(6, 4), "MultiHeadAttention: 4 heads cannot share 6 features equally"),
+    (lambda: nn.MultiHeadAttention(6, 2, causal=1), "causal must be True or False, got 1"),
+    (lambda: nn.MultiHeadAttention(6, 2).forward(zeros(1, 2, 6)), "no parameter values yet"),
+    (lambda: nn.MultiHeadAttention(6, 2).initialize().forward(zeros(2, 6)), "must have shape (n, T, 6), got (2, 6)"),
+    (lambda: nn.MultiHeadAttention(6, 2).initialize().forward(zeros(2, 0, 6)), "least one step, got shape (2, 0, 6)"),
+    (lambda: nn.MultiHeadAttention(6, 2).output_shape((6,)), "takes rows of shape (T, 6), T at least 1, but what"),
+    (lambda: nn.PositionalEncoding(6, 0), "PositionalEncoding: length must be a positive integer, got 0"),
+    (lambda: nn.PositionalEncoding(6, 4, learned=1), "learned must be True or False, got 1"),
+    (lambda: nn.PositionalEncoding(6, 4).forward(zeros(1, 5, 6)), "(n, T, 6), T from 1 to 4, got (1, 5, 6)"),
+    (lambda: nn.PositionalEncoding(6, 4).forward(zeros(1, 6)), "(n, T, 6), T from 1 to 4, got (1, 6)"),
+    (lambda: nn.PositionalEncoding(6, 4).output_shape((5, 6)), "knows 4 positions, but what comes before gives (5, 6)"),
+    (lambda: nn.PositionalEncoding(6, 4, learned=True).forward(zeros(1, 4, 6)), "no parameter values yet"),
+])  # fmt: skip
+def test_bad_input(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
