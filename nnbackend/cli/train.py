@@ -119,7 +119,12 @@ def _add_settings(parser: Parser) -> None:
         metavar="N",
     )
     add("--activation", "activation after each hidden layer", choices=sorted(ACTIVATIONS))
-    add("--dropout", "part of the activations that is dropped while training", type=float, metavar="PART")
+    add(
+        "--dropout",
+        "part of the activations that is dropped while training (default: 0.2 of a cnn, 0.1 for tables, else 0)",
+        type=float,
+        metavar="PART",
+    )
     add(
         "--augment",
         "how much pictures are shifted, turned, scaled and bent at random while training; 0: not at all (default: 1 "
