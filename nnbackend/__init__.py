@@ -76,9 +76,11 @@ if _TYPE_CHECKING:
         Communicator,
         EarlyStopping,
         History,
+        LearningRateRange,
         ReduceLROnPlateau,
         Trainer,
         communicator,
+        learning_rate_range,
     )
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
@@ -100,9 +102,11 @@ _ROOMS = {
         "Communicator",
         "EarlyStopping",
         "History",
+        "LearningRateRange",
         "ReduceLROnPlateau",
         "Trainer",
         "communicator",
+        "learning_rate_range",
     ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -164,6 +168,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "LearningRateRange",
     "Loss",
     "MaxPooling",
     "MeanAbsoluteError",
@@ -215,6 +220,7 @@ __all__ = [
     "evaluate",
     "functions",
     "generate",
+    "learning_rate_range",
     "load",
     "load_torch",
     "nodes",
