@@ -62,7 +62,7 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes, sampling
+    from nnbackend import datasets, nodes, report, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
@@ -76,9 +76,11 @@ if _TYPE_CHECKING:
         Communicator,
         EarlyStopping,
         History,
+        LearningRateRange,
         ReduceLROnPlateau,
         Trainer,
         communicator,
+        learning_rate_range,
     )
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
@@ -91,6 +93,7 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "report": (),
     "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
@@ -99,9 +102,11 @@ _ROOMS = {
         "Communicator",
         "EarlyStopping",
         "History",
+        "LearningRateRange",
         "ReduceLROnPlateau",
         "Trainer",
         "communicator",
+        "learning_rate_range",
     ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -163,6 +168,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "LearningRateRange",
     "Loss",
     "MaxPooling",
     "MeanAbsoluteError",
@@ -214,10 +220,12 @@ __all__ = [
     "evaluate",
     "functions",
     "generate",
+    "learning_rate_range",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "report",
     "sampling",
     "to_numpy",
     "use",

@@ -36,7 +36,7 @@ BORROWED = {  # pages that stand elsewhere in the repository
     "promises.md": "tests/PROMISES.md",
     "conformance.md": "ci/docs/conformance.md",
 }
-INTERNAL = ("nnbackend.checks", "nnbackend.cli")
+INTERNAL = ("nnbackend.checks", "nnbackend.cli", "nnbackend.markup")
 WITH_MODULES = (
     "nnbackend.book.",
     "nnbackend.book2.",

@@ -310,6 +310,15 @@ class TablePreparation:
         """Return the names of the network's inputs."""
         return tuple(name for column in self.columns for name in column.features)
 
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Return mean and deviation by which each input is scaled; those of a word are 0 and 1."""
+        return tuple(
+            (0.0, 1.0) if column.words is not None else (column.mean, column.scale)
+            for column in self.columns
+            for _ in column.features
+        )
+
     def rows(self, table: Table, dtype: str) -> HostArray:
         """Return the rows of a table as the network takes them, (n, features).
 
