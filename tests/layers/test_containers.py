@@ -311,6 +311,12 @@ class Gated(nn.Layer):
         return self.gate.backward(dy * self._v) + self.value.backward(dy * self._g)
 
 
+@dataclass(eq=False)
+class Last(nn.Layer):
+    layers: tuple[nn.Layer, ...]
+    inner: ClassVar[tuple[str, ...]] = ("layers",)
+
+
 def test_a_container_of_one_s_own(tmp_path: Path) -> None:
     gated = Gated(nn.Affine(4, 4), nn.Sequential([nn.Affine(4, 4), nn.Sigmoid()]))
     net = nn.Network([nn.Affine(3, 4), gated, nn.Affine(4, 3)], dtype="float64")
@@ -320,6 +326,7 @@ def test_a_container_of_one_s_own(tmp_path: Path) -> None:
     net.save(tmp_path / "net")
     assert np.array_equal(nn.load(tmp_path / "net", layers=[Gated]).predict(X), net.predict(X))
     assert np.array_equal(pickle.loads(pickle.dumps(net)).predict(X), net.predict(X))
+    assert list(nn.Network([Last((nn.Affine(3, 4), nn.Affine(3, 3)))]).params) == ["W1", "b1", "W2", "b2"]
     twice = Gated(nn.Affine(3, 3), nn.Affine(3, 3))
     with pytest.raises(ValueError, match="Gated is used twice .* keeps parameters beside those of its layers"):
         nn.Network([twice, twice])
