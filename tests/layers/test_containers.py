@@ -114,10 +114,14 @@ def test_values_and_gradients_are_pytorch_s(on: Namespace) -> None:
     assert_close(net.statistics["running_var1"], norm.running_var.numpy(), "float64", terms=12)
 
 
-def test_numerical_gradients_know_nesting(on: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numerical_gradients_know_nesting(on: Namespace) -> None:
     net = nested()
     assert differ(net.numerical_gradient(X, T), gradient_in_inference(net)) < CLOSE
-    monkeypatch.setattr("nnbackend.gradients.SHARED", 0)  # threads with copies of the layers
+
+
+def test_threads_have_copies_of_nested_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nested()
+    monkeypatch.setattr("nnbackend.gradients.SHARED", 0)
     monkeypatch.setattr(type(net.backend), "threads", 3)
     assert differ(net.numerical_gradient(X, T), gradient_in_inference(net)) < CLOSE
 
