@@ -62,7 +62,7 @@ from nnbackend.network import Network, TwoLayerNet, convolutional_network, load
 from nnbackend.parameters import Parameter
 
 if _TYPE_CHECKING:
-    from nnbackend import datasets, nodes, sampling
+    from nnbackend import datasets, nodes, report, sampling
     from nnbackend.diagnosis import Diagnosis, Finding, diagnose
     from nnbackend.evaluation import Evaluation, evaluate
     from nnbackend.gradient_check import GradientReport, check_gradients
@@ -71,7 +71,17 @@ if _TYPE_CHECKING:
     from nnbackend.sampling import generate
     from nnbackend.schedules import Cosine, Exponential, OneCycle, Schedule, StepDecay, WarmUp
     from nnbackend.summary import Summary
-    from nnbackend.training import Checkpoint, Communicator, EarlyStopping, History, Trainer, communicator
+    from nnbackend.training import (
+        Checkpoint,
+        Communicator,
+        EarlyStopping,
+        History,
+        LearningRateRange,
+        ReduceLROnPlateau,
+        Trainer,
+        communicator,
+        learning_rate_range,
+    )
 
 # rooms that are imported at first use, and the names that they bring: a network that only predicts needs none of them
 _ROOMS = {
@@ -83,10 +93,21 @@ _ROOMS = {
     "interchange.conformance": ("conformance",),
     "nodes": (),
     "optimizers": ("SGD", "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop"),
+    "report": (),
     "sampling": ("generate",),
     "schedules": ("Cosine", "Exponential", "OneCycle", "Schedule", "StepDecay", "WarmUp"),
     "summary": ("Summary",),
-    "training": ("Checkpoint", "Communicator", "EarlyStopping", "History", "Trainer", "communicator"),
+    "training": (
+        "Checkpoint",
+        "Communicator",
+        "EarlyStopping",
+        "History",
+        "LearningRateRange",
+        "ReduceLROnPlateau",
+        "Trainer",
+        "communicator",
+        "learning_rate_range",
+    ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -147,6 +168,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "LearningRateRange",
     "Loss",
     "MaxPooling",
     "MeanAbsoluteError",
@@ -170,6 +192,7 @@ __all__ = [
     "RandomElastic",
     "RandomFlip",
     "ReLU",
+    "ReduceLROnPlateau",
     "Residual",
     "Schedule",
     "Sequential",
@@ -197,10 +220,12 @@ __all__ = [
     "evaluate",
     "functions",
     "generate",
+    "learning_rate_range",
     "load",
     "load_torch",
     "nodes",
     "numerical_gradient",
+    "report",
     "sampling",
     "to_numpy",
     "use",

@@ -127,6 +127,7 @@ class Network:
         for number, layer in enumerate(self._every):
             layer.bind(self.buffer.clock, number, self.seed)
         self._draws = any(layer.draws for layer in self._every)
+        self._hold()
 
     # --- the two passes -----------------------------------------------------------------------------------------
 
@@ -143,6 +144,8 @@ class Network:
             dy = self.loss_layer.backward()
         self._root.backward(dy, need_dx=False)
         self.buffer.add_up()
+        for part in self.frozen_parts:
+            self.buffer.grad[part] = 0.0
 
     # --- for users ----------------------------------------------------------------------------------------------
 
@@ -279,6 +282,59 @@ class Network:
         if self._draws and passes:
             self.buffer.clock += passes
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Return the names of the layers that `freeze` keeps as they are."""
+        return tuple([name for name, layer in self.every_layer().items() if layer.frozen])
+
+    def freeze(self, *names: str) -> None:
+        """Keep layers as they are while training, as in transfer learning.
+
+        names: of layers, such as "Affine1" or "Residual1.Affine2". With a layer go the layers within it. No optimizer
+        changes their values, their gradients are 0, and while training they do what they do in inference mode: a
+        normalisation keeps its running statistics. Nothing is computed below the lowest layer that trains. A saved
+        file does not say which layers are frozen. Raises ValueError for an unknown name.
+        """
+        for layer in self._named(names):
+            for part in layer.walk():
+                part.frozen = True
+        self._hold()
+
+    def unfreeze(self, *names: str) -> None:
+        """Let layers train again: those named, or all if none is named. Raises ValueError for an unknown name."""
+        every = self.every_layer()
+        for layer in self._named(names or tuple(every)):
+            for part in layer.walk():
+                part.frozen = False
+            for name, holder in every.items():
+                if layer.name.startswith(f"{name}."):
+                    holder.frozen = False  # its other layers stay frozen
+        self._hold()
+
+    def _named(self, names: Sequence[str]) -> list[Layer]:
+        every = self.every_layer()
+        for name in names:
+            if name not in every:
+                raise ValueError(unknown_name("layer", name, every))
+        return [every[name] for name in names]
+
+    def _hold(self) -> None:
+        """Note where the values of the frozen layers lie, and set their gradients to 0."""
+        held = {id(p.source or p) for layer in self._every if layer.frozen for p in layer.own_parameters().values()}
+        self.frozen_parts: list[slice] = []
+        start = 0
+        for parameter in (p for layer in self._every for p in layer.own_parameters().values()):
+            if not parameter.trainable or parameter.source is not None:
+                continue
+            stop = start + parameter.size
+            if id(parameter) in held:
+                joins = bool(self.frozen_parts) and self.frozen_parts[-1].stop == start
+                self.frozen_parts.append(slice(self.frozen_parts.pop().start if joins else start, stop))
+            start = stop
+        with self.backend.active():
+            for part in self.frozen_parts:
+                self.buffer.grad[part] = 0.0
+
     # --- for the trainer ----------------------------------------------------------------------------------------
 
     def loss_and_output(
@@ -291,8 +347,17 @@ class Network:
         return self.loss_layer.forward(y, t, *weights), y
 
     @on_its_device
-    def evaluate(self, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array | None]:
-        """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression."""
+    def evaluate(
+        self,
+        x: Array,
+        t: Array,
+        weight: Array | None = None,
+        each: Callable[[Array, Array], object] | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Return mean loss and accuracy in inference mode, as 0-d device arrays; accuracy is None for regression.
+
+        each: called with the raw output and the targets of each piece of the rows.
+        """
         n, end = x.shape[0], self.loss_layer
         loss: Any = 0.0
         counted: Any = 0
@@ -300,6 +365,8 @@ class Network:
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
             y = self.forward(x[piece, ...])
+            if each is not None:
+                each(y, targets)
             if mean_weight:
                 loss = loss + end.forward(y, targets, weights, n * mean_weight)
             else:  # without weights, or if all are 0 and every loss with them
@@ -459,8 +526,13 @@ class Network:
         """
         parts = [*describe(self._root.layers, type), {"kind": type(self.loss_layer), **self.loss_layer.config()}]
         values = {name: to_numpy(value) for name, value in self.buffer.snapshot().items()}
-        state = {"preparation": self.preparation}
+        state = {"preparation": self.preparation, "frozen": self.frozen}
         return _unpickled, (type(self), parts, values, self.dtype, self.seed, self.backend.name), state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__reduce__` returns beside the layers and their values."""
+        self.preparation = state["preparation"]
+        self.freeze(*state.get("frozen", ()))
 
     def __repr__(self) -> str:
         layers = ", ".join(repr(layer) for layer in self._root.layers)

@@ -24,7 +24,9 @@ from nnbackend.functions.optimizers import (
 )
 from nnbackend.schedules import Schedule, rate, schedule
 
-State = dict[str, Any]  # "t" is the number of steps taken; every other entry is a buffer as long as the parameters
+# "t" is the number of steps taken, "lr_scale" a factor of the learning rate, if there is one; every other entry is a
+# buffer as long as the parameters
+State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,20 @@ class Optimizer:
 
     def step(self, p: Array, g: Array, state: State) -> None:
         """Update p in place by the gradient g, and count the step in the state."""
-        lr = self.rate(state["t"])
+        lr = self.next_rate(state)
         state["t"] += 1
         self.update(p, g, state, state["t"], lr)
 
     def rate(self, t: int) -> float:
         """Return the learning rate of the step that follows t steps."""
         return rate(self.lr, t)
+
+    def next_rate(self, state: State) -> float:
+        """Return the learning rate of the next step: that of the schedule, times the state's "lr_scale" if it has one.
+
+        A rule that looks at the run, such as `ReduceLROnPlateau`, sets that number.
+        """
+        return self.rate(state["t"]) * float(state.get("lr_scale", 1.0))
 
     @property
     def has_own_step(self) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "plot_confusion",
     "plot_filters",
     "plot_history",
+    "plot_learning_rates",
     "plot_mistakes",
     "tidy",
 ]
@@ -101,6 +102,30 @@ def history_picture(history: Curves) -> str:
         return ""
     png = base64.b64encode(plot_history(history)._repr_png_()).decode()
     return f'<img alt="loss and accuracy by epoch; the table has their values" src="data:image/png;base64,{png}">'
+
+
+def plot_learning_rates(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float,
+    path: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Draw the loss of each step by its learning rate, the smoothed loss, and the rate that is suggested.
+
+    path: the file to write, or None. Returns the matplotlib Figure. Errors: as `plot_history`.
+    """
+    if path is not None:
+        check_picture(path)
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    axes.plot(rates, losses, ".", color=COLORS[0], markersize=3, alpha=0.5, label="of each step")
+    axes.plot(rates, smoothed, "-", color=COLORS[0], linewidth=1.8, label="smoothed")
+    axes.axvline(suggestion, color=COLORS[1], linestyle="--", linewidth=1.5, label=f"steepest at {suggestion:.2g}")
+    axes.set_xscale("log")
+    tidy(axes, "Loss by learning rate", "learning rate", "mean loss per sample")
+    axes.legend(fontsize=10, labelcolor=INK, edgecolor="none", framealpha=0.9)
+    return _written(figure, path)
 
 
 def _panel(axes: Any, title: str, label: str, training: list[float], validation: list[float], form: str) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "adagrad_step",
     "adam_step",
     "adamw_step",
+    "average_step",
     "clip_by_norm",
     "momentum_step",
     "nesterov_step",
@@ -115,6 +116,17 @@ def adamw_step(
     """p <- (1 - lr weight_decay) p, then a step of Adam for g itself, in place (Loshchilov, Hutter 2019)."""
     p *= 1.0 - lr * weight_decay
     adam_step(p, g, m, v, t, lr, beta1, beta2, eps)
+
+
+@singledispatch
+def average_step(average: Array, p: Array, decay: float) -> None:
+    """average <- decay average + (1 - decay) p, in place: an exponential moving average of the values p.
+
+    It begins with zeros. After t steps, average / (1 - decay^t) is the mean of all values so far, in which each step
+    counts 1 / decay times as much as the one before it.
+    """
+    average *= decay
+    average += (1.0 - decay) * p
 
 
 def _penalised(p: Array, g: Array, weight_decay: float) -> Array:

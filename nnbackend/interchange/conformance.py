@@ -356,6 +356,7 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:
         "take_rows": [order, clock, 3, 0, 3, draw(9, 4), t.repeat(2)[:9]],
         "total_weight": [t, positive(6), positive(5)],
         "uniform": [x, (3, 5), 2**35 + 1, 2, np.array([4])],
+        "average_step": [draw(20), draw(20), 0.9],
         "sgd_step": [draw(20), draw(20), 0.1, 0.2],
         "momentum_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],
         "nesterov_step": [draw(20), draw(20), draw(20), 0.1, 0.9, 0.2],

@@ -140,6 +140,7 @@ class Layer(Part):
     elementwise = False  # in inference mode, each element of y depends on the same element of x alone
     input_dtype = ""  # the dtype of x if that is not the network's: "int64" for ids
     identity = False  # in inference mode, y is x
+    frozen = False  # whether it keeps its values, and does what it does in inference mode; see `Network.freeze`
 
     waiting: list[list[Array]] | None = None  # receives the updates of running statistics, if several processes train
 

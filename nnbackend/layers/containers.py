@@ -194,13 +194,13 @@ class Parallel(Stacks):
 def through(layers: Sequence[Layer], x: Array, training: bool = False) -> Array:
     """Return what the layers make of x, one after another."""
     for layer in layers:
-        x = layer.forward(x, training)
+        x = layer.forward(x, training and not layer.frozen)
     return x
 
 
 def back_through(layers: Sequence[Layer], dy: Array, need_dx: bool = True) -> Array:
-    """Return dx for the dy of `through`. need_dx: if False, it goes no lower than the lowest layer with parameters."""
-    lowest = 0 if need_dx else next((i for i, layer in enumerate(layers) if _has_parameters(layer)), len(layers))
+    """Return dx for the dy of `through`. need_dx: if False, it goes no lower than the lowest layer that trains."""
+    lowest = 0 if need_dx else next((i for i, layer in enumerate(layers) if _trains(layer)), len(layers))
     for i in range(len(layers) - 1, lowest - 1, -1):
         dy = layers[i].backward(dy, need_dx or i > lowest)
     return dy
@@ -348,8 +348,8 @@ def _split(dy: Array, widths: Sequence[int]) -> list[Array]:
     return parts
 
 
-def _has_parameters(layer: Layer) -> bool:
-    return any(part.own_parameters() for part in layer.walk())
+def _trains(layer: Layer) -> bool:
+    return any(part.own_parameters() and not part.frozen for part in layer.walk())
 
 
 def _layers(argument: str, layers: Any) -> list[Layer]:

@@ -40,6 +40,7 @@ class Resumed:
 
     fits: the number of that fit, from 1. first_epoch: the completed epochs at its beginning. stopped: whether a
     callback has ended it. data: the fingerprints of its data by name. callbacks: the kind and the state of each.
+    frozen: the names of the layers that were frozen; None in files of earlier versions.
     """
 
     fits: int
@@ -47,6 +48,7 @@ class Resumed:
     stopped: bool
     data: dict[str, str]
     callbacks: list[tuple[str, dict[str, Any]]]
+    frozen: list[str] | None = None
 
 
 def content(run: Run, callbacks: Callbacks, data: Mapping[str, str], stopped: bool) -> serialization.Content:
@@ -65,7 +67,7 @@ def content(run: Run, callbacks: Callbacks, data: Mapping[str, str], stopped: bo
         states.append({"kind": _kind(callback), "state": numbers})
         arrays |= {f"callback{i}.{name}": value for name, value in of_callback.items()}
     description = describe_run(run, callbacks, data)
-    description["training"] |= {**described, "stopped": stopped, "callbacks": states}
+    description["training"] |= {**described, "stopped": stopped, "callbacks": states, "frozen": list(network.frozen)}
     written = {name: to_numpy(value) for name, value in arrays.items()}
     if sum(value.nbytes for value in written.values()) > _largest(network) - 2**25:  # half of the rest is the header's
         raise CheckpointError("the callbacks keep more than a checkpoint of this network may hold")
@@ -129,7 +131,11 @@ def restore(run: Run, file: CheckpointFile) -> Resumed:
         if not all_finite(*buffers.values(), *(value for name, value in values.items() if name != _CLOCK)):
             raise ValueError("it holds values that are not finite")
         computed_by = dict(training.get("computed by", {}))
-        resumed = Resumed(state.fits, state.first_epoch, training["stopped"] is True, training["data"], callbacks)
+        frozen = training.get("frozen")
+        if frozen is not None and not {*frozen} <= {*network.layers}:
+            raise ValueError(f"its frozen layers are {frozen!r:.100}")
+        data, stopped = training["data"], training["stopped"] is True
+        resumed = Resumed(state.fits, state.first_epoch, stopped, data, callbacks, frozen)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path}: its content makes no checkpoint: {type(error).__name__}: {error}") from error
     _warn_of_other_arithmetic(path, computed_by, on.arithmetic())
@@ -148,6 +154,9 @@ def resume_fit(resumed: Resumed, run: Run, callbacks: Callbacks, data: Mapping[s
     if changed:
         names = sorted({change.split(":")[0] for change in changed})
         raise CheckpointError(f"the checkpoint is of a run with other data: {', '.join(names)} changed")
+    if resumed.frozen is not None:
+        run.network.unfreeze()
+        run.network.freeze(*resumed.frozen)
     kinds, now = [kind for kind, _ in resumed.callbacks], [_kind(callback) for callback in callbacks]
     if kinds != now:
         raise CheckpointError(f"the checkpoint is of a run with the callbacks {kinds}, not {now}")

@@ -14,6 +14,7 @@ class History:
     loss, accuracy: the means over the batches of the epoch, each as it was trained. val_loss, val_accuracy: those of
     the validation data after the epoch. seconds: the time that training and validation took. samples_per_second: the
     training rows per second. skipped: the steps that were left out, if the trainer's on_fault is "skip".
+    metrics: for each of the metrics that `fit` was given, by its name, its values on the validation data.
 
     Accuracies are fractions. A list that does not apply (no validation data, no classes) stays empty. interrupted:
     whether Ctrl-C came during the last `fit`.
@@ -26,6 +27,7 @@ class History:
     seconds: list[float] = field(default_factory=list)
     samples_per_second: list[float] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
     interrupted: bool = False
 
     def __len__(self) -> int:
@@ -45,7 +47,7 @@ class History:
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return the names of the lists with an entry for every epoch, and a row of text for each epoch."""
-        lists = {name: values for name, values in vars(self).items() if isinstance(values, list)}
+        lists = {name: values for name, values in vars(self).items() if isinstance(values, list)} | self.metrics
         columns = {name: values for name, values in lists.items() if values and len(values) == len(self)}
         rows = [[str(i + 1), *(f"{values[i]:.5g}" for values in columns.values())] for i in range(len(self))]
         return ["epoch", *(name.replace("_", " ") for name in columns)], rows
@@ -60,12 +62,17 @@ class History:
         history = cls(**record)
         if len(history) != epochs:
             raise ValueError(f"its history has {len(history)} epochs, and the run has {epochs}")
-        for name, values in vars(history).items():
-            if name != "interrupted" and not (
+        for name, values in [*vars(history).items(), *history.metrics.items()]:
+            if name not in ("interrupted", "metrics") and not (
                 isinstance(values, list) and len(values) <= epochs and all(isinstance(v, int | float) for v in values)
             ):
                 raise ValueError(f"its history of {name} is {values!r:.50}")
         return history
+
+    def values(self, name: str) -> list[float]:
+        """Return the list of that name, such as "val_loss", or that of a metric. It is empty if there is none."""
+        found = self.metrics.get(name, getattr(self, name, None))
+        return found if isinstance(found, list) else []
 
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
         """Draw loss and accuracy by epoch. Return the matplotlib figure, and write it to `path` if one is given.

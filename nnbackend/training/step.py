@@ -143,7 +143,7 @@ def waiting_statistics(network: Network) -> Iterator[list[tuple[Layer, Array]]]:
     Gives a list, which at the end of the block receives the layers that keep statistics, each with the updates of its
     batches, (batches, size).
     """
-    layers = [layer for layer in network.every_layer().values() if keeps_statistics(layer)]
+    layers = [a for a in network.every_layer().values() if keeps_statistics(a) and not a.frozen]
     found: list[tuple[Layer, Array]] = []
     for layer in layers:
         layer.waiting = []

@@ -132,7 +132,7 @@ class Stream:
             return self._host_rows(numbers)
 
     def _moved(self, parts: tuple[HostArray, ...]) -> tuple[Array, ...]:
-        backend, dtype = self._network.backend, self._network.dtype
+        backend, dtype = self._network.backend, self._network.first.input_dtype or self._network.dtype
         with backend.active():
             x, t, *weight = parts
             return backend.asarray(x, dtype), backend.asarray(t), *(backend.asarray(w) for w in weight)
@@ -198,7 +198,7 @@ def _of_source(network: Network, source: Any, weight: Any, argument: str) -> Str
             t = checker.target(t, len(numbers), shape, host, network.dtype)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{argument}, rows {_named(numbers)}: {error}") from error
-        _check_finite(x, numbers, argument)
+        _check_values(network, x, numbers, argument)
         return to_numpy(x), to_numpy(t), *(w[numbers] for w in of_rows)
 
     return Stream(network, rows, read, None, weights)
@@ -217,13 +217,18 @@ def _of_map(network: Network, x: Any, t: Any, weight: Any, argument: str) -> Str
 
     def read(numbers: HostArray) -> tuple[HostArray, ...]:
         found = np.asarray(x[numbers])
-        _check_finite(found, numbers, argument)
+        _check_values(network, found, numbers, argument)
         return found, *(a[numbers] for a in others)
 
     return Stream(network, rows, read, targets, weights)
 
 
-def _check_finite(x: Any, numbers: HostArray, argument: str) -> None:
+def _check_values(network: Network, x: HostArray, numbers: HostArray, argument: str) -> None:
+    """Raise ValueError for host rows that are not finite, or that are no ids for a network that takes ids."""
+    first, name = network.first, f"{argument}, rows {_named(numbers)}"
+    if first.input_dtype and x.dtype.kind not in "iu":
+        raise ValueError(f"{name}: {first} takes integers, got dtype {x.dtype}")
+    first.check_values(x, name)
     if x.dtype.kind == "f" and not is_finite(x):
         bad = next(i for i, row in zip(numbers, x, strict=True) if not np.isfinite(row).all())
         raise ValueError(f"{argument} contains NaN or infinity in row {bad}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,11 +15,11 @@ import numpy as np
 
 from nnbackend.backends import Backend, describe, on_its_device, to_numpy
 from nnbackend.backends.steps import Epoch, Launch, Rows, Uncaptured
-from nnbackend.checks import positive, positive_integer
+from nnbackend.checks import decay, positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
 from nnbackend.functions import record
 from nnbackend.functions.array import Array
-from nnbackend.functions.optimizers import clip_by_norm
+from nnbackend.functions.optimizers import average_step, clip_by_norm
 from nnbackend.layers.base import Layer, Same
 from nnbackend.network import Network, optional
 from nnbackend.optimizers import Optimizer
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from nnbackend.datasets import Source
 
 Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
+Metric: TypeAlias = Callable[[Any, Any], Any]
 
 
 class Trainer:
@@ -57,6 +59,8 @@ class Trainer:
     finite. "skip" undoes such a step and leaves it out, for which every step copies all values and looks at them.
     drop_last: whether to leave out the rows of an epoch that do not fill a last step.
     checkpoint: a Checkpoint, or the path of one, which is then written after every epoch.
+    average: at least 0 and below 1: the decay of an exponential moving average of the values (Polyak, Juditsky 1992),
+    which `averaged` puts into the network. None for no average.
     communicator: the processes that train together, from `nn.communicator()`. They share the batches of every step, so
     their number divides accumulate. Each process is given the same network, settings and data, and ends with the same
     network; on NumPy with the bits of one process. The process of rank 0 writes the checkpoints and shows the bar.
@@ -79,6 +83,7 @@ class Trainer:
         drop_last: bool = False,
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
         communicator: Communicator | None = None,
+        average: float | None = None,
     ):
         positive_integer("batch_size", batch_size)
         positive_integer("accumulate", accumulate)
@@ -88,11 +93,14 @@ class Trainer:
             raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
         if clip_norm is not None:
             positive("clip_norm", clip_norm)
+        if average is not None:
+            decay("average", average)
         if on_fault not in ("stop", "skip"):
             raise ValueError(f'on_fault must be "stop" or "skip", got {on_fault!r}')
         self.network, self.optimizer = network, optimizer
         self.batch_size, self.seed = int(batch_size), checked_seed(seed)
         self.clip_norm = None if clip_norm is None else float(clip_norm)
+        self.average = None if average is None else float(average)
         self.accumulate, self.on_fault, self.drop_last = int(accumulate), on_fault, bool(drop_last)
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         if not isinstance(self.checkpoint, Checkpoint | None):
@@ -101,6 +109,8 @@ class Trainer:
         self._check_communicator()
         with network.backend.active():
             self.state = RunState(optimizer.init(network.buffer.data))
+            if average is not None:
+                self.state.optimizer["average"] = network.backend.zeros(network.buffer.data.shape, network.dtype)
         self._passes: SeveralPasses | None = None  # made by the first step of several batches
         # whether to stop, and whether it is time for a checkpoint: in this process before a step, in any after it
         self._decisions: tuple[bool, ...] = (False, False)
@@ -108,6 +118,7 @@ class Trainer:
         self._resumed: Resumed | None = None
         self._mean_weight: float | None = None  # of the rows of the present fit; None if no row has a weight
         self._places: int | None = 1  # that are classified in a row of the present fit; None if they differ
+        self._held: list[tuple[slice, Array]] = []  # the values of frozen layers, and their places
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
         self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
         self._rows_of: Callable[[int, bool], None] = _in_memory  # fetches the rows of a step; see `_reading`
@@ -151,6 +162,24 @@ class Trainer:
         """Return the attributes without those that belong to this process."""
         return vars(self) | {"_runner": None, "_drawn": None, "_passes": None, "_rows_of": _in_memory}
 
+    @contextmanager
+    def averaged(self) -> Iterator[Network]:
+        """Give the network the averaged values within the block, for example to evaluate or to save it.
+
+        Running statistics stay those of the last step. Raises ValueError if the trainer has no `average`, or before the
+        first step.
+        """
+        steps, buffer = self.state.optimizer["t"], self.network.buffer
+        if self.average is None or steps == 0:
+            raise ValueError("averaged: the trainer has no average=" if steps else "averaged: no step is done yet")
+        kept = buffer.snapshot("data")
+        with self.backend.active():
+            buffer.data[...] = self.state.optimizer["average"] / (1.0 - self.average**steps)
+        try:
+            yield self.network
+        finally:
+            buffer.restore(kept)
+
     @on_its_device
     def resume(self, path: str | os.PathLike[str] | None = None) -> bool:
         """Take up the run whose checkpoint is at `path`, and say whether there is one.
@@ -186,6 +215,8 @@ class Trainer:
         names = ["batch_size", "seed", "clip_norm", "accumulate", "on_fault"]
         if self.drop_last:  # files of earlier versions do not have it
             names.append("drop_last")
+        if self.average is not None:
+            names.append("average")
         return {"optimizer": rule, **{name: getattr(self, name) for name in names}}
 
     @on_its_device
@@ -197,6 +228,7 @@ class Trainer:
         *,
         sample_weight: Any = None,
         validation: tuple[Any, ...] | Source | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         callbacks: Sequence[Callable[[Trainer], object]] = (),
         progress: bool = False,
     ) -> History:
@@ -211,9 +243,15 @@ class Trainer:
         be. Each step then reads its rows, which a thread has read ahead, and casts them. The run is that of the same
         rows in memory, bit for bit on NumPy. An error of the source ends the fit as DataError, which names the rows.
 
+        metrics: functions by name. After every epoch each is called once, with the raw output of the network and the
+        targets of all validation rows, arrays on the device. It returns one number, or a 0-d array, which goes to
+        `history.metrics`.
+
         callbacks: functions that are called with the trainer after every epoch; one that returns True ends the fit. A
-        callback whose state belongs into a checkpoint has two methods: `snapshot(trainer)` returns a dict of numbers
-        and arrays, and `restore(trainer, snapshot)` takes it back.
+        callback with a method `after_step` is called there with the trainer after every step, too: `trainer.state.step`
+        is the number of steps done in the epoch, and `trainer.state.metrics[0, step - 1]` the loss of the last one, on
+        the device. What it returns does not matter. A callback whose state belongs into a checkpoint has two methods:
+        `snapshot(trainer)` returns a dict of numbers and arrays, and `restore(trainer, snapshot)` takes it back.
 
         Ctrl-C finishes the current step and returns, with `history.interrupted` set. If the trainer has a
         `checkpoint`, one is then written. SIGTERM does the same, and ends the process afterwards as usual. A second
@@ -239,7 +277,8 @@ class Trainer:
                 raise ValueError(f"validation: expected (x, t) or (x, t, sample_weight), got {len(parts)} items")
             x, t, *weight = parts
             checked = self._checked(x, t, "validation x", *weight)
-        found = self._fingerprints(data, checked)
+        own = self._checked_metrics(metrics, checked)
+        found = self._fingerprints(data, checked, own)
         self._agree(callbacks, int(epochs), found)
         checkpoint = None if self._is_complete(int(epochs)) else self.checkpoint
         keeper = None
@@ -252,7 +291,7 @@ class Trainer:
                 return self.history
             if self._runner is None:
                 self._runner = self.network.backend.compile(self.network.buffer)
-            self._run_epochs(data, checked, callbacks, progress, interrupt, keeper)
+            self._run_epochs(data, checked, own, callbacks, progress, interrupt, keeper)
         return self.history
 
     def _agree(self, callbacks: Sequence[Callable[[Trainer], object]], epochs: int, found: dict[str, str]) -> None:
@@ -272,15 +311,18 @@ class Trainer:
         self,
         data: Data,
         validation: Data | None,
+        metrics: Mapping[str, Metric],
         callbacks: Sequence[Callable[[Trainer], object]],
         progress: bool,
         interrupt: Interrupt,
         keeper: Keeper | None,
     ) -> None:
         state, communicator, stopped = self.state, self.communicator, False
+        after_step = [callback.after_step for callback in callbacks if hasattr(callback, "after_step")]
+        bar = progress and communicator.is_root
         while state.epoch < state.last_epoch and not stopped:
             try:
-                self._run_epoch(data, validation, progress and communicator.is_root, interrupt, keeper)
+                self._run_epoch(data, validation, metrics, after_step, bar, interrupt, keeper)
             except MemoryError as error:
                 raise self._too_large(error, data) from None
             if state.history.interrupted:
@@ -302,6 +344,8 @@ class Trainer:
             raise ValueError(f"batch_size is {self.batch_size}, but the data has only {n} rows")
         if self.drop_last and self._rows_per_step > n:
             raise ValueError(f"drop_last leaves nothing: a step has {self._rows_per_step} rows, the data {n}")
+        if self.network.frozen_parts == [slice(0, self.network.buffer.data.shape[0])]:
+            raise ValueError("every layer with parameters is frozen: nothing is left to train")
         least, layer = self.network.least_rows(tuple(x.shape[1:]))
         if self.batch_size < least:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
@@ -329,12 +373,44 @@ class Trainer:
             return False
         return fit < resumed.fits or resumed.stopped or self.epoch >= resumed.first_epoch + epochs
 
-    def _fingerprints(self, data: Data, validation: Data | None) -> dict[str, str]:
-        """Return the fingerprints of all data by name, or none if nothing is to be compared with them."""
+    def _checked_metrics(self, metrics: Mapping[str, Metric] | None, validation: Data | None) -> dict[str, Metric]:
+        own, known = dict(metrics or {}), {field.name for field in fields(History)}
+        for name, function in own.items():
+            if not isinstance(name, str) or not callable(function):
+                raise TypeError(f"metrics: expected functions by name, got {name!r}: {function!r}")
+            if name in known:
+                raise ValueError(f"metrics: {name!r} is the name of another list of the history")
+        if own and validation is None:
+            raise ValueError("metrics are those of validation data, of which there is none: pass validation=(x, t)")
+        return own
+
+    def _validate(self, validation: Data, metrics: Mapping[str, Metric]) -> dict[str, float | None]:
+        """Return loss, accuracy and metrics of the validation data."""
+        pieces: list[tuple[Array, Array]] = []
+        each = (lambda y, t: pieces.append((y, t))) if metrics else None
+        loss, accuracy = self.network.evaluate(*validation, each)
+        summary = {"val_loss": float(loss), "val_accuracy": None if accuracy is None else float(accuracy)}
+        if metrics:
+            y, t = (self.backend.xp.concat(list(parts), axis=0) for parts in zip(*pieces, strict=True))
+        for name, function in metrics.items():
+            value = function(y, t)
+            try:
+                summary[name] = float(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"metrics: {name} must return one number, got {describe(value)}") from error
+        return summary
+
+    def _fingerprints(self, data: Data, validation: Data | None, metrics: Mapping[str, Metric]) -> dict[str, str]:
+        """Return the fingerprints of all data by name, or none if nothing is to be compared with them.
+
+        The names of the metrics and of the frozen layers are among them, if there are any.
+        """
         if self.checkpoint is None and self._resumed is None and self.communicator.size == 1:
             return {}
         names = ("x", "t", "sample_weight", "validation x", "validation t", "validation sample_weight")
-        return fingerprints(dict(zip(names, (*data, *(validation or (None,) * 3)), strict=True)))
+        found = fingerprints(dict(zip(names, (*data, *(validation or (None,) * 3)), strict=True)))
+        others = {"metrics": tuple(metrics), "frozen layers": self.network.frozen}
+        return found | {name: ", ".join(values) for name, values in others.items() if values}
 
     def _begin_fit(
         self, epochs: int, callbacks: Sequence[Callable[[Trainer], object]], found: dict[str, str], data: Data
@@ -375,10 +451,13 @@ class Trainer:
         self,
         data: Data,
         validation: Data | None,
+        metrics: Mapping[str, Metric],
+        after_step: Sequence[Callable[[Trainer], object]],
         progress: bool,
         interrupt: Interrupt,
         keeper: Keeper | None,
     ) -> None:
+        self._hold()
         n = data[0].shape[0]
         rows_per_step = self._rows_per_step
         state, shape = self.state, self._metrics_shape(data)
@@ -412,6 +491,8 @@ class Trainer:
                 self._guarded(launch)
                 bar.advance(rows_per_step if state.step < whole else n - whole * rows_per_step)
                 state.step += 1
+                for call in after_step:
+                    call(self)
                 if bar.wants_metrics(state.step):
                     # the bar is in one process alone, and the repetition of steps after a fault takes all
                     if shared:
@@ -435,9 +516,7 @@ class Trainer:
                 state.history.interrupted = True
             else:
                 if validation is not None:
-                    loss, accuracy = self.network.evaluate(*validation)
-                    summary["val_loss"] = float(loss)
-                    summary["val_accuracy"] = None if accuracy is None else float(accuracy)
+                    summary |= self._validate(validation, metrics)
                 bar.show(**summary)
         state.seconds += time.perf_counter() - since
         if state.step == steps:
@@ -549,12 +628,27 @@ class Trainer:
         if self.clip_norm is not None:
             clip_by_norm(buffer.grad, self.clip_norm)
         update(buffer.data, buffer.grad)
+        for part, values in self._held:
+            buffer.data[part] = values
+        if self.average is not None:
+            average_step(self.state.optimizer["average"], buffer.data, self.average)
+
+    def _hold(self) -> None:
+        """Keep the values of the layers that are frozen, which the optimizer's momentum or decay would change."""
+        data, parts = self.network.buffer.data, self.network.frozen_parts
+        if [part for part, _ in self._held] != parts:
+            copy = self.backend.xp.asarray
+            self._held = [(part, copy(data[part], copy=True)) for part in parts]
+        for part, values in self._held:  # in place: a captured step holds the addresses
+            values[...] = data[part]
 
     def _signature(self) -> dict[str, object]:
         """Return what a step reads beside its arguments, as `Part.signature` does."""
-        names = ("batch_size", "accumulate", "clip_norm", "_mean_weight")
+        names = ("batch_size", "accumulate", "clip_norm", "_mean_weight", "average")
         sums = Same(self._several_passes().sums.gradients) if self.accumulate > 1 else None
-        return {name: getattr(self, name) for name in names} | {"sums": sums} | self.network.signature()
+        held = [Same(values) for _, values in self._held]
+        own = {name: getattr(self, name) for name in names} | {"sums": sums, "held": held}
+        return own | self.network.signature()
 
     def _several_passes(self) -> SeveralPasses:
         settings = self.batch_size, self.accumulate, self.communicator
@@ -603,7 +697,8 @@ class Trainer:
         state, history = self.state, self.history
         for name, value in summary.items():
             if value is not None:
-                getattr(history, name).append(value)
+                kept = getattr(history, name, None)
+                (history.metrics.setdefault(name, []) if kept is None else kept).append(value)
         history.seconds.append(state.seconds)
         history.samples_per_second.append(n / state.seconds)
         state.epoch, state.step = state.epoch + 1, 0

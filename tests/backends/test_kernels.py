@@ -180,6 +180,8 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(n, 3, 8, 2), draw(n, 3, 8) + 2, draw(n, 3, 8) + 2, (6, 5)]]
         case "sgd_step":
             return [[draw(size), draw(size), 0.1, *more] for size in (n, LONG) for more in ([], [0.2])]
+        case "average_step":
+            return [[draw(size), draw(size), 0.9] for size in (n, LONG)]
         case "momentum_step" | "nesterov_step":
             return [[*(draw(size) for _ in "pgv"), 0.1, 0.9, *more] for size in (n, LONG) for more in ([], [0.2])]
         case "adagrad_step" | "rmsprop_step":

@@ -92,7 +92,7 @@ class Array:
         self.a[plain(index)] = plain(value)
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "and", "or", "xor", "rshift", "lshift"):
+for _name in ("add", "sub", "mul", "truediv", "mod", "pow", "matmul", "and", "or", "xor", "rshift", "lshift"):
     for _form in (f"__{_name}__", f"__r{_name}__"):
         setattr(Array, _form, operator(_form))
 for _name in ("iadd", "isub", "imul", "itruediv"):

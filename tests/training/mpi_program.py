@@ -20,7 +20,7 @@ from nnbackend.backends import to_numpy
 def digest(trainer: nn.Trainer) -> str:
     """Return the SHA-256 of all that a run ends with."""
     buffer, state, history = trainer.network.buffer, trainer.state, trainer.history
-    slots = [value for name, value in sorted(state.optimizer.items()) if name != "t"]
+    slots = [value for name, value in sorted(state.optimizer.items()) if name not in ("t", "lr_scale")]
     arrays = [buffer.data, buffer.state, buffer.clock, *slots]
     curves = [history.loss, history.accuracy, history.val_loss, history.val_accuracy, history.skipped]
     found = hashlib.sha256(str(state.optimizer["t"]).encode())
@@ -53,7 +53,10 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
         on_fault=options.get("on_fault", "stop"),
         checkpoint=nn.Checkpoint(folder / "run", every=options.get("every", "1steps"), keep=2) if folder else None,
         communicator=communicator,
+        average=options.get("average"),
     )
+    if options.get("freeze"):
+        network.freeze(*options["freeze"])
     if folder:
         trainer.resume()
 
@@ -71,9 +74,21 @@ def run(folder: Path | None, communicator: nn.Communicator | None, **options: An
     train: tuple[Any, ...] = x[:93], t[:93]
     if options.get("stream"):
         train = (nn.datasets.Items(list(zip(x[:93], t[:93], strict=True))),)
-    stopper = nn.EarlyStopping("val_loss", patience=100)
-    trainer.fit(*train, epochs=epochs, sample_weight=None if weight is None else weight[:93],
-                validation=(x[93:], t[93:]), callbacks=[stopper], progress=options.get("progress", False))  # fmt: skip
+    callbacks: list[Any] = [nn.EarlyStopping("val_loss", patience=100)]
+    metrics = None
+    if options.get("plateau"):
+        callbacks.append(nn.ReduceLROnPlateau("least", patience=1, greater_is_better=True, factor=0.5))
+        metrics = {"least": lambda y, t: -(y * y).mean()}
+    held_out = (x[93:], t[93:])
+    trainer.fit(
+        *train,
+        epochs=epochs,
+        sample_weight=None if weight is None else weight[:93],
+        validation=held_out,
+        metrics=metrics,
+        callbacks=callbacks,
+        progress=options.get("progress", False),
+    )
     return trainer
 
 

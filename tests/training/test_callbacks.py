@@ -210,3 +210,156 @@ def test_bad_settings(make_one: Callable[[], Any], message: str) -> None:
 def test_a_monitor_that_is_not_recorded() -> None:
     with pytest.raises(ValueError, match="there is no val_loss to monitor in this fit"):
         make().fit(X, T, 2, callbacks=[nn.EarlyStopping()])
+
+
+# --- after every step ------------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """Notes the number and the loss of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.losses: list[Any] = []
+
+    def __call__(self, trainer: nn.Trainer) -> None:
+        assert trainer.state.step == 0
+
+    def after_step(self, trainer: nn.Trainer) -> bool:
+        self.seen.append((trainer.epoch, trainer.state.step))
+        self.losses.append(trainer.backend.xp.asarray(trainer.state.metrics[0, trainer.state.step - 1], copy=True))
+        return True
+
+
+def test_callbacks_are_called_after_every_step(on: Namespace) -> None:
+    trainer, steps = make(), Steps()
+    trainer.fit(on.array(X, "float32"), on.array(T), 3, callbacks=[steps])
+    assert steps.seen == [(epoch, step) for epoch in range(3) for step in range(1, 6)]
+    losses = np.array([float(loss) for loss in steps.losses]).reshape(3, 5)
+    np.testing.assert_allclose(losses.mean(axis=1), trainer.history.loss, rtol=1e-6)
+
+
+def test_an_error_after_a_step_comes_through_and_the_run_goes_on() -> None:
+    reference, trainer = make(), make()
+    reference.fit(X, T, 2)
+
+    class Fails:
+        def __call__(self, trainer: nn.Trainer) -> None:
+            pass
+
+        def after_step(self, trainer: nn.Trainer) -> None:
+            if (trainer.epoch, trainer.state.step) == (0, 3):
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(X, T, 2, callbacks=[Fails()])
+    trainer.fit(X, T, 2)
+    assert trainer.history.loss == reference.history.loss
+    assert content(trainer) == content(reference)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_see_all_of_the_validation_data_on_the_device(on: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics_of = pytest.importorskip("sklearn.metrics")
+    monkeypatch.setattr("nnbackend.network.ROWS_AT_ONCE", 16)
+    kinds, expected = [], []
+
+    def macro_f1(y: Any, t: Any) -> Any:
+        xp, scores = on.xp, []
+        found = xp.argmax(y, axis=1)
+        kinds.append((type(y), tuple(y.shape)))
+        for k in range(3):
+            hits, predicted, true = (
+                xp.sum(xp.astype(a, y.dtype)) for a in ((found == k) & (t == k), found == k, t == k)
+            )
+            scores.append(2 * hits / (predicted + true))
+        return sum(scores) / 3
+
+    def compare(trainer: nn.Trainer) -> None:
+        labels = to_numpy(trainer.network.predict(X)).argmax(axis=1)
+        expected.append(metrics_of.f1_score(T, labels, average="macro"))
+
+    trainer = make()
+    metrics = {"f1": macro_f1, "rows": lambda y, t: y.shape[0]}
+    trainer.fit(X, T, 4, validation=(on.array(X, "float32"), on.array(T)), metrics=metrics, callbacks=[compare])
+    assert trainer.history.metrics["rows"] == [40.0] * 4
+    np.testing.assert_allclose(trainer.history.metrics["f1"], expected, rtol=1e-6)
+    assert set(kinds) == {(type(on.backend.zeros((1,), "float32")), (40, 3))}
+    assert "f1" in str(trainer.history)
+    assert nn.History.from_dict(trainer.history.as_dict(), 4).metrics == trainer.history.metrics
+
+
+def test_early_stopping_by_a_metric() -> None:
+    values = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    trainer = make()
+    stopper = nn.EarlyStopping("mine", patience=2, greater_is_better=True)
+    trainer.fit(X, T, 9, validation=(X, T), metrics={"mine": lambda y, t: next(values)}, callbacks=[stopper])
+    assert (trainer.epoch, stopper.best, stopper.best_epoch) == (4, 0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"metrics": {"f1": 3}}, TypeError, "metrics: expected functions by name, got 'f1': 3"),
+        ({"metrics": {"loss": abs}}, ValueError, "metrics: 'loss' is the name of another list of the history"),
+        ({"metrics": {"f1": abs}, "validation": None}, ValueError, "metrics are those of validation data, of which"),
+        ({"metrics": {"f1": lambda y, t: y}}, TypeError, "metrics: f1 must return one number, got "),
+        ({"callbacks": [nn.EarlyStopping("f1", greater_is_better=True)]}, ValueError, "there is no f1 to monitor"),
+    ],
+)
+def test_bad_metrics(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make().fit(X, T, **({"validation": (X, T)} | arguments))
+
+
+# --- a lower learning rate when nothing improves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[5, 4, 4, 4, 4, 3, 3, 3, 3, 3], [1] * 10, [9, 8, 7, 8, 9, 6, 6.05, 6, 5.95, 6]])
+@pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 0.1), (3, 0.0)])
+def test_the_rates_are_pytorchs(values: list[float], patience: int, min_delta: float) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        theirs, factor=0.3, patience=patience - 1, threshold=min_delta, threshold_mode="abs", min_lr=0.5 * 0.05
+    )
+    trainer, ours, expected = make(), [], []
+    trainer.optimizer = nn.SGD(0.5)
+    callback = nn.ReduceLROnPlateau("val_loss", patience, min_delta, factor=0.3, least=0.05)
+
+    def note(trainer: nn.Trainer) -> None:
+        ours.append(trainer.optimizer.next_rate(trainer.state.optimizer))
+        schedule.step(values[trainer.epoch - 1])
+        expected.append(theirs.param_groups[0]["lr"])
+
+    trainer.fit(X, T, 10, validation=(X, T), callbacks=[says("val_loss", values), callback, note])
+    assert ours == pytest.approx(expected)
+
+
+def test_the_rate_is_the_one_that_is_used(on: Namespace) -> None:
+    """The gradient stays the same, so that each step is as long as its rate."""
+    net = nn.Network([nn.Affine(2, 1)], nn.MeanAbsoluteError(), seed=1, dtype="float64")
+    trainer = nn.Trainer(net, nn.SGD(nn.Exponential(0.5, 0.5)), batch_size=4)
+    values = [float(net.params["b1"][0])]
+    plateau = nn.ReduceLROnPlateau("loss", patience=1, min_delta=1e9)
+    zeros, far = on.array(np.zeros((4, 2))), on.array(np.full((4, 1), 100.0))
+    trainer.fit(zeros, far, 4, callbacks=[plateau, lambda trainer: values.append(float(net.params["b1"][0]))])
+    assert np.diff(values) == pytest.approx([0.5, 0.25, 0.125 / 10, 0.0625 / 100])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factor": 1.0}, "factor must lie between 0 and 1, got 1.0"),
+        ({"least": 0}, "least must lie between 0 and 1, got 0"),
+        ({"factor": "x"}, "factor must be a number, got 'x'"),
+        ({"monitor": "f1"}, "unknown monitor 'f1'.*greater_is_better"),
+        ({"monitor": "val_accuracy", "greater_is_better": False}, "greater_is_better is False, which is wrong for"),
+        ({"patience": 0}, "patience must be a positive integer"),
+    ],
+)
+def test_bad_settings_of_the_plateau(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nn.ReduceLROnPlateau(**settings)

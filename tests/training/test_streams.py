@@ -137,6 +137,21 @@ def test_numbers_and_images(on: Namespace, tmp_path: Path) -> None:
     assert runs[0] == runs[1] == runs[2]
 
 
+def test_ids(on: Namespace) -> None:
+    ids, t = RNG.integers(0, 20, (50, 4)).astype("uint8"), RNG.integers(0, 3, 50)
+    runs = []
+    for data in ((ids, t), (Source(ids, t),)):
+        net = nn.Network([nn.Embedding(20, 5), nn.Flatten(), nn.Affine(20, 3)], seed=3)
+        trainer = nn.Trainer(net, nn.SGD(0.1), batch_size=8)
+        runs.append([trainer.fit(*data, epochs=2).loss, to_numpy(net.buffer.data).tobytes()])
+    assert runs[0] == runs[1]
+    ids[30, 2] = 21
+    with pytest.raises(ValueError, match=r"x, rows \d+, \d+, \d+, ...: .*21"):
+        trainer.fit(Source(ids, t), epochs=1)
+    with pytest.raises(ValueError, match=r"takes integers, got dtype .*float64"):
+        trainer.fit(Source(ids.astype(float), t), epochs=1)
+
+
 def test_a_step_reads_its_rows_and_no_others() -> None:
     source = Source()
     train(source, epochs=2)

@@ -210,7 +210,7 @@ class _Graph:
 
     def _set(self, i: int, state: dict[str, Any], optimizer: Any) -> None:
         self._counters.set(i, state["t"])
-        self._lr.set(optimizer.rate(state["t"]))
+        self._lr.set(optimizer.next_rate(state))
 
     def _forget(self) -> None:
         self._counters.known = [None, None]
@@ -239,7 +239,7 @@ def _settings(optimizer: Any) -> tuple[type, dict[str, Any]]:
 
 
 def _slots(state: dict[str, Any]) -> list[Any]:
-    return [value for name, value in state.items() if name != "t"]
+    return [value for value in state.values() if not isinstance(value, int | float)]
 
 
 def _copies(store: ParameterStore, state: dict[str, Any]) -> tuple[dict[str, Array], list[Array]]:

@@ -377,6 +377,11 @@ KERNEL(sgd_step)(long long n, T* p, const T* gradient, NUMBER(lr), double weight
     p[i] -= VALUE(lr) * penalised(p[i], gradient[i], weight_decay);
 }
 
+KERNEL(average_step)(long long n, T* average, const T* p, double decay) {
+    THREAD(i, n);
+    average[i] = (T)decay * average[i] + (T)(1 - decay) * p[i];
+}
+
 KERNEL(momentum_step)(
     long long n, T* p, const T* gradient, T* v, NUMBER(lr), double momentum, double weight_decay) {
     THREAD(i, n);

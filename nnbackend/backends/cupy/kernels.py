@@ -64,6 +64,7 @@ from nnbackend.functions.optimizers import (
     adagrad_step,
     adam_step,
     adamw_step,
+    average_step,
     clip_by_norm,
     momentum_step,
     nesterov_step,
@@ -611,6 +612,14 @@ def _(p: Array, g: Array, lr: float, weight_decay: float = 0.0) -> Any:
     if not _in_place(g, p):
         return NotImplemented
     return _update(sgd_step, p, g, (), *_number(lr), float(weight_decay))
+
+
+@kernel(average_step, cupy.ndarray)
+def _(average: Array, p: Array, decay: float) -> Any:
+    if not _in_place(p, average):
+        return NotImplemented
+    _launch("average_step", average.dtype, average.size, average, _contiguous(p), float(decay))
+    return None
 
 
 @kernel(momentum_step, cupy.ndarray)

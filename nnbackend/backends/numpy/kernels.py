@@ -41,6 +41,7 @@ from nnbackend.functions.optimizers import (
     adagrad_step,
     adam_step,
     adamw_step,
+    average_step,
     momentum_step,
     nesterov_step,
     rmsprop_step,
@@ -336,6 +337,13 @@ def _(p: HostArray, g: HostArray, h: HostArray, lr: float, alpha: float, eps: fl
         np.multiply(gi, gi, out=w)
         hi += np.multiply(w, 1 - alpha, out=w)
         _descend(pi, gi, hi, w, lr, eps)
+
+
+@kernel(average_step, np.ndarray)
+def _(average: HostArray, p: HostArray, decay: float) -> Any:
+    for ai, pi, w in _pieces(average, p):
+        ai *= decay
+        ai += np.multiply(pi, 1 - decay, out=w)
 
 
 @kernel(adam_step, np.ndarray)
