@@ -1,6 +1,6 @@
 """Damage files in many ways and read them. Each must be read, or be refused with an error of the library's own.
 
-    python ci/fuzz.py                  about 68,000 files, about half a minute
+    python ci/fuzz.py                  about 83,000 files, about a minute
     python ci/fuzz.py --random 20000   more files that are damaged at random
 
 Each reader gets a small file cut off at each length, with each of its bits flipped, and with random damage (bytes
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib.util
 import io
 import random
 import resource
@@ -31,8 +32,11 @@ from PIL import Image
 
 import nnbackend as nn
 from nnbackend.datasets.idx import read_idx, write_idx
+from nnbackend.datasets.npz import array_pair
+from nnbackend.datasets.table import read_table, table_target, write_table
 from nnbackend.images import read_images
 
+PARQUET = importlib.util.find_spec("pyarrow") is not None
 SECONDS, MEGABYTES = 5.0, 256.0  # the limits for one read, and for all reads of a kind
 
 
@@ -92,6 +96,21 @@ def readers(folder: Path) -> list[Reader]:
             raise ArithmeticError("what was read is no picture")
         return image
 
+    def columns(path: Path) -> Any:
+        table, target = read_table(path), "kind"
+        return table_target(table, target, "auto")[1].tolist()
+
+    def parquet(path: Path) -> Any:
+        named = path.with_suffix(".parquet")
+        named.write_bytes(path.read_bytes())
+        return columns(named)
+
+    table = {"kind": np.array(["a", "b"] * 3, object), "x": np.arange(6) / 4, "word": np.array(["u"] * 6, object)}
+    kinds: dict[str, Callable[[Path], Any]] = {"csv": columns} | ({"parquet": parquet} if PARQUET else {})
+    for ending in kinds:
+        write_table(folder / f"table.{ending}", table)
+    np.savez(folder / "arrays.npz", x=np.arange(8.0).reshape(4, 2), y=np.arange(4))
+
     def file(name: str) -> bytes:
         return (folder / name).read_bytes()
 
@@ -99,6 +118,8 @@ def readers(folder: Path) -> list[Reader]:
     return [
         Reader("network", file("network"), lambda p: values(nn.load(p, backend="numpy")), (nn.ModelFileError,), True),
         Reader("checkpoint", file("checkpoint"), resumed, (nn.ModelFileError, nn.CheckpointError), True),
+        *(Reader(ending, file(f"table.{ending}"), read, data, False) for ending, read in kinds.items()),
+        Reader("npz", file("arrays.npz"), lambda p: array_pair(p)[1], data, False),
         Reader("IDX", file("idx"), read_idx, data, False),
         Reader("IDX, gzip", gzip.compress(file("idx"), mtime=0), lambda p: read_images(p, 6), data, False),
         *(Reader(kind, content, finite, data, False) for kind, content in pictures.items()),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnbackend.functions.array import Array, array_namespace, one_hot
-from nnbackend.layers import Layer
+from nnbackend.layers import Layer, Loss
 from nnbackend.layers.containers import back_through, watched
 from nnbackend.network import Network
 
@@ -120,16 +120,16 @@ def _diagnose(net: Network, x: Array, t: Array) -> Diagnosis:
     usual = max([1.0, *(_size(a) for a in (x, t) if a.dtype == y.dtype)])  # ids and labels have no size
     causes = [*_stuck_units(outputs, slopes), *_faded_or_grown(net, arriving), *_large_values(outputs, usual)]
     advice = "what is advised below" if causes else _SAME_ADVICE
-    same = _same_answers(loss_layer.output(y), t, advice)
+    same = _same_answers(loss_layer, loss_layer.output(y), t, advice)
     return Diagnosis(loss, constant, (*same, *_bounded_answers(net, outputs, t, constant), *causes))
 
 
-def _same_answers(answers: Array, t: Array, advice: str) -> list[Finding]:
+def _same_answers(end: Loss, answers: Array, t: Array, advice: str) -> list[Finding]:
     """Report answers that are nearly the same for every input."""
     if t.shape != answers.shape:
-        if t.ndim != 1 or answers.ndim != 2:
+        if t.shape != answers.shape[:-1]:
             return []  # targets and answers differ in form, so their spreads cannot be compared
-        t = one_hot(t, answers.shape[1], answers.dtype)
+        t = _one_hot(end, t, answers)
     wanted, spread = _spread(t), _spread(answers)
     if spread >= SAME * wanted:
         return []
@@ -177,7 +177,7 @@ def _least_loss(net: Network, like: Array, t: Array, low: float, high: float) ->
     xp, end = net.backend.xp, net.loss_layer
     if not end.classifies:
         return float(end.forward(xp.minimum(xp.maximum(t, xp.zeros_like(t) + low), xp.zeros_like(t) + high), t))
-    wanted = t if t.ndim == like.ndim else one_hot(t, like.shape[1], like.dtype)
+    wanted = t if t.ndim == like.ndim else _one_hot(end, t, like)
     best = low + (high - low) * wanted
     # a loss that does not ask for certainty (label smoothing) is smallest somewhere within the bounds
     return min(float(end.forward(best * 0.5**k, t)) for k in range(24))
@@ -224,6 +224,14 @@ def _large_values(outputs: dict[str, Array], usual: float) -> list[Finding]:
             what = f"values explode: {_size(y):.2g} on average, where about {usual:.2g} is usual"
             return [Finding(name, what, _GROWN_ADVICE)]
     return []
+
+
+def _one_hot(end: Loss, t: Array, like: Array) -> Array:
+    """Return labels t as one-hot rows, in the shape of `like`. A label that does not count stands for class 0."""
+    xp, counted = array_namespace(t), end.is_counted(t)
+    labels = t if counted is None else t * xp.astype(counted, t.dtype)
+    rows = one_hot(xp.reshape(labels, (math.prod(t.shape),)), like.shape[-1], like.dtype)
+    return xp.reshape(rows, tuple(like.shape))
 
 
 def _size(a: Array) -> float:

@@ -22,6 +22,8 @@ class Evaluation:
 
     loss: the mean loss, as Network.loss gives it. accuracy: the fraction of correct rows, or None for regression.
     losses: (n,), the loss of every row. predicted, truth: (n,), the predicted and the true class of every row.
+    With a time axis every position is a row here, and those that the loss leaves out are left out. places: (n, 2), the
+    row and the position of each; None if every row is one.
     confusion: (classes, classes), the number of rows of class i (row) that were taken for class j (column).
     predicted, truth, confusion and the scores by class are None if a row does not belong to exactly one class
     (regression, several labels a row).
@@ -33,6 +35,7 @@ class Evaluation:
     predicted: HostArray | None = None
     truth: HostArray | None = None
     confusion: HostArray | None = None
+    places: HostArray | None = None
 
     @property
     def most_wrong(self) -> HostArray:
@@ -110,7 +113,7 @@ def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
     correct: Array | int = 0
     losses, classes, width = [], [], 0
     for piece in pieces(x.shape[0], ROWS_AT_ONCE):
-        y, targets = network.forward(x[piece, ...]), t[piece, ...]
+        y, targets = end.positions(network.forward(x[piece, ...]), t[piece, ...])
         losses.append(end.rows(y, targets))
         labels = end.classes(y, targets)
         if labels is not None:
@@ -122,13 +125,22 @@ def _evaluate(network: Network, x: Array, t: Array) -> Evaluation:
         elif end.classifies:
             correct = correct + end.count_correct(y, targets)
     on_host = to_numpy(xp.concat(losses)).astype(np.float64)
-    total = float(end.total(t))
+    mask, per_row = end.is_counted(t), len(on_host) // x.shape[0]
+    total = per_row * float(end.total(t))
     loss = float(on_host.sum()) / total if total else 0.0
     if not classes:
         return Evaluation(loss, float(correct) / len(on_host) if end.classifies else None, on_host)
     predicted, truth = to_numpy(xp.concat(classes, axis=1))
+    places = np.stack(np.divmod(np.arange(len(on_host)), per_row), axis=1)
+    if mask is not None:
+        kept = to_numpy(mask).reshape(-1)
+        on_host, predicted, truth, places = on_host[kept], predicted[kept], truth[kept], places[kept]
     counts = np.bincount(width * truth + predicted, minlength=width * width)
-    return Evaluation(loss, float(np.mean(predicted == truth)), on_host, predicted, truth, counts.reshape(width, width))
+    accuracy = float(np.mean(predicted == truth)) if len(truth) else 0.0
+    confusion = counts.reshape(width, width)
+    return Evaluation(
+        loss, accuracy, on_host, predicted, truth, confusion, places if per_row > 1 or mask is not None else None
+    )
 
 
 def _scores(confusion: HostArray) -> HostArray:

@@ -273,10 +273,14 @@ def loss_of_products(loss: Loss, y: Products, t: Array) -> Array:
 def _(loss: SoftmaxWithLoss, y: Products, t: Array) -> Array:
     if type(loss).rows is not SoftmaxWithLoss.rows:  # a subclass with a loss of its own
         return loss_of_products.dispatch(object)(loss, y, t)
+    counted, xp = loss.is_counted(t), array_namespace(y.x)
+    if counted is not None:
+        t = t * xp.astype(counted, t.dtype)
     class_weight: Any = loss.class_weight
     if class_weight is not None:
-        class_weight = array_namespace(y.x).asarray(class_weight, dtype=y.x.dtype, device=device(y.x))
-    return softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, loss.label_smoothing)
+        class_weight = xp.asarray(class_weight, dtype=y.x.dtype, device=device(y.x))
+    losses = softmax_cross_entropy_variants(y.x, y.columns, y.W, t, class_weight, loss.label_smoothing)
+    return losses if counted is None else losses * xp.astype(counted, losses.dtype)[:, None]
 
 
 @singledispatch
@@ -320,8 +324,11 @@ def shortcut(function: Any, kind: type[Layer]) -> Callable[[F], F]:
 
 
 @shortcut(forward_changed, Affine)
-def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Columns:
+def _(layer: Affine, x: Array, y: Array, parameter: Parameter, elements: range, h: float) -> Variants:
     """Return the changed columns of y: h in W[i, j] adds h x[:, i] to column j, h in b[j] adds h."""
+    if x.ndim != 2:
+        general: Variants = forward_changed.dispatch(object)(layer, x, y, parameter, elements, h)
+        return general
     xp = array_namespace(x)
     at = xp.arange(elements.start, elements.stop, device=device(x))
     columns = at % layer.output_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -14,6 +15,7 @@ from nnbackend.backends import Backend, on_its_device, resolve, to_numpy
 from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
+from nnbackend.functions.losses import fraction
 from nnbackend.gradients import stack_gradient
 from nnbackend.initializers import Constant, Xavier
 from nnbackend.layers import (
@@ -171,7 +173,10 @@ class Network:
         return float(self.evaluate(*self._weighted(x, t, sample_weight))[0])
 
     def accuracy(self, x: Any, t: Any, sample_weight: Any = None) -> float:
-        """Return the fraction of rows that are classified as t. Raise ValueError if the targets are not classes."""
+        """Return the fraction of rows that are classified as t, with a time axis that of positions.
+
+        Raises ValueError if the targets are not classes.
+        """
         correct = self.evaluate(*self._weighted(x, t, sample_weight))[1]
         if correct is None:
             raise ValueError(f"accuracy has no meaning for {self.loss_layer}: its targets are not classes")
@@ -234,7 +239,7 @@ class Network:
     def least_rows(self, shape: Shape) -> tuple[int, str]:
         """Return the fewest rows of `shape` that a training pass can work with, and the layer that needs them."""
         least, name = 1, ""
-        for layer, taken in self._root.places(shape):
+        for layer, taken in self.places(shape):
             if layer.least_rows(taken) > least:
                 least, name = layer.least_rows(taken), str(layer)
         return least, name
@@ -258,6 +263,10 @@ class Network:
     def every_layer(self) -> dict[str, Layer]:
         """Return all layers by name, also those within other layers, in the order of a forward pass."""
         return {layer.name: layer for layer in self._every}
+
+    def places(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
+        """Yield all layers, each with the shape of its input rows if the network takes rows of `shape`."""
+        return itertools.islice(self._root.places(shape), 1, None)
 
     def steps(self) -> list[Layer]:
         """Return the layers that a forward pass calls one after another. A Sequential is taken apart."""
@@ -351,6 +360,7 @@ class Network:
         """
         n, end = x.shape[0], self.loss_layer
         loss: Any = 0.0
+        counted: Any = 0
         correct, mean_weight = None, end.mean_weight(t, *optional(weight))
         for piece in self._pieces(x):
             targets, weights = t[piece, ...], None if weight is None else weight[piece]
@@ -364,9 +374,10 @@ class Network:
             if end.classifies:
                 hits = end.count_correct(y, targets, *optional(weights))
                 correct = hits if correct is None else correct + hits
+                counted = counted + end.counted(targets, *optional(weights))
         if correct is not None:
-            rows = n if weight is None else self.backend.xp.sum(weight)
-            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype)) / rows
+            correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype))
+            correct = fraction(correct, counted)
         return loss, correct
 
     def inputs(self, x: Any, argument: str = "x") -> Array:
@@ -376,7 +387,7 @@ class Network:
         """
         first, shape = self.first, self.input_shape
         rows = self.backend.asarray(x, None if first.input_dtype else self.dtype, argument)
-        if shape is not None and not _fits(rows.shape[1:], shape) and not _fits(rows.shape, shape):
+        if shape is not None and not self.takes(tuple(rows.shape[1:])) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
         if first.input_dtype:
@@ -385,6 +396,16 @@ class Network:
             rows = self.backend.xp.astype(rows, self.backend.dtype(first.input_dtype), copy=False)
         first.check_values(rows, argument)
         return rows
+
+    def takes(self, shape: Shape) -> bool:
+        """Say whether the network takes rows of `shape`: as the layers fix it, or with further axes before the last."""
+        fixed = self.input_shape
+        if fixed is None or _fits(shape, fixed):
+            return True
+        try:
+            return len(shape) > len(fixed) and bool(self.output_shape(shape))
+        except ValueError:
+            return False
 
     @on_its_device
     def data(self, x: Any, t: Any) -> tuple[Array, Array]:
@@ -423,8 +444,8 @@ class Network:
 
     def _pieces(self, x: Array) -> Iterator[slice]:
         """Yield slices of the rows of x, each small enough for the outputs of the layers to fit in memory."""
-        places = self._root.places(tuple(x.shape[1:]))
-        widest = max(math.prod(layer.output_shape(shape)) for layer, shape in places)
+        shapes = [layer.output_shape(shape) for layer, shape in self.places(tuple(x.shape[1:]))]
+        widest = max(map(math.prod, shapes))
         return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
     # --- copies and files ---------------------------------------------------------------------------------------

@@ -108,12 +108,14 @@ def summarize(
         positive_integer("batch_size", batch_size)
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"optimizer: expected an optimizer such as Adam(), got {optimizer!r}")
-    shape = first = _row(network, input_shape)
+    first = _row(network, input_shape)
+    shape = None if first is None else network.output_shape(first)
+    shapes = {} if first is None else {layer.name: layer.output_shape(row) for layer, row in network.places(first)}
     layers = []
-    for name, layer in network.layers.items():
-        shape = None if shape is None else layer.output_shape(shape)
-        counts = [sum(p.size for p in layer.parameters().values() if p.trainable is kind) for kind in (True, False)]
-        layers.append(LayerSummary(name, described(layer), shape, *counts))
+    for name, layer in network.every_layer().items():
+        own = [p for p in layer.own_parameters().values() if p.source is None]
+        counts = [sum(p.size for p in own if p.trainable is kind) for kind in (True, False)]
+        layers.append(LayerSummary(name, described(layer), shapes.get(name), *counts))
     parameters, fixed = (sum(getattr(layer, kind) for layer in layers) for kind in ("parameters", "fixed"))
     measured = None
     if batch_size is not None and first is not None and shape is not None:
@@ -136,9 +138,9 @@ def summarize(
 
 
 def described(part: Part) -> str:
-    """Return the kind of a layer or a loss, with those of its settings that are not the default."""
+    """Return the kind of a layer or a loss, with those of its settings that are not the default, and are no layers."""
     try:
-        settings = part.config()
+        settings = {name: value for name, value in part.config().items() if name not in getattr(part, "inner", ())}
     except TypeError:  # a class of the user's that cannot be saved
         return repr(part)
     arguments = inspect.signature(type(part)).parameters
@@ -154,9 +156,7 @@ def _row(network: Network, input_shape: Sequence[int] | None) -> Shape | None:
     shape = tuple(input_shape)
     if not all(is_integer(length, 1) for length in shape):
         raise ValueError(f"input_shape must hold positive integers, got {input_shape!r}")
-    if fixed is not None and (
-        len(fixed) != len(shape) or any(a not in (None, b) for a, b in zip(fixed, shape, strict=True))
-    ):
+    if not network.takes(shape):
         raise ValueError(f"input_shape: the network takes rows of shape {fixed}, got {shape}")
     return shape
 
@@ -180,7 +180,8 @@ def _bytes_of_pass(network: Network, shape: Shape, output: Shape) -> int:
     try:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        copy.loss_and_output(on.zeros(shape, network.dtype), t)  # a step gathers its rows, too
+        x = on.zeros(shape, network.first.input_dtype or network.dtype)  # a step gathers its rows, too
+        copy.loss_and_output(x, t)
         copy.backward()
         return max(0, tracemalloc.get_traced_memory()[1] - before)
     finally:
@@ -193,7 +194,7 @@ def _target(network: Network, n: int, output: Shape) -> Any:
     on, end = network.backend, network.loss_layer
     if end.classifies:
         try:
-            return end.target(on.zeros((n,), "int64"), n, output, on, network.dtype)
+            return end.target(on.zeros((n, *output[:-1]), "int64"), n, output, on, network.dtype)
         except ValueError:  # it takes one number for each output
             pass
     return end.target(on.zeros((n, *output), network.dtype), n, output, on, network.dtype)

@@ -37,6 +37,8 @@ def test_the_program_of_a_page_runs(page: str, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, in one process: without a warning, and on the sample."""
     if "sklearn" in (PAGES / page).read_text("utf-8"):
         pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    if "nn.report" in (PAGES / page).read_text("utf-8"):
+        pytest.importorskip("vl_convert", reason='pages need vl-convert: pip install "nnbackend[report]"')
     program = "\n".join(re.findall(r"^```python\n(.*?)^```$", (PAGES / page).read_text("utf-8"), re.M | re.S))
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
     command = [sys.executable, "-W", "error", "-c", program]
@@ -108,6 +110,7 @@ def test_links_of_borrowed_pages_lead_to_pages(build: ModuleType) -> None:
     assert "[日本語](ja/index.md)" in readme
     assert "(promises.md)" in readme
     assert "(extending.md)" in readme
+    assert "(data.md)" in readme
     assert "(pictures/spiral.png)" in readme
     assert "[English](../index.md)" in build.borrowed("ja/index.md", "README.ja.md")
 

@@ -26,6 +26,7 @@ SHORT = {
     "numerical_training": (["--side=6", "--hidden=4", "--steps=4", "--plain"], "numerical_training.png"),
     "leaky_relu_adam_mnist": (["--data=sample", "--epochs=1"], "leaky_relu_adam_mnist.png"),
     "parallel": (["--epochs=1", "--rows=1000", "--processes", "1", "2"], "parallel.png"),
+    "residual_cnn": (["--epochs=1", "--blocks=1", "--channels", "2", "3", "--rows=200"], "residual_cnn.png"),
     "resume": (["--epochs=2", "--rows=4000"], "resume.png"),
     "xor": (["--steps=20"], "xor.png"),
     "xor --stall": (["--steps=20", "--stall"], "xor_stalled.png"),
@@ -126,3 +127,16 @@ def test_leaky_relu_and_adam_pass_the_published_accuracy() -> None:
     module = example("leaky_relu_adam_mnist")
     history = module.train(nn.datasets.mnist("sample"), 10)
     assert history.val_accuracy[-1] > module.PUBLISHED
+
+
+def test_shortcuts_make_a_deep_network_learn(tmp_path: Path) -> None:
+    module, data = example("residual_cnn"), nn.datasets.mnist("sample", flatten=False)
+    data = nn.datasets.Dataset(data.x_train[:2000], data.t_train[:2000], data.x_test, data.t_test, "", "")
+    nets = [module.network(shortcut, (8, 16, 32), 5) for shortcut in (True, False)]
+    assert [sum(layer.kind == "Convolution" for layer in net.every_layer().values()) for net in nets] == [33, 31]
+    residual, plain = (module.train(net, data, 2).val_accuracy[-1] for net in nets)
+    assert residual > 0.6
+    assert plain < 0.4
+    pytest.importorskip("onnxruntime")
+    exported = nets[0].to_onnx(tmp_path / "net.onnx", input_shape=(28, 28, 1))
+    assert exported.difference < 1e-5

@@ -16,7 +16,7 @@ import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +33,7 @@ from nnbackend.images import read_images
 
 pytest.importorskip("resource", reason="resource: this system cannot measure memory")
 NAMES = ["network", "checkpoint", "IDX", "IDX, gzip", "PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "TIFF, float"]
+NAMES += ["csv", "npz", *(["parquet"] if find_spec("pyarrow") else [])]
 
 
 @pytest.fixture(scope="module")

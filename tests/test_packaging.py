@@ -128,8 +128,8 @@ print("abi3" in _native.__file__ or _native.__file__.endswith(".pyd"), _native.r
 # --- a zip file
 
 
-def test_a_zip_file_holds_all_that_is_read(tmp_path: Path) -> None:
-    """The loops in C cannot be loaded from it; data and CUDA sources can."""
+def test_a_zip_file_holds_all_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops in C cannot be loaded from it; data, CUDA sources and the templates of pages can."""
     packed = tmp_path / "program.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         for path in PACKAGE.rglob("*"):
@@ -145,8 +145,17 @@ net = nn.TwoLayerNet(784, 5, 10, seed=0)
 nn.Trainer(net, nn.SGD(0.1), batch_size=100).fit(data.x_train[:500], data.t_train[:500], epochs=1)
 assert ".zip" in nn.__file__
 print(data.x_train.shape, "KERNEL" in files("nnbackend.backends.cupy").joinpath("kernels.cu").read_text("utf-8"))
+try:
+    import jinja2, vl_convert
+except ImportError:
+    print("page")
+else:
+    from nnbackend.report import write_report
+    write_report("page.html", net, data.x_test[:50], data.t_test[:50])
+    print("page" if "学習の報告" in open("page.html", encoding="utf-8").read() else "")
 """
-    assert run(code, PYTHONPATH=str(packed)) == "(10000, 784) True\n"
+    monkeypatch.chdir(tmp_path)
+    assert run(code, PYTHONPATH=str(packed)) == "(10000, 784) True\npage\n"
 
 
 # --- a packaged program
@@ -171,6 +180,8 @@ print(sorted(Path(source).name for source, _ in hook["datas"]), sorted(hook["hid
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'kernels.cu'" in done.stdout
     assert "'train-images-idx3-ubyte.gz'" in done.stdout
+    assert "'words.json'" in done.stdout
+    assert "'page.css'" in done.stdout
     for room in LIBRARIES.values():
         assert f"'{getattr(room, '__module__', room)}'" in done.stdout
     for name in ("nnbackend.backends.cupy.kernels", "array_api_compat.numpy.fft"):

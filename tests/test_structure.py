@@ -17,7 +17,7 @@ ROOT = Path(nnbackend.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FAMILIES = set(LIBRARIES) - {"numpy"}
 HEAVY = FAMILIES | {"jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "safetensors"}
-HEAVY |= {"pandas", "polars"}
+HEAVY |= {"pandas", "polars", "pyarrow", "jinja2", "markupsafe", "vl_convert"}
 HEAVY |= {"tensorboardX", "ndonnx", "onnx", "onnxruntime", "skl2onnx"}
 
 # the floors, top to bottom: a file may import from its own floor (no circles: Python sees to that) and from below
@@ -26,6 +26,7 @@ FLOORS = [
     ["interchange"],
     ["book2"],
     ["doctor", "recipes", "estimator", "images", "book"],
+    ["report"],
     ["training", "diagnosis", "gradient_check"],
     ["plotting"],
     ["sampling", "evaluation", "summary"],
@@ -54,6 +55,7 @@ NUMPY_ALLOWED_IN = (
     "estimator",
     "doctor.py",
     "interchange/",
+    "report/",
 )
 # network.py and parameters.py name numpy's Generator, trainer.py and evaluation.py read figures on the host,
 # sampling.py draws there and streams.py reads rows there, torch.py makes tensors of host arrays

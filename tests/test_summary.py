@@ -134,3 +134,32 @@ def test_tracing_that_was_on_stays_on() -> None:
         assert tracemalloc.is_tracing()
     finally:
         tracemalloc.stop()
+
+
+def test_sequences_of_ids_with_labels_that_are_left_out() -> None:
+    layers = [nn.Embedding(7, 4), nn.Residual([nn.Affine(4, 4), nn.Tanh()]), nn.Affine(4, 7)]
+    found = nn.Network(layers, nn.SoftmaxWithLoss(ignore_label=-1)).summary(10, input_shape=(6,))
+    assert [(layer.name, layer.settings, layer.shape) for layer in found.layers] == [
+        ("Embedding1", "Embedding(vocabulary=7, features=4)", (6, 4)),
+        ("Residual1", "Residual()", (6, 4)),
+        ("Residual1.Affine1", "Affine(input_size=4, output_size=4)", (6, 4)),
+        ("Residual1.Tanh1", "Tanh()", (6, 4)),
+        ("Affine1", "Affine(input_size=4, output_size=7)", (6, 7)),
+    ]
+    assert [layer.parameters for layer in found.layers] == [28, 0, 20, 0, 35]
+    assert found.parameters == 28 + 20 + 35
+    assert found.bytes_of_pass is not None
+    assert found.bytes_of_pass > 4 * 10 * 6 * (4 + 7)
+    dense = nn.Network([nn.Affine(4, 2)]).summary(10, input_shape=(6, 4))
+    assert [layer.shape for layer in dense.layers] == [(6, 2)]
+
+
+def test_a_layer_that_is_used_twice_counts_once() -> None:
+    shared = nn.Affine(3, 3)
+    network = nn.Network([shared, nn.Parallel([[shared, nn.ReLU()], nn.BatchNormalization(3)], "concatenate")])
+    found = network.summary()
+    assert [layer.parameters for layer in found.layers] == [12, 0, 0, 0, 0, 6]
+    assert [layer.fixed for layer in found.layers] == [0, 0, 0, 0, 0, 6]
+    assert (found.parameters, found.fixed) == (18, 6)
+    assert found.layers[1].settings == "Parallel(join='concatenate')"
+    assert found.layers[1].shape == (6,)

@@ -1,4 +1,5 @@
-"""Measure the test accuracy on MNIST after ten epochs, as the median of three seeds, for the documented networks.
+"""Measure the test accuracy on MNIST after ten epochs, as the median of three seeds, for the documented networks, and
+that of `nnbackend train mnist` with its defaults, in one run.
 
 NNBACKEND_DATA=... python ci/bench/accuracy.py [NAME ...]
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import nnbackend as nn
+from nnbackend.recipes import TrainSettings, train_data
 
 
 @dataclass
@@ -52,7 +54,24 @@ CASES = {
 }
 
 
+DEFAULTS = {  # the settings that are not the default, the accuracy to reach, and the seconds on two cores
+    "nnbackend train mnist, sample": (TrainSettings(data="sample"), 0.975, 60),
+    "nnbackend train mnist, sample, cnn": (TrainSettings(data="sample", model="cnn"), 0.985, 60),
+    "nnbackend train mnist, full": (TrainSettings(data="full"), 0.985, 60),
+    "nnbackend train mnist, full, cnn": (TrainSettings(data="full", model="cnn"), 0.994, 600),
+}
+
+
 def main() -> None:
+    for name, (settings, target, most) in DEFAULTS.items():
+        if len(sys.argv) > 1 and not any(word in name for word in sys.argv[1:]):
+            continue
+        run = train_data(settings)
+        print(
+            f"{name:36} {run.test_accuracy:.2%} (at least {target:.1%}), {run.seconds:.0f} s (at most {most} on two "
+            f"cores), {run.settings['epochs']} epochs",
+            flush=True,
+        )
     data = nn.datasets.mnist()
     rows = data.x_train.shape[0]
     print(f"{data.source}: {rows} training rows; Adam, 10 epochs")

@@ -36,7 +36,7 @@ BORROWED = {  # pages that stand elsewhere in the repository
     "promises.md": "tests/PROMISES.md",
     "conformance.md": "ci/docs/conformance.md",
 }
-INTERNAL = ("nnbackend.checks", "nnbackend.cli")
+INTERNAL = ("nnbackend.checks", "nnbackend.cli", "nnbackend.markup")
 WITH_MODULES = (
     "nnbackend.book.",
     "nnbackend.book2.",
@@ -94,6 +94,8 @@ def borrowed(page: str, source: str) -> str:
             raise FileNotFoundError(f"{source} links to {target}, which is not there")
         if file.startswith("examples/pictures/"):
             return f"[{found['text']}]({up}{file.removeprefix('examples/')})"
+        if file.startswith("ci/docs/pages/"):
+            return f"[{found['text']}]({up}{file.removeprefix('ci/docs/pages/')})"
         if file in pages:
             return f"[{found['text']}]({up}{pages[file]})"
         return f"[{found['text']}]({REPOSITORY}/blob/main/{file})" if REPOSITORY else found["text"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from nnbackend import __version__
 from nnbackend.backends.base import ROOMS
-from nnbackend.cli import completion, doctor, interchange, predict, train
+from nnbackend.cli import completion, doctor, interchange, predict, report, train
 from nnbackend.cli.output import INTERRUPTED, complain, say
 from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError
 from nnbackend.errors import NNBackendError
@@ -60,7 +60,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of all that computes, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, predict, doctor, interchange):
+    for command in (train, predict, report, doctor, interchange):
         command.add(commands)
     completion.add(commands, parser)
     return parser

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from nnbackend.errors import unknown_name
 from nnbackend.plotting import check_picture
+from nnbackend.report import check_libraries
 
 EXIT_STATUS = (
     "Exit status: 0: done. 1: failed, and the last line on stderr says why. 2: the arguments are wrong. 130: Ctrl-C "
@@ -73,6 +74,8 @@ def check_output(argument: str, path: Path) -> None:
             raise PermissionError(None, "it may not be overwritten")
         if argument == "--plot":
             check_picture(path)
+        if argument in ("--report", "--output"):
+            check_libraries()
     except (OSError, ValueError, ImportError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(f"argument {argument}: cannot write {path}: {reason}") from error

@@ -19,13 +19,15 @@ from typing import Any
 from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say, warn
 from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option, check_output, natural, positive
 from nnbackend.datasets.targets import TASKS
-from nnbackend.errors import unknown_name
+from nnbackend.diagnosis import Finding
+from nnbackend.errors import NumericalError, unknown_name
 from nnbackend.files import WINDOWS
 from nnbackend.layers import ACTIVATIONS
 from nnbackend.network import DTYPES
 from nnbackend.optimizers import OPTIMIZERS
 from nnbackend.plotting import plot_history
 from nnbackend.recipes.train import MODELS, TrainingResult, TrainSettings, train_data
+from nnbackend.report import TrainingReport
 from nnbackend.training import Checkpoint, communicator
 
 
@@ -48,7 +50,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     for name, text in (
         ("--save", "write the trained network to this file (safetensors)"),
         ("--plot", "draw loss and accuracy by epoch in this file (.png, .svg or .pdf)"),
-        ("--json", "write settings, history and result to this file"),
+        ("--json", "write settings, history and result to this file, which `nnbackend report` compares"),
+        ("--report", "write a page about the training to this file (.html), which needs no network connection"),
     ):
         parser.add_argument(name, type=Path, metavar="FILE", help=text)
     parser.add_argument(
@@ -116,7 +119,12 @@ def _add_settings(parser: Parser) -> None:
         metavar="N",
     )
     add("--activation", "activation after each hidden layer", choices=sorted(ACTIVATIONS))
-    add("--dropout", "part of the activations that is dropped while training", type=float, metavar="PART")
+    add(
+        "--dropout",
+        "part of the activations that is dropped while training (default: 0.2 of a cnn, 0.1 for tables, else 0)",
+        type=float,
+        metavar="PART",
+    )
     add(
         "--augment",
         "how much pictures are shifted, turned, scaled and bent at random while training; 0: not at all (default: 1 "
@@ -131,7 +139,12 @@ def _add_settings(parser: Parser) -> None:
         type=float,
     )
     add("--epochs", "passes over the rows to train on (default: as many as suit the data)", type=positive, metavar="N")
-    add("--batch-size", "rows per step (default: 50, fewer for small data)", type=positive, metavar="N")
+    add(
+        "--batch-size",
+        "rows per step (default: 100 pictures or 50 rows of a table, fewer of small data)",
+        type=positive,
+        metavar="N",
+    )
     add("--accumulate", "batches per step; several processes of mpiexec share them", type=positive, metavar="N")
     add("--seed", "seed of the initial weights and of the order of the rows", type=natural, metavar="N")
     add("--dtype", "precision of weights and data", choices=DTYPES)
@@ -139,7 +152,7 @@ def _add_settings(parser: Parser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     checkpoint = _checkpoint(arguments)
-    files = {name: getattr(arguments, name) for name in ("save", "plot", "json")}
+    files = {name: getattr(arguments, name) for name in ("save", "plot", "json", "report")}
     for name, path in files.items():
         if path is not None:
             check_output(f"--{name}", path)
@@ -150,6 +163,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if processes.is_root and not arguments.quiet:
             say(line)
 
+    report = None if arguments.report is None else TrainingReport(arguments.report, command=_repeating(arguments))
     how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
     try:
         with _termination(), _warnings_printed(processes.is_root):
@@ -160,8 +174,12 @@ def _run(arguments: argparse.Namespace) -> int:
                 checkpoint=checkpoint,
                 resume=arguments.resume,
                 communicator=processes,
+                report=report,
             )
     except Exception as error:
+        if report is not None and isinstance(error, NumericalError) and processes.is_root:
+            report.write(failure=str(error))
+            note(f"wrote the report to {arguments.report}")
         if processes.size > 1:  # the others would wait for this one
             processes.abort(complain(f"rank {processes.rank}: {error}"))
         raise
@@ -195,6 +213,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result.record(), indent=2) + "\n", encoding="utf-8")
         note(f"wrote the record to {arguments.json}")
+    if report is not None:
+        what, _, tries = (result.advice or "").partition("; try ")
+        report.write(findings=[Finding("data", what, tries)] if what else [])
+        note(f"wrote the report to {arguments.report}")
     return INTERRUPTED if history.interrupted else 0
 
 
@@ -250,7 +272,17 @@ def _checkpoint(arguments: argparse.Namespace) -> Checkpoint | None:
 
 def _command(arguments: argparse.Namespace) -> str:
     """Return the command line that resumes this run, quoted for the shell of this system."""
-    words = ["nnbackend", *arguments.argv, *([] if arguments.resume else ["--resume"])]
+    return _quoted([*arguments.argv, *([] if arguments.resume else ["--resume"])])
+
+
+def _repeating(arguments: argparse.Namespace) -> str:
+    """Return the command line that repeats this run, also where NNBACKEND is not set."""
+    chosen = os.environ.get("NNBACKEND", "")
+    return _quoted([*arguments.argv, *(["--backend", chosen] if chosen and arguments.backend is None else [])])
+
+
+def _quoted(arguments: list[str]) -> str:
+    words = ["nnbackend", *arguments]
     return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
 
 

@@ -1,7 +1,7 @@
 """Read tables, CSV, TSV and Parquet, and turn their columns into rows of numbers.
 
 CSV is read by Python's own csv module, because it names the line of what is wrong and does not fill short lines with
-missing values. Parquet is read by Polars.
+missing values. Parquet is read by PyArrow, because it answers a damaged file with an exception.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_table(path: Path) -> Table:
     CSV is UTF-8, with commas between the cells; semicolons or tabs do, too, if the first line has no comma.
     A column without a name that counts the rows, as pandas writes it, is left out.
     Raises DataError, which names file and line, if the file is missing, damaged, empty, or no table. Raises
-    ImportError, with the pip command, if Polars is needed and not installed.
+    ImportError, with the pip command, if PyArrow is needed and not installed.
     """
     check_file(path)
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
@@ -154,31 +154,35 @@ def _counts(values: HostArray) -> bool:
 
 
 def _read_parquet(path: Path) -> Table:
-    polars = _polars()
+    pyarrow, parquet = _pyarrow()
     try:
-        frame = polars.read_parquet(io.BytesIO(path.read_bytes()))
-        columns = {}
-        for name in frame.columns:
-            series = frame[name]
-            kind = series.dtype
-            if kind == polars.Boolean or kind == polars.Null:
-                columns[name] = objects(series.to_list())
-            elif kind.is_numeric():
-                numbers = series.cast(polars.Float64) if kind.is_decimal() else series
-                columns[name] = objects(numbers.to_list()) if numbers.null_count() else numbers.to_numpy()
-            elif kind in (polars.String, polars.Categorical, polars.Enum):
-                columns[name] = objects(series.cast(polars.String).to_list())
-            else:
-                columns[name] = objects([_Strange(str(kind))] * len(series))
+        read = parquet.read_table(io.BytesIO(path.read_bytes()))
+        names = read.column_names
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}: several columns have the name {Counter(names).most_common(1)[0][0]!r}")
+        return Table(path, {name: _from_arrow(pyarrow, read.column(name)) for name in names})
     except MemoryError as error:
         raise DataError(f"{path}: there is not enough memory for it") from error
-    except (polars.exceptions.PolarsError, OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged, or not a Parquet file ({str(error).splitlines()[0]:.200})") from error
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":  # how Polars fails on some broken files
-            raise DataError(f"{path}: damaged, or not a Parquet file ({error!s:.200})") from error
-        raise
-    return Table(path, columns)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: damaged, or not a Parquet file ({reason:.200})") from error
+
+
+def _from_arrow(pyarrow: Any, column: Any) -> HostArray:
+    kind, types = column.type, pyarrow.types
+    if types.is_dictionary(kind):  # categories
+        kind = kind.value_type
+        column = column.cast(kind)
+    if types.is_decimal(kind):
+        kind = pyarrow.float64()
+        column = column.cast(kind)
+    if types.is_integer(kind) or types.is_floating(kind):
+        return objects(column.to_pylist()) if column.null_count else np.asarray(column.to_numpy())
+    if types.is_boolean(kind) or types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind):
+        return objects(column.to_pylist())
+    if hasattr(types, "is_string_view") and types.is_string_view(kind):
+        return objects(column.to_pylist())
+    return objects([_Strange(str(kind))] * len(column))
 
 
 def objects(values: Sequence[Any]) -> HostArray:
@@ -195,28 +199,30 @@ class _Strange:
     kind: str
 
 
-def _polars() -> Any:
+def _pyarrow() -> tuple[Any, Any]:
     try:
-        import polars
+        import pyarrow
+        from pyarrow import parquet
     except ImportError as error:
-        raise ImportError('Parquet needs Polars: pip install "nnbackend[tables]"') from error
-    return polars
+        raise ImportError('Parquet needs PyArrow: pip install "nnbackend[tables]"') from error
+    return pyarrow, parquet
 
 
 def write_table(path: Path, columns: Mapping[str, HostArray], separator: str = ",") -> None:
     """Write columns by name as a table, atomically: Parquet if the name ends in .parquet, TSV for .tsv, else CSV.
 
-    Raises OSError if the file cannot be written, and ImportError if Polars is needed and not installed.
+    Raises OSError if the file cannot be written, and ImportError if PyArrow is needed and not installed.
     """
     if path.suffix.lower() == ".parquet":
+        pyarrow, parquet = _pyarrow()
         packed = io.BytesIO()
-        _polars().DataFrame({name: _parquet_column(values) for name, values in columns.items()}).write_parquet(packed)
+        parquet.write_table(pyarrow.table({name: _to_arrow(values) for name, values in columns.items()}), packed)
         write_atomically(path, packed.getvalue())
     else:
         write_atomically(path, csv_text(columns, "\t" if path.suffix.lower() == ".tsv" else separator).encode())
 
 
-def _parquet_column(values: HostArray) -> Any:
+def _to_arrow(values: HostArray) -> Any:
     return [None if isinstance(value, _Strange) else value for value in values] if values.dtype == object else values
 
 
@@ -303,6 +309,15 @@ class TablePreparation:
     def features(self) -> tuple[str, ...]:
         """Return the names of the network's inputs."""
         return tuple(name for column in self.columns for name in column.features)
+
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Return mean and deviation by which each input is scaled; those of a word are 0 and 1."""
+        return tuple(
+            (0.0, 1.0) if column.words is not None else (column.mean, column.scale)
+            for column in self.columns
+            for _ in column.features
+        )
 
     def rows(self, table: Table, dtype: str) -> HostArray:
         """Return the rows of a table as the network takes them, (n, features).

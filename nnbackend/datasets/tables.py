@@ -41,10 +41,13 @@ def read_arrays(path: Path) -> dict[str, HostArray]:
             raise DataError(f"{path}: {size} bytes, packed into {path.stat().st_size}, as in a bomb")
         with np.load(path, allow_pickle=False) as arrays:
             return {key: np.ascontiguousarray(arrays[key]) for key in arrays}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise DataError(f"{path}: damaged, or not an .npz file ({error})") from error
     except (MemoryError, RecursionError) as error:
         raise DataError(f"{path}: damaged, or there is not enough memory for it") from error
+    except (
+        *(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error),
+        *(NotImplementedError, RuntimeError),  # packed in a way that Python does not know, or encrypted
+    ) as error:
+        raise DataError(f"{path}: damaged, or not an .npz file ({error})") from error
 
 
 def read_csv(path: Path) -> tuple[HostArray, HostArray]:

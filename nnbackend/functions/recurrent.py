@@ -36,6 +36,12 @@ def input_products_backward(da: Array, x: Array, Wx: Array, dWx: Array, db: Arra
     return batch_first(xp.reshape(dx, (steps, n, d))) if need_dx else None
 
 
+@floating
+def for_products(W: Array) -> Array:
+    """W, (n, m), with its elements where many products with it are fast: W itself, or a copy."""
+    return W
+
+
 def state_products_backward(hidden: Array, dr: Array, dWh: Array) -> None:
     """Write dWh, the gradient of the products of the states with Wh. dr: (T, n, columns of Wh)."""
     xp, (steps, n, columns) = array_namespace(dr), dr.shape
@@ -52,7 +58,7 @@ def rnn(x: Array, Wx: Array, Wh: Array, b: Array, h: Array) -> Array:
 
     Returns `hidden`, (T + 1, n, h).
     """
-    a, hidden = input_products(x, Wx, b), [h]
+    a, hidden, Wh = input_products(x, Wx, b), [h], for_products(Wh)
     for t in range(x.shape[1]):
         hidden.append(tanh(a[t, ...] + product(hidden[-1], Wh)))
     return array_namespace(x).stack(hidden)
@@ -63,10 +69,10 @@ def rnn_backward(
     dy: Array, x: Array, Wx: Array, Wh: Array, hidden: Array, dWx: Array, dWh: Array, db: Array, need_dx: bool = True
 ) -> MaybeArray:
     """Write dWx, dWh and db; return dx, (n, T, d), or None without need_dx. x, Wx, Wh, hidden: of the forward."""
-    dh, changes = dy[:, -1, :], []
+    dh, changes, WhT = dy[:, -1, :], [], for_products(Wh.T)
     for t in range(x.shape[1] - 1, -1, -1):
         changes.append(tanh_backward(dh, hidden[t + 1, ...]))
-        dh = dy[:, t - 1, :] + product(changes[-1], Wh.T) if t else dh
+        dh = dy[:, t - 1, :] + product(changes[-1], WhT) if t else dh
     da = _in_order(changes)
     state_products_backward(hidden, da, dWh)
     return input_products_backward(da, x, Wx, dWx, db, need_dx)
@@ -125,7 +131,7 @@ def lstm(x: Array, Wx: Array, Wh: Array, b: Array, h: Array, c: Array) -> tuple[
     Returns hidden, (T + 1, n, h), the gates of every step, (T, n, 4 h), and cells, (T + 1, n, h).
     """
     xp, a = array_namespace(x), input_products(x, Wx, b)
-    hidden, cells, gates = [h], [c], []
+    hidden, cells, gates, Wh = [h], [c], [], for_products(Wh)
     for t in range(x.shape[1]):
         activated, c, h = lstm_gates(a[t, ...], product(h, Wh), c)
         hidden.append(h)
@@ -149,12 +155,12 @@ def lstm_backward(
     need_dx: bool = True,
 ) -> MaybeArray:
     """Write dWx, dWh and db; return dx, (n, T, d), or None without need_dx. All else is of the forward."""
-    dh, changes = dy[:, -1, :], []
+    dh, changes, WhT = dy[:, -1, :], [], for_products(Wh.T)
     dc = array_namespace(dy).zeros_like(cells[0, ...])
     for t in range(x.shape[1] - 1, -1, -1):
         da, dc = lstm_gates_backward(dh, dc, gates[t, ...], cells[t, ...], cells[t + 1, ...])
         changes.append(da)
-        dh = dy[:, t - 1, :] + product(da, Wh.T) if t else dh
+        dh = dy[:, t - 1, :] + product(da, WhT) if t else dh
     all_da = _in_order(changes)
     state_products_backward(hidden, all_da, dWh)
     return input_products_backward(all_da, x, Wx, dWx, db, need_dx)
@@ -202,7 +208,7 @@ def gru(x: Array, Wx: Array, Wh: Array, b: Array, bh: Array, h: Array) -> tuple[
     Returns hidden, (T + 1, n, h), and the gates of every step, (T, n, 4 h).
     """
     xp, a = array_namespace(x), input_products(x, Wx, b)
-    hidden, gates = [h], []
+    hidden, gates, Wh = [h], [], for_products(Wh)
     for t in range(x.shape[1]):
         activated, h = gru_gates(a[t, ...], product(h, Wh), bh, h)
         hidden.append(h)
@@ -225,12 +231,12 @@ def gru_backward(
     need_dx: bool = True,
 ) -> MaybeArray:
     """Write dWx, dWh, db and dbh; return dx, (n, T, d), or None without need_dx. All else is of the forward."""
-    dh, changes, recurrent = dy[:, -1, :], [], []
+    dh, changes, recurrent, WhT = dy[:, -1, :], [], [], for_products(Wh.T)
     for t in range(x.shape[1] - 1, -1, -1):
         da, dr, past = gru_gates_backward(dh, gates[t, ...], hidden[t, ...])
         changes.append(da)
         recurrent.append(dr)
-        dh = dy[:, t - 1, :] + past + product(dr, Wh.T) if t else dh
+        dh = dy[:, t - 1, :] + past + product(dr, WhT) if t else dh
     dr = _in_order(recurrent)
     state_products_backward(hidden, dr, dWh)
     dbh[...] = array_namespace(dr).sum(dr[:, :, 2 * dbh.shape[0] :], axis=(0, 1))

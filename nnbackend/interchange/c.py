@@ -108,7 +108,7 @@ class _Source:
 
     def _write(self, part: Part, target: str) -> None:
         layer, kind = part.layer, part.kind
-        if kind is Affine:
+        if kind is Affine and len(part.shape) == 1:
             return self._affine(part, target)
         if kind is Flatten:
             return None  # rows lie in memory in this order

@@ -356,6 +356,9 @@ def _flatten(graph: Graph, value: Value, rest: Sequence[Part]) -> Value:
 
 def _affine(graph: Graph, part: Part, value: Value) -> Value:
     W, b = part.values["W"], part.values["b"]
+    if len(value.shape) != 1:
+        product = graph.node("MatMul", graph.plain(value), graph.constant(W, name="W"))
+        return Value(graph.node("Add", product, graph.constant(b, name="b")), ())
     if value.channels:
         W = channels_first_rows(W, value.channels)
     return Value(graph.node("Gemm", value.name, graph.constant(W, name="W"), graph.constant(b, name="b")), ())

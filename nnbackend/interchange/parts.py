@@ -116,11 +116,8 @@ def row_shape(net: Network, input_shape: Sequence[int] | None, format: str) -> t
         shape = tuple(input_shape)
         if not all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in shape):
             raise ValueError(f"input_shape must hold positive integers, got {input_shape!r}")
-        fixed = net.input_shape
-        if fixed is not None and (
-            len(fixed) != len(shape) or any(a not in (None, b) for a, b in zip(fixed, shape, strict=True))
-        ):
-            raise ValueError(f"input_shape: the network takes rows of shape {fixed}, got {shape}")
+        if not net.takes(shape):
+            raise ValueError(f"input_shape: the network takes rows of shape {net.input_shape}, got {shape}")
         net.output_shape(shape)  # raises, and names the layer
         return shape, shape
     open_shape = net.input_shape

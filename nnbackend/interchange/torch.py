@@ -426,9 +426,11 @@ def _follow(layers: Sequence[Layer], at: Place, places: dict[str, Place]) -> Pla
                     f"{layer}: {at.unknown} comes before any layer that says how many channels its images have, which "
                     f"decides the order of the features: pass input_shape=(h, w, c)"
                 )
+            if (at.rank == 3 and kind is Affine) or (at.rank == 2 and kind is BatchNormalization):
+                raise TypeError(f"{layer}: PyTorch's module has the features of such rows in another axis")
             at = replace(at, order=at.pending)
             if kind is Affine:
-                at = replace(at, pending=0, rank=1)
+                at = replace(at, pending=0, rank=at.rank or 1)
             elif at.rank == 3:
                 at = replace(at, channels=settings.features)
         places[layer.name] = at

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from nnbackend.checks import positive_integer
 from nnbackend.functions import affine, affine_backward
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, array_namespace
 from nnbackend.initializers import Initializer, initializer
 from nnbackend.layers.base import Layer, Shape, check_input
 from nnbackend.parameters import Parameter
@@ -17,6 +18,7 @@ from nnbackend.parameters import Parameter
 class Affine(Layer):
     """Computes y = x W + b (the book's Affine). x: (n, input_size), y: (n, output_size).
 
+    x may have axes between these, such as one for time: (n, ..., input_size). Each of their positions is then a row.
     On NumPy x may also be a CSR matrix or array of SciPy in the parameters' dtype. Its products skip the zeros.
     weight, bias: an Initializer, its name, or the standard deviation of a normal distribution. If weight is None, the
     next activation decides: He for ReLU and Leaky ReLU, Xavier otherwise.
@@ -39,14 +41,22 @@ class Affine(Layer):
         if type(x) is not type(self.W.data) and self._takes_sparse(x):
             self._x = x
             return x @ self.W.data + self.b.data
-        check_input(self, x, self.W.data, self.input_size)
-        self._x = x
-        return affine(x, self.W.data, self.b.data)
+        ndim = getattr(x, "ndim", 2)
+        check_input(self, x, self.W.data, self.input_size, axes=None if ndim > 2 else 2)
+        self._x, self._axes = x, tuple(x.shape[:-1])
+        if ndim == 2:
+            return affine(x, self.W.data, self.b.data)
+        self._x = _as_rows(x)
+        y = affine(self._x, self.W.data, self.b.data)
+        return array_namespace(x).reshape(y, (*self._axes, self.output_size))
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         # a kernel is chosen by dy and cannot read a sparse x; the definition can
         backward = affine_backward if type(self._x) is type(dy) else affine_backward.dispatch(object)
-        return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+        if dy.ndim == 2:
+            return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+        dx = backward(_as_rows(dy), self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+        return array_namespace(dy).reshape(dx, (*self._axes, self.input_size)) if need_dx else dx
 
     def _takes_sparse(self, x: Any) -> bool:
         """Say whether x is a CSR matrix that fits the parameters."""
@@ -69,6 +79,11 @@ class Affine(Layer):
         return (self.input_size,)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if shape != (self.input_size,):
+        if shape[-1:] != (self.input_size,):
             raise ValueError(f"{self} takes rows of shape ({self.input_size},), but what comes before gives {shape}")
-        return (self.output_size,)
+        return (*shape[:-1], self.output_size)
+
+
+def _as_rows(x: Array) -> Array:
+    """Return x, (n, ..., features), as (rows, features)."""
+    return array_namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))

@@ -308,6 +308,21 @@ class Loss(Part):
         """Return the default divisor of `forward`: the sum of the weights, 0-d on the device, or the number of rows."""
         return total_weight(t, weight)
 
+    def counted(self, t: Array, weight: Array | None = None) -> Array | int:
+        """Return what `count_correct` is a part of: the number of rows, or the sum of their weights, on the device.
+
+        Of a loss with a time axis, every position counts, but for those that it leaves out.
+        """
+        return total_weight(t, weight)
+
+    def is_counted(self, t: Array) -> Array | None:
+        """Return which targets count, booleans in the shape of t, or None if all do."""
+        return None
+
+    def positions(self, y: Array, t: Array) -> tuple[Array, Array]:
+        """Return y and t with every position of a time axis as a row of its own."""
+        return y, t
+
     def backward(self) -> Array:
         """Return dy, the gradient of the loss of the last forward."""
         raise NotImplementedError
@@ -320,11 +335,14 @@ class Loss(Part):
     def recorded(self, y: Array, t: Array, metrics: Array, at: Array | int, divisor: float | None = None) -> Array:
         """Record the mean loss of a batch in metrics[0, at], and return dy.
 
-        If the loss classifies, the number of correct rows goes to metrics[1, at]. A training step without sample
-        weights calls this in place of `forward` and `backward`.
+        If the loss classifies, the number of correct rows goes to metrics[1, at], and if `counted` differs from batch
+        to batch, it goes to metrics[2, at]. A training step without sample weights calls this in place of `forward` and
+        `backward`.
         """
         loss = self.forward(y, t) if divisor is None else self.forward(y, t, None, divisor)
-        record(metrics, at, loss, *([self.count_correct(y, t)] if self.classifies else []))
+        correct = [self.count_correct(y, t)] if self.classifies else []
+        counted = self.counted(t)
+        record(metrics, at, loss, *correct, *([] if isinstance(counted, int) else [counted]))
         return self.backward()
 
     def output(self, y: Array) -> Array:
@@ -332,7 +350,10 @@ class Loss(Part):
         return y
 
     def count_correct(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        """Return the number of correct rows, or the sum of their weights: a 0-d array on the device."""
+        """Return the number of correct rows, or the sum of their weights: a 0-d array on the device.
+
+        Of a loss with a time axis, it is that of positions; see `counted`.
+        """
         raise NotImplementedError
 
     def classes(self, y: Array, t: Array) -> tuple[Array, Array] | None:

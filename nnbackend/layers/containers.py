@@ -211,10 +211,13 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
     expected = [layer.input_shape for layer in layers]
     shape: RowShape | None = None
     for layer, own in zip(layers, expected, strict=True):
-        shape = own if shape is None else shape
+        if shape is None or (own is not None and len(own) > len(shape) and own[-1] == shape[-1]):
+            shape = own  # an affine layer says the last axis alone, and there may be more before it
         shape = None if shape is None or None in shape else layer.output_shape(shape)  # type: ignore[arg-type]
     first = None
     for layer, own in zip(reversed(layers), reversed(expected), strict=True):
+        if own is not None and len(own) == 1 and first is not None and len(first) > 1:
+            own = (*first[:-1], *own)
         first = own or (first if layer.keeps_shape else None)
     return first
 

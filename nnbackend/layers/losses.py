@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from nnbackend.backends import Backend
@@ -44,14 +44,19 @@ class SoftmaxWithLoss(Loss):
     """Computes the cross entropy of softmax(y), the book's SoftmaxWithLoss. y: (n, classes) logits.
 
     t: (n,) integer labels in [0, classes), or (n, classes) one-hot rows or probabilities.
+    y may have axes between these, such as one for time: (n, ..., classes), with (n, ...) labels. Loss and accuracy are
+    then means over all positions. A sample weight counts for each position of its row.
+    ignore_label: an integer, such as -1. Positions with this label are left out of loss, accuracy and gradient, as if
+    their weight were 0. Targets are then labels.
     class_weight: one number of at least 0 for each class. With labels the loss is the mean weighted by the labels'
     class weights. With one-hot rows the weights multiply the terms of a row, and the mean is over rows.
     label_smoothing: the fraction of every target that is spread over all classes, at least 0 and below 1 (Szegedy et
-    al. 2016). Both work as in PyTorch's cross_entropy. Raises ValueError for settings out of range.
+    al. 2016). All three work as in PyTorch's cross_entropy. Raises ValueError for settings out of range.
     """
 
     class_weight: Sequence[float] | None = None
     label_smoothing: float = 0.0
+    ignore_label: int | None = None
 
     classifies = True
 
@@ -67,67 +72,146 @@ class SoftmaxWithLoss(Loss):
             raise ValueError(
                 f"SoftmaxWithLoss: label_smoothing must be at least 0 and below 1, got {self.label_smoothing!r}"
             )
+        if self.ignore_label is not None and (
+            not isinstance(self.ignore_label, Integral) or isinstance(self.ignore_label, bool)
+        ):
+            raise ValueError(f"SoftmaxWithLoss: ignore_label must be an integer or None, got {self.ignore_label!r}")
         self._on_device = _Constant(self.class_weight)
+        self._one = _Constant([1.0])
+
+    def config(self) -> dict[str, Any]:
+        settings = super().config()
+        if self.ignore_label is None and "ignore_label" in settings:
+            del settings["ignore_label"]  # files without it are those of earlier versions
+        return settings
 
     def forward(self, y: Array, t: Array, weight: Array | None = None, divisor: float | None = None) -> Array:
-        self._t, self._weight, self._divisor = t, weight, divisor
+        self._shape, places = tuple(y.shape), math.prod(y.shape[1:-1])
+        x, self._t, self._weight = self._rows(y, t, weight)
+        self._divisor = divisor if divisor is None else divisor * places
         self._class_weight = self._on_device.like(y, y.dtype)
-        loss, self._y = softmax_cross_entropy(y, t, weight, self._class_weight, self.label_smoothing, divisor)
+        settings = (self._class_weight, self.label_smoothing, self._divisor)
+        loss, self._y = softmax_cross_entropy(x, self._t, self._weight, *settings)
         return loss
 
     def rows(self, y: Array, t: Array) -> Array:
-        return softmax_cross_entropy_rows(y, t, None, self._on_device.like(y, y.dtype), self.label_smoothing)
+        x, labels, weight = self._rows(y, t)
+        rows = softmax_cross_entropy_rows(x, labels, weight, self._on_device.like(y, y.dtype), self.label_smoothing)
+        if y.ndim == 2:
+            return rows
+        xp = array_namespace(y)
+        return xp.mean(xp.reshape(rows, (y.shape[0], math.prod(y.shape[1:-1]))), axis=1)
 
     def total(self, t: Array, weight: Array | None = None) -> Array | int:
-        return total_weight(t, weight, self._on_device.like(t))
+        if self.ignore_label is None and (t.ndim == 1 or self.class_weight is None):
+            return total_weight(t, weight, self._on_device.like(t))
+        labels, places = self._labels(t)
+        weights = self._weights(t, weight)
+        total = total_weight(labels, weights, self._on_device.like(t))
+        return t.shape[0] if isinstance(total, int) else total / places
+
+    def counted(self, t: Array, weight: Array | None = None) -> Array | int:
+        labels, places = self._labels(t)
+        if self.ignore_label is None:
+            return total_weight(t, weight) * places
+        return total_weight(labels, self._weights(t, weight))
+
+    def is_counted(self, t: Array) -> Array | None:
+        return None if self.ignore_label is None else t != self.ignore_label
+
+    def positions(self, y: Array, t: Array) -> tuple[Array, Array]:
+        if y.ndim == 2:
+            return y, t
+        xp, rows = array_namespace(y), math.prod(y.shape[:-1])
+        return xp.reshape(y, (rows, y.shape[-1])), xp.reshape(t, (rows, *t.shape[y.ndim - 1 :]))
 
     def backward(self) -> Array:
         settings = (self._class_weight, self.label_smoothing, self._divisor)
-        return softmax_cross_entropy_backward(self._y, self._t, self._weight, *settings)
+        dx = softmax_cross_entropy_backward(self._y, self._t, self._weight, *settings)
+        return dx if len(self._shape) == 2 else array_namespace(dx).reshape(dx, self._shape)
 
     def recorded(self, y: Array, t: Array, metrics: Array, at: Array | int, divisor: float | None = None) -> Array:
-        if type(self) is not SoftmaxWithLoss:  # a subclass may override a function that this one joins
+        # a subclass may override a function that this one joins, and a label that is left out is a weight of 0
+        if type(self) is not SoftmaxWithLoss or self.ignore_label is not None:
             return super().recorded(y, t, metrics, at, divisor)
         class_weight = self._on_device.like(y, y.dtype)
-        return softmax_cross_entropy_recorded(y, t, metrics, at, class_weight, self.label_smoothing, divisor)
+        x, labels, _ = self._rows(y, t)
+        divisor = divisor if divisor is None else divisor * math.prod(y.shape[1:-1])
+        dx = softmax_cross_entropy_recorded(x, labels, metrics, at, class_weight, self.label_smoothing, divisor)
+        return dx if y.ndim == 2 else array_namespace(dx).reshape(dx, tuple(y.shape))
 
     def output(self, y: Array) -> Array:
         return softmax(y)
 
     def count_correct(self, y: Array, t: Array, weight: Array | None = None) -> Array:
-        return count_correct(y, t, weight)
+        return count_correct(*self._rows(y, t, weight))
 
     def classes(self, y: Array, t: Array) -> tuple[Array, Array]:
         argmax = array_namespace(y).argmax
-        return argmax(y, axis=-1), t if t.ndim == 1 else argmax(t, axis=-1)
+        return argmax(y, axis=-1), t if t.ndim == y.ndim - 1 else argmax(t, axis=-1)
+
+    def _rows(self, y: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array, Array | None]:
+        """Return every position as a row: logits (rows, classes), targets, and weights (rows,) or None."""
+        if y.ndim == 2 and self.ignore_label is None:
+            return y, t, weight
+        x, targets = self.positions(y, t)
+        if self.ignore_label is not None:
+            targets = self._labels(t)[0]
+        return x, targets, self._weights(t, weight, y.dtype)
+
+    def _labels(self, t: Array) -> tuple[Array, int]:
+        """Return the labels of all positions, with 0 for those that are left out, and the number of them in a row.
+
+        t: as `target` returns it. Of rows of probabilities only the number is told.
+        """
+        xp = array_namespace(t)
+        if not xp.isdtype(t.dtype, "integral"):
+            return t, math.prod(t.shape[1:-1])
+        counted = self.is_counted(t)
+        labels = t if counted is None else t * xp.astype(counted, t.dtype)
+        return xp.reshape(labels, (math.prod(t.shape),)), math.prod(t.shape[1:])
+
+    def _weights(self, t: Array, weight: Array | None, dtype: Any = None) -> Array | None:
+        """Return the weight of every position, or None if all are 1. weight: (n,), of the rows."""
+        xp, counted, (_, places) = array_namespace(t), self.is_counted(t), self._labels(t)
+        weights = weight if weight is None or places == 1 else xp.repeat(weight, places)
+        if counted is None:
+            return weights
+        like: Any = self._one.like(t) if weight is None else weight
+        ones = xp.astype(xp.reshape(counted, (math.prod(t.shape),)), dtype or like.dtype)
+        return ones if weights is None else ones * weights
 
     def target(self, t: Any, n: int, shape: Shape, on: Backend, dtype: str) -> Array:
-        if len(shape) != 1:
+        if not shape:
             raise ValueError(f"{self} takes rows of class scores, but the network's output rows have shape {shape}")
-        (classes,) = shape
+        *axes, classes = shape
         if self.class_weight is not None and len(self.class_weight) != classes:
             raise ValueError(f"{self}: class_weight has {len(self.class_weight)} numbers for {classes} classes")
-        self._on_device.like(
-            on.zeros((1,), dtype), on.dtype(dtype)
-        )  # made now, because a recorded step must not allocate it
+        for constant in (self._on_device, self._one):  # made now, because a recorded step must not allocate them
+            constant.like(on.zeros((1,), dtype), on.dtype(dtype))
         labels = on.asarray(t, argument="t")
-        if tuple(labels.shape) == (n, classes):
+        if tuple(labels.shape) == (n, *axes, classes):
+            if self.ignore_label is not None:
+                raise ValueError(f"t: {self} with an ignore_label takes integer labels, got shape {labels.shape}")
             rows = on.asarray(labels, dtype)
             if not on.xp.all(on.xp.isfinite(rows)):
                 raise ValueError("t: one-hot rows contain NaN or infinity")
             return rows
-        if labels.ndim != 1:
-            raise ValueError(
-                f"t: expected ({n},) integer labels or ({n}, {classes}) one-hot rows, got shape {tuple(labels.shape)}"
-            )
-        if labels.shape[0] != n:
+        if labels.ndim == 1 + len(axes) and labels.shape[0] != n:
             raise ValueError(f"x has {n} rows, but t has {labels.shape[0]}")
+        if tuple(labels.shape) != (n, *axes):
+            raise ValueError(
+                f"t: expected {(n, *axes)} integer labels or {(n, *axes, classes)} one-hot rows, "
+                f"got shape {tuple(labels.shape)}"
+            )
         if not on.xp.isdtype(labels.dtype, "integral"):
             raise ValueError(f"t: labels must be integers, got dtype {labels.dtype}")
-        low, high = int(on.xp.min(labels)), int(on.xp.max(labels))
+        labels = on.asarray(labels, "int64")
+        valid = self._labels(labels)[0]
+        low, high = int(on.xp.min(valid)), int(on.xp.max(valid))
         if low < 0 or high >= classes:
             raise ValueError(f"t: labels must lie in 0 to {classes - 1}, got {low} to {high}")
-        return on.asarray(labels, "int64")
+        return labels
 
 
 class _Elementwise(Loss):

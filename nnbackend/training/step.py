@@ -41,9 +41,9 @@ def recorded_pass(
 ) -> None:
     """Write the gradient of one batch to the network's buffer, and record its metrics in metrics[:, at].
 
-    metrics: (2, steps) for the mean loss and the number of correct rows; with sample weights (3, steps), in which the
-    correct rows are counted by their weights, and the sum of the batch's weights follows. mean_weight: that of the
-    whole training set, or None if nothing weights its rows.
+    metrics: (2, steps) for the mean loss and the number of correct rows. If what these are a part of differs from batch
+    to batch, by sample weights or by labels that are left out, it follows: (3, steps), of sums of weights. mean_weight:
+    that of the whole training set, or None if nothing weights its rows.
     """
     divisor = None if mean_weight is None else x.shape[0] * mean_weight
     if weight is None:
@@ -52,13 +52,16 @@ def recorded_pass(
         settings = () if divisor is None else (divisor,)
         network.backward(network.loss_layer.recorded(y, t, metrics, at, *settings))
     else:
-        record(metrics, at, *metrics_of(network, *one_pass(network, x, t, weight, divisor), weight))
+        record(metrics, at, *metrics_of(network, *one_pass(network, x, t, weight, divisor), t, weight))
 
 
-def metrics_of(network: Network, loss: Array, correct: Array | None, weight: Array | None = None) -> list[Any]:
-    """Return what a step records of a batch: loss, correct rows, and with sample weights their sum."""
+def metrics_of(
+    network: Network, loss: Array, correct: Array | None, t: Array, weight: Array | None = None
+) -> list[Any]:
+    """Return what a step records of a batch: loss, correct rows, and what they are a part of if it is not fixed."""
+    counted = network.loss_layer.counted(t, *optional(weight))
     values: list[Any] = [loss, 0.0 if correct is None else correct]
-    return values if weight is None else [*values, network.backend.xp.sum(weight)]
+    return values if isinstance(counted, int) else [*values, counted]
 
 
 Exchange: TypeAlias = Callable[[Sequence[bool]], tuple[bool, ...]]
@@ -130,7 +133,7 @@ class SeveralPasses:
                 loss = loss * share
             else:
                 loss, correct = one_pass(network, x, t, weight[0] if weight else None, rows.size * mean_weight)
-            sums.add(gradient, metrics_of(network, loss, correct, *weight))
+            sums.add(gradient, metrics_of(network, loss, correct, t, *weight))
 
 
 @contextmanager

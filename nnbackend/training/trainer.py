@@ -120,6 +120,7 @@ class Trainer:
         self._file = None if self.checkpoint is None else CheckpointFile(self.checkpoint.file)
         self._resumed: Resumed | None = None
         self._mean_weight: float | None = None  # of the rows of the present fit; None if no row has a weight
+        self._places: int | None = 1  # that are classified in a row of the present fit; None if they differ
         self._held: list[tuple[slice, Array]] = []  # the values of frozen layers, and their places
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
         self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
@@ -353,6 +354,8 @@ class Trainer:
             raise ValueError(f"batch_size is {self.batch_size}, but {layer} needs at least {least} rows to train with")
         self._check_carried_rows(n)
         self._mean_weight = self.network.loss_layer.mean_weight(t, *optional(weight))
+        counted = self.network.loss_layer.counted(t[:1, ...], *optional(weight if weight is None else weight[:1]))
+        self._places = counted if isinstance(counted, int) else None
         if self._mean_weight == 0:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
@@ -437,10 +440,10 @@ class Trainer:
         return self.batch_size * self.accumulate
 
     def _metrics_shape(self, data: Data) -> tuple[int, int]:
-        """Return the shape of the metrics: two for every step of an epoch, and with sample weights also their sum."""
+        """Return the shape of the metrics of an epoch: two or three for every step; see `recorded_pass`."""
         n, rows_per_step = data[0].shape[0], self._rows_per_step
         steps = n // rows_per_step if self.drop_last else math.ceil(n / rows_per_step)
-        return 2 if data[2] is None else 3, steps
+        return 3 if self._places is None else 2, steps
 
     def _write(self, keeper: Keeper, **how: bool) -> None:
         """Write a checkpoint, in the process of rank 0. how: as `Keeper.write` takes it."""
@@ -620,7 +623,7 @@ class Trainer:
             self._decisions = exchange(self._decisions)
 
         yield outside
-        record(metrics, at, *(passes.metrics[i] for i in range(len(data))))
+        record(metrics, at, *(passes.metrics[i] for i in range(metrics.shape[0])))
         self._update(update)
 
     def _update(self, update: Callable[[Array, Array], None]) -> None:
@@ -686,7 +689,7 @@ class Trainer:
         good = np.isfinite(metrics[0])
         sizes = np.minimum(epoch.stride, epoch.order.shape[0] - epoch.stride * np.arange(state.step))[good]
         losses, correct, *weights = metrics[:, good]
-        rows = (weights[0] if weights else sizes).sum() or 1
+        rows = (weights[0] if weights else sizes * self._places).sum() or 1
         summary: dict[str, float | None] = {
             "loss": float(losses @ sizes / (sizes.sum() or 1)),
             "accuracy": float(correct.sum() / rows) if self.network.loss_layer.classifies else None,

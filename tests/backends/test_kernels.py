@@ -114,6 +114,26 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
         case "embedding_backward":
             shapes = ((n,), (n, 3), (n, 2, 2))
             return [[draw(*shape, 6), rng.integers(0, 9, shape), draw(9, 6)] for shape in shapes]
+        case "lstm" | "lstm_backward":
+            x, Wx, Wh, b, h, c = (draw(*shape) for shape in ((n, 4, 3), (3, 20), (5, 20), (20,), (n, 5), (n, 5)))
+            if name == "lstm":
+                return [[x, Wx, Wh, b, h, c], [x[:, :1], Wx, Wh, b, h, c]]
+            kept = functions.lstm.dispatch(object)(x, Wx, Wh, b, h, c)
+            written = [draw(3, 20), draw(5, 20), draw(20)]
+            return [[draw(n, 4, 5), x, Wx, Wh, *kept, *written, *need] for need in ([], [False])]
+        case "for_products":
+            return [[draw(n, 5)], [draw(n, 1024)], [draw(5, n).T], [draw(1024, n).T]]
+        case "lstm_gates":
+            return [[draw(n, 4 * h), draw(n, 4 * h), draw(n, h)] for h in (5, 70)]
+        case "lstm_gates_backward":
+            gates = [functions.lstm_gates.dispatch(object)(draw(n, 4 * h), draw(n, 4 * h), draw(n, h)) for h in (5, 70)]
+            return [[draw(*c.shape), draw(*c.shape), g, draw(*c.shape), c] for g, c, _ in gates]
+        case "gru_gates":
+            return [[draw(n, 3 * h), draw(n, 3 * h), draw(h), draw(n, h)] for h in (5, 70)]
+        case "gru_gates_backward":
+            arguments_of_forward = [(draw(n, 3 * h), draw(n, 3 * h), draw(h), draw(n, h)) for h in (5, 70)]
+            gates_and_h = [functions.gru_gates.dispatch(object)(*args) for args in arguments_of_forward]
+            return [[draw(*h.shape), g, draw(*h.shape)] for g, h in gates_and_h]
         case "is_finite":
             spoiled = draw(n, 5)
             spoiled[n // 2 :, 3] = np.inf if n == 7 else np.nan
@@ -249,7 +269,7 @@ def cases() -> Iterator[Any]:
 
 def writes(name: str) -> bool:
     others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
-    others += ("softmax_cross_entropy_recorded",)
+    others += ("lstm_backward", "softmax_cross_entropy_recorded")
     return name.endswith("_step") or name in others
 
 

@@ -274,7 +274,7 @@ def test_interrupted_outside_of_training(
             ["trian"],
             2,
             "unknown command 'trian'. Did you mean 'train'? Known: completion, conformance, doctor, export, predict, "
-            "train.",
+            "report, train.",
         ),
         (["train"], 2, "the following arguments are required: DATA"),
         (["train", "mnits"], 2, "unknown data set 'mnits'. Did you mean 'mnist'? Known: mnist."),

@@ -102,6 +102,13 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
         packed.writestr("x.npy", bytes(2**28 + 1))
     with pytest.raises(nn.DataError, match="as in a bomb"):
         load_prepared(path)
+    np.savez(path, x=X, y=T)
+    locked = bytearray(path.read_bytes())
+    for sign in (b"PK\x03\x04", b"PK\x01\x02"):  # the flag of encryption, in both headers of the first file
+        locked[locked.index(sign) + (6 if sign.endswith(b"\x04") else 8)] |= 1
+    path.write_bytes(locked)
+    with pytest.raises(nn.DataError, match="encrypted"):
+        load_prepared(path)
     path.write_bytes(b"PK none")
     with pytest.raises(nn.DataError, match=r"damaged, or not an .npz file"):
         load_prepared(path)

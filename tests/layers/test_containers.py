@@ -196,6 +196,15 @@ def test_copies_and_files_know_nesting(on: Namespace, tmp_path: Path) -> None:
     }
 
 
+def test_a_pickle_of_an_earlier_version_is_read() -> None:
+    """It held pairs of class and settings."""
+    net = nn.Network([nn.Affine(3, 4), nn.ReLU(), nn.Affine(4, 3)], seed=2)
+    make, (kind, parts, *rest), *_ = net.__reduce__()
+    pairs = [(part.pop("kind"), part) for part in copy.deepcopy(parts)]
+    assert [pair[0] for pair in pairs] == [nn.Affine, nn.ReLU, nn.Affine, nn.SoftmaxWithLoss]
+    assert np.array_equal(make(kind, pairs, *rest).predict(X), net.predict(X))
+
+
 def test_a_run_with_nested_layers_goes_on_bit_for_bit(tmp_path: Path) -> None:
     def trainer(file: Path | None) -> nn.Trainer:
         return nn.Trainer(nested("float32", 0.3), nn.Adam(0.01), batch_size=4, accumulate=2, seed=1, checkpoint=file)

@@ -17,18 +17,22 @@ from nnbackend.layers import LAYERS, LOSSES, activation
 
 # one or more ways to make each layer, and the shape of a row that it takes
 MAKE: dict[str, list[tuple[Callable[[], nn.Layer], tuple[int, ...]]]] = {
-    "Affine": [(lambda: nn.Affine(5, 3), (5,)), (lambda: nn.Affine(1, 1), (1,))],
+    "Affine": [
+        *[(lambda: nn.Affine(5, 3), (5,)), (lambda: nn.Affine(1, 1), (1,))],
+        *[(lambda: nn.Affine(5, 3), (4, 5)), (lambda: nn.Affine(5, 3), (1, 5)), (lambda: nn.Affine(2, 3), (2, 1, 2))],
+    ],
     "Sigmoid": [(nn.Sigmoid, (4,))],
     "ReLU": [(nn.ReLU, (4,))],
     "LeakyReLU": [(lambda: nn.LeakyReLU(0.2), (4,))],
-    "Tanh": [(nn.Tanh, (4,))],
+    "Tanh": [(nn.Tanh, (4,)), (nn.Tanh, (3, 4))],
     "ELU": [(lambda: nn.ELU(0.7), (4,))],
     "GELU": [(nn.GELU, (4,))],
     "SiLU": [(nn.SiLU, (4,))],
-    "Softmax": [(nn.Softmax, (4,))],
+    "Softmax": [(nn.Softmax, (4,)), (nn.Softmax, (3, 4))],
     "BatchNormalization": [
         (lambda: nn.BatchNormalization(4), (4,)),
         (lambda: nn.BatchNormalization(3), (5, 2, 3)),
+        (lambda: nn.BatchNormalization(3), (4, 3)),
     ],
     "LayerNormalization": [(lambda: nn.LayerNormalization(4), (4,)), (lambda: nn.LayerNormalization(3), (5, 2, 3))],
     "Dropout": [(lambda: nn.Dropout(0.4), (4,)), (lambda: nn.Dropout(0.0), (2, 3))],
@@ -287,8 +291,10 @@ def test_softmax_with_loss_refuses_labels(on: Namespace) -> None:
     for message, t in bad.items():
         with pytest.raises(ValueError, match=message):
             loss.target(t, 3, (2,), on.backend, "float32")
-    with pytest.raises(ValueError, match="rows have shape"):
+    with pytest.raises(ValueError, match=r"expected \(3, 2\) integer labels or \(3, 2, 2\) one-hot rows"):
         loss.target([0, 1, 1], 3, (2, 2), on.backend, "float32")
+    with pytest.raises(ValueError, match="rows have shape"):
+        loss.target([0, 1, 1], 3, (), on.backend, "float32")
 
 
 def test_squared_error_takes_a_vector_for_one_column(on: Namespace) -> None:

@@ -186,3 +186,18 @@ def zeros(*shape: int) -> np.ndarray:
 def test_bad_input(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+def test_affine_layers_stand_anywhere_among_sequences() -> None:
+    """An affine layer says the last axis of its rows alone; what a network takes, its other layers say."""
+    net = nn.Network([nn.Affine(3, 4), nn.LSTM(4, 5), nn.Tanh(), nn.Affine(5, 6), nn.GRU(6, 2)], nn.MeanSquaredError())
+    assert net.input_shape == (None, 3)
+    x = np.random.default_rng(0).standard_normal((2, 7, 3))
+    assert to_numpy(net.predict(x)).shape == (2, 7, 2)
+    assert to_numpy(net.predict(x[0])).shape == (7, 2)
+    blocks = [nn.Residual([nn.Affine(4, 4)]), nn.Residual([nn.MultiHeadAttention(4, 2)])]
+    assert nn.Network([nn.Embedding(9, 4), *blocks, nn.Affine(4, 3)]).output_shape((5,)) == (5, 3)
+    with pytest.raises(ValueError, match=r"LSTM1 takes rows of shape \(T, 5\), .* what comes before gives \(4,\)"):
+        nn.Network([nn.Affine(3, 4), nn.LSTM(5, 5)])
+    with pytest.raises(ValueError, match=r"Affine2 takes rows of shape \(5,\), but what comes before gives \(4,\)"):
+        nn.Network([nn.Affine(3, 4), nn.Affine(5, 5)])

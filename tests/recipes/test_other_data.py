@@ -89,6 +89,7 @@ def test_classes_have_names_and_probabilities(flats: Path, tmp_path: Path) -> No
 
 def test_parquet_gets_parquet(prices: TrainingResult, tmp_path: Path) -> None:
     polars = pytest.importorskip("polars")
+    pytest.importorskip("pyarrow")
     polars.DataFrame({"city": CITY.tolist(), "size": SIZE, "n": range(N)}).write_parquet(tmp_path / "new.parquet")
     answers = predict_data(prices.network, tmp_path / "new.parquet")
     answers.write(tmp_path / "out.parquet")

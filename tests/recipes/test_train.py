@@ -53,3 +53,15 @@ def test_every_optimizer_and_activation_trains(data: Path) -> None:
         assert (
             len(train_mnist(MnistSettings(data=str(data), hidden=(4,), activation=activation, epochs=1)).history) == 1
         )
+
+
+def test_images_changed_at_random_are_not_learned_by_heart() -> None:
+    """Six epochs of the sample; `ci/bench/accuracy.py` measures what the defaults reach."""
+    plain = train_mnist(MnistSettings(data="sample", augment=0.0, epochs=6, backend="numpy"))
+    assert plain.advice is not None
+    assert "more --augment" in plain.advice
+    run = train_mnist(MnistSettings(data="sample", epochs=6, backend="numpy"))
+    assert run.advice is None
+    assert run.test_accuracy is not None
+    assert run.test_accuracy > 0.95
+    assert run.history.accuracy[-1] < plain.history.accuracy[-1]

@@ -112,6 +112,62 @@ KERNEL(softmax_backward)(long long n, T* out, const T* gradient, const T* in, lo
     for (long long j = 0; j < columns; j++) out[i * columns + j] = y[j] * (dy[j] - total);
 }
 
+// --- recurrent networks: thread i has element i of the state, (rows, h); `at` is its place in the first of 4 parts ----
+
+#define ELEMENT(i, n, parts) \
+    THREAD(i, n);            \
+    const long long at = i / h * (parts) * h + i % h
+
+KERNEL(lstm_gates)(long long n, T* gates, T* c_next, T* hidden, long long h, const T* a, const T* r, const T* c) {
+    ELEMENT(i, n, 4);
+    const T f = logistic(a[at] + r[at]), g = tanh(a[at + h] + r[at + h]);
+    const T in = logistic(a[at + 2 * h] + r[at + 2 * h]), out = logistic(a[at + 3 * h] + r[at + 3 * h]);
+    const T next = f * c[i] + in * g;
+    gates[at] = f;
+    gates[at + h] = g;
+    gates[at + 2 * h] = in;
+    gates[at + 3 * h] = out;
+    c_next[i] = next;
+    hidden[i] = out * tanh(next);
+}
+
+KERNEL(lstm_gates_backward)(long long n, T* da, T* dc_before, long long h, const T* dh, const T* dc, const T* gates,
+                            const T* c, const T* c_next) {
+    ELEMENT(i, n, 4);
+    const T f = gates[at], g = gates[at + h], in = gates[at + 2 * h], out = gates[at + 3 * h];
+    const T squashed = tanh(c_next[i]), change = dc[i] + dh[i] * out * (1 - squashed * squashed);
+    da[at] = change * c[i] * f * (1 - f);
+    da[at + h] = change * in * (1 - g * g);
+    da[at + 2 * h] = change * g * in * (1 - in);
+    da[at + 3 * h] = dh[i] * squashed * out * (1 - out);
+    dc_before[i] = change * f;
+}
+
+KERNEL(gru_gates)(long long n, T* gates, T* after, long long h, const T* a, const T* r, const T* bh, const T* before) {
+    ELEMENT(i, n, 3);
+    const long long to = i / h * 4 * h + i % h;
+    const T reset = logistic(a[at] + r[at]), z = logistic(a[at + h] + r[at + h]);
+    const T u = r[at + 2 * h] + bh[i % h], fresh = tanh(a[at + 2 * h] + reset * u);
+    gates[to] = reset;
+    gates[to + h] = z;
+    gates[to + 2 * h] = fresh;
+    gates[to + 3 * h] = u;
+    after[i] = fresh + z * (before[i] - fresh);
+}
+
+KERNEL(gru_gates_backward)(long long n, T* da, T* dr, T* past, long long h, const T* dh, const T* gates,
+                           const T* before) {
+    ELEMENT(i, n, 3);
+    const long long from = i / h * 4 * h + i % h;
+    const T reset = gates[from], z = gates[from + h], fresh = gates[from + 2 * h], u = gates[from + 3 * h];
+    const T dn = dh[i] * (1 - z) * (1 - fresh * fresh);
+    da[at] = dr[at] = dn * u * reset * (1 - reset);
+    da[at + h] = dr[at + h] = dh[i] * (before[i] - fresh) * z * (1 - z);
+    da[at + 2 * h] = dn;
+    dr[at + 2 * h] = dn * reset;
+    past[i] = dh[i] * z;
+}
+
 // --- ids --------------------------------------------------------------------------------------------------------
 
 GRID(embedding)(long long n, T* out, const T* in, const long long* ids, long long columns, long long vocabulary) {

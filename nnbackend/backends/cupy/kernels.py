@@ -28,8 +28,12 @@ from nnbackend.functions import (
     embedding_backward,
     gelu,
     gelu_backward,
+    gru_gates,
+    gru_gates_backward,
     leaky_relu,
     leaky_relu_backward,
+    lstm_gates,
+    lstm_gates_backward,
     product,
     record,
     relu,
@@ -432,6 +436,48 @@ def _(y: Array, t: Array, weight: Array = None) -> Any:
     correct = cupy.empty(t.shape, cupy.int64)
     _launch("is_correct", y.dtype, t.size, correct, _contiguous(y), y.shape[1], _as(t, cupy.int64))
     return correct.sum()
+
+
+# --- recurrent networks: a thread does all that is behind the products for one element of the state -----------------
+
+
+def _step(name: str, results: tuple[Array, ...], width: int, *arrays: Array) -> tuple[Array, ...]:
+    _launch(name, results[0].dtype, results[-1].size, *results, width, *map(_contiguous, arrays))
+    return results
+
+
+@kernel(lstm_gates, cupy.ndarray)
+def _(a: Array, r: Array, c: Array) -> Any:
+    if not _real(a, r, c):
+        return NotImplemented
+    results = tuple(cupy.empty(like.shape, c.dtype) for like in (a, c, c))
+    return _step("lstm_gates", results, c.shape[1], a, r, c)
+
+
+@kernel(lstm_gates_backward, cupy.ndarray)
+def _(dh: Array, dc: Array, gates: Array, c: Array, c_next: Array) -> Any:
+    if not _real(dh, dc, gates, c, c_next):
+        return NotImplemented
+    results = tuple(cupy.empty(like.shape, c.dtype) for like in (gates, c))
+    return _step("lstm_gates_backward", results, c.shape[1], dh, dc, gates, c, c_next)
+
+
+@kernel(gru_gates, cupy.ndarray)
+def _(a: Array, r: Array, bh: Array, h: Array) -> Any:
+    if not _real(a, r, bh, h):
+        return NotImplemented
+    n, width = h.shape
+    results = cupy.empty((n, 4 * width), h.dtype), cupy.empty(h.shape, h.dtype)
+    return _step("gru_gates", results, width, a, r, bh, h)
+
+
+@kernel(gru_gates_backward, cupy.ndarray)
+def _(dh: Array, gates: Array, h: Array) -> Any:
+    if not _real(dh, gates, h):
+        return NotImplemented
+    n, width = h.shape
+    results = tuple(cupy.empty((n, columns), h.dtype) for columns in (3 * width, 3 * width, width))
+    return _step("gru_gates_backward", results, width, dh, gates, h)
 
 
 # --- ids -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from nnbackend.functions import (
     embedding,
     embedding_backward,
     leaky_relu_backward,
+    lstm_gates,
+    lstm_gates_backward,
     max_pooling_backward,
     record,
     relu,
@@ -45,6 +47,7 @@ from nnbackend.functions.optimizers import (
     rmsprop_step,
     sgd_step,
 )
+from nnbackend.functions.recurrent import for_products
 
 HostArray = np.ndarray[Any, Any]
 CHUNK = 2**18  # bytes: the five buffers of Adam then fit a cache of 1 MiB; 2**15 takes 1.5 times as long
@@ -62,6 +65,21 @@ def _(dy: HostArray, x: HostArray, W: HostArray, dW: HostArray, db: HostArray, n
     np.matmul(x.T, dy, out=dW)
     np.add.reduce(dy, axis=0, out=db)
     return dy @ W.T if need_dx else None
+
+
+@kernel(for_products, np.ndarray)
+def _(W: HostArray) -> Any:
+    """Return a copy whose rows are not whole pages apart: the elements of a column would share few places of the cache.
+
+    32 rows times (256, 1024) take 0.19 ms instead of 0.25, and times a transposed (256, 1024) 0.20 instead of 0.32.
+    """
+    if W.strides[0] < W.strides[1]:  # transposed: to copy it from rows that are apart takes a quarter of the time
+        apart_already: Any = for_products(W.T)
+        W = apart_already.T
+    apart = 64 // W.itemsize if W.shape[1] * W.itemsize % 4096 == 0 else 0
+    copy = np.empty((W.shape[0], W.shape[1] + apart), W.dtype)[:, : W.shape[1]]
+    copy[...] = W
+    return copy
 
 
 @kernel(sigmoid, np.ndarray)
@@ -203,6 +221,41 @@ def _(dy: HostArray, ids: HostArray, dW: HostArray) -> Any:
     dW[...] = 0
     if flat.size:
         dW[ordered[starts]] = np.add.reduceat(dy.reshape(flat.size, -1)[order], starts, axis=0)
+
+
+@kernel(lstm_gates, np.ndarray)
+def _(a: HostArray, r: HostArray, c: HostArray) -> Any:
+    width, total = c.shape[1], a + r
+    g = np.tanh(total[:, width : 2 * width])
+    gates: Any = sigmoid(total)  # of all at once, g among them: one pass instead of two
+    gates[:, width : 2 * width] = g
+    c_next = gates[:, :width] * c
+    g *= gates[:, 2 * width : 3 * width]
+    c_next += g
+    h = np.tanh(c_next)
+    h *= gates[:, 3 * width :]
+    return gates, c_next, h
+
+
+@kernel(lstm_gates_backward, np.ndarray)
+def _(dh: HostArray, dc: HostArray, gates: HostArray, c: HostArray, c_next: HostArray) -> Any:
+    width = c.shape[1]
+    f, g, i, o = (gates[:, k * width : (k + 1) * width] for k in range(4))
+    squashed, da = np.tanh(c_next), 1 - gates
+    change = squashed * squashed
+    np.subtract(1, change, out=change)
+    change *= o
+    change *= dh
+    change += dc
+    da *= gates  # the slopes of the gates; the one of g is put right
+    slope = da[:, width : 2 * width]
+    np.multiply(g, g, out=slope)
+    np.subtract(1, slope, out=slope)
+    for part, factor in zip((0, 1, 2), (c, i, g), strict=True):
+        da[:, part * width : (part + 1) * width] *= change * factor
+    da[:, 3 * width :] *= dh * squashed
+    change *= f
+    return da, change
 
 
 @kernel(dropout_mask, np.ndarray)

@@ -98,6 +98,13 @@ VECTORS void NAME(leaky_relu_backward)(Py_ssize_t n, void *const *arrays, const 
         dx[i] = y[i] > 0 ? dy[i] : alpha * dy[i];
 }
 
+static inline REAL NAME(exp)(REAL x)
+{
+    REAL power;
+    const REAL rest = NAME(exp_parts)(x, &power);
+    return (1 + rest) * power;
+}
+
 /* x <- e^x, for x of at most 0 */
 static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
 {
@@ -107,20 +114,48 @@ static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
         x[lane] = NAME(exp)(x[lane]);
 }
 
-/* 1 / (1 + e^-x), for negative x as e^x / (1 + e^x) */
+enum { NAME(LANES) = 64 }; /* elements that stay in the first cache */
+
+/* x <- 1 / (1 + e^-x), for negative x as e^x / (1 + e^x); at most LANES of them */
+static inline void NAME(sigmoid_lanes)(REAL *x, Py_ssize_t lanes)
+{
+    REAL e[NAME(LANES)];
+    for (Py_ssize_t lane = 0; lane < lanes; lane++)
+        e[lane] = x[lane] < 0 ? x[lane] : -x[lane];
+    NAME(exp_lanes)(e, lanes);
+    for (Py_ssize_t lane = 0; lane < lanes; lane++)
+        x[lane] = (x[lane] < 0 ? e[lane] : 1) / (1 + e[lane]);
+}
+
+/* x <- tanh x, by e = e^(-2 |x|) - 1 as -e / (2 + e), which is exact near 0, too */
+static inline void NAME(tanh_lanes)(REAL *x, Py_ssize_t lanes)
+{
+    REAL e[NAME(LANES)];
+    for (Py_ssize_t lane = 0; lane < lanes; lane++)
+        e[lane] = x[lane] < 0 ? 2 * x[lane] : -2 * x[lane];
+    for (Py_ssize_t lane = 0; lane < lanes; lane++)
+        e[lane] = e[lane] < NAME(LEAST) ? NAME(LEAST) : e[lane];
+    for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+        REAL power;
+        const REAL rest = NAME(exp_parts)(e[lane], &power);
+        e[lane] = (power - 1) + power * rest;
+    }
+    for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+        const REAL y = e[lane] / (2 + e[lane]);
+        x[lane] = x[lane] < 0 ? y : -y;
+    }
+}
+
 VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numbers)
 {
     (void)numbers;
-    enum { LANES = 64 };
-    for (Py_ssize_t first = 0; first < n; first += LANES) {
-        const Py_ssize_t lanes = n - first < LANES ? n - first : LANES;
+    for (Py_ssize_t first = 0; first < n; first += NAME(LANES)) {
+        const Py_ssize_t lanes = n - first < NAME(LANES) ? n - first : NAME(LANES);
         const REAL *x = (const REAL *)arrays[0] + first;
-        REAL *y = (REAL *)arrays[1] + first, e[LANES];
-        for (Py_ssize_t lane = 0; lane < lanes; lane++)
-            e[lane] = x[lane] < 0 ? x[lane] : -x[lane];
-        NAME(exp_lanes)(e, lanes);
-        for (Py_ssize_t lane = 0; lane < lanes; lane++)
-            y[lane] = (x[lane] < 0 ? e[lane] : 1) / (1 + e[lane]);
+        REAL y[NAME(LANES)];
+        memcpy(y, x, (size_t)lanes * sizeof(REAL));
+        NAME(sigmoid_lanes)(y, lanes);
+        memcpy((REAL *)arrays[1] + first, y, (size_t)lanes * sizeof(REAL));
     }
 }
 
@@ -205,6 +240,105 @@ VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db
     for (Py_ssize_t i = 0; i < n; i++, dy += columns)
         for (Py_ssize_t c = 0; c < columns; c++)
             db[c] += dy[c];
+}
+
+/* The steps of recurrent networks, as functions/recurrent.py defines them. n rows of h; arrays in the order of the
+   arguments of `lstm_gates` and its like in native.c. */
+VECTORS void NAME(lstm_gates)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+{
+    const REAL *a = arrays[0], *r = arrays[1], *c = arrays[2];
+    REAL *gates = arrays[3], *c_next = arrays[4], *hidden = arrays[5];
+    for (Py_ssize_t row = 0; row < n; row++, a += 4 * h, r += 4 * h, gates += 4 * h, c += h, c_next += h, hidden += h)
+        for (Py_ssize_t first = 0; first < h; first += NAME(LANES)) {
+            const Py_ssize_t lanes = h - first < NAME(LANES) ? h - first : NAME(LANES);
+            REAL part[4][NAME(LANES)], t[NAME(LANES)];
+            for (int k = 0; k < 4; k++)
+                for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                    part[k][lane] = a[k * h + first + lane] + r[k * h + first + lane];
+            NAME(sigmoid_lanes)(part[0], lanes);
+            NAME(tanh_lanes)(part[1], lanes);
+            NAME(sigmoid_lanes)(part[2], lanes);
+            NAME(sigmoid_lanes)(part[3], lanes);
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                t[lane] = part[0][lane] * c[first + lane] + part[2][lane] * part[1][lane];
+            memcpy(c_next + first, t, (size_t)lanes * sizeof(REAL));
+            NAME(tanh_lanes)(t, lanes);
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                hidden[first + lane] = part[3][lane] * t[lane];
+            for (int k = 0; k < 4; k++)
+                memcpy(gates + k * h + first, part[k], (size_t)lanes * sizeof(REAL));
+        }
+}
+
+VECTORS void NAME(lstm_gates_backward)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+{
+    const REAL *dh = arrays[0], *dc = arrays[1], *gates = arrays[2], *c = arrays[3], *c_next = arrays[4];
+    REAL *da = arrays[5], *dc_before = arrays[6];
+    for (Py_ssize_t row = 0; row < n; row++) {
+        for (Py_ssize_t first = 0; first < h; first += NAME(LANES)) {
+            const Py_ssize_t lanes = h - first < NAME(LANES) ? h - first : NAME(LANES);
+            REAL t[NAME(LANES)];
+            memcpy(t, c_next + first, (size_t)lanes * sizeof(REAL));
+            NAME(tanh_lanes)(t, lanes);
+            for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                const Py_ssize_t j = first + lane;
+                const REAL f = gates[j], g = gates[h + j], i = gates[2 * h + j], o = gates[3 * h + j];
+                const REAL change = dc[j] + dh[j] * o * (1 - t[lane] * t[lane]);
+                const REAL last = dh[j] * t[lane] * o * (1 - o);
+                da[j] = change * c[j] * f * (1 - f);
+                da[h + j] = change * i * (1 - g * g);
+                da[2 * h + j] = change * g * i * (1 - i);
+                da[3 * h + j] = last;
+                dc_before[j] = change * f;
+            }
+        }
+        dh += h, dc += h, gates += 4 * h, c += h, c_next += h, da += 4 * h, dc_before += h;
+    }
+}
+
+VECTORS void NAME(gru_gates)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+{
+    const REAL *a = arrays[0], *r = arrays[1], *bh = arrays[2], *before = arrays[3];
+    REAL *gates = arrays[4], *after = arrays[5];
+    for (Py_ssize_t row = 0; row < n; row++, a += 3 * h, r += 3 * h, gates += 4 * h, before += h, after += h)
+        for (Py_ssize_t first = 0; first < h; first += NAME(LANES)) {
+            const Py_ssize_t lanes = h - first < NAME(LANES) ? h - first : NAME(LANES);
+            REAL part[4][NAME(LANES)];
+            for (int k = 0; k < 2; k++) {
+                for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                    part[k][lane] = a[k * h + first + lane] + r[k * h + first + lane];
+                NAME(sigmoid_lanes)(part[k], lanes);
+            }
+            for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                part[3][lane] = r[2 * h + first + lane] + bh[first + lane];
+                part[2][lane] = a[2 * h + first + lane] + part[0][lane] * part[3][lane];
+            }
+            NAME(tanh_lanes)(part[2], lanes);
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                after[first + lane] = part[2][lane] + part[1][lane] * (before[first + lane] - part[2][lane]);
+            for (int k = 0; k < 4; k++)
+                memcpy(gates + k * h + first, part[k], (size_t)lanes * sizeof(REAL));
+        }
+}
+
+VECTORS void NAME(gru_gates_backward)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+{
+    const REAL *dh = arrays[0], *gates = arrays[1], *before = arrays[2];
+    REAL *da = arrays[3], *dr = arrays[4], *past = arrays[5];
+    for (Py_ssize_t row = 0; row < n; row++) {
+        for (Py_ssize_t j = 0; j < h; j++) {
+            const REAL r = gates[j], z = gates[h + j], fresh = gates[2 * h + j], u = gates[3 * h + j];
+            const REAL dn = dh[j] * (1 - z) * (1 - fresh * fresh);
+            const REAL reset = dn * u * r * (1 - r), update = dh[j] * (before[j] - fresh) * z * (1 - z);
+            const REAL kept = dh[j] * z;
+            da[j] = dr[j] = reset;
+            da[h + j] = dr[h + j] = update;
+            da[2 * h + j] = dn;
+            dr[2 * h + j] = dn * r;
+            past[j] = kept;
+        }
+        dh += h, gates += 4 * h, before += h, da += 3 * h, dr += 3 * h, past += h;
+    }
 }
 
 /* dW <- for every id, the sum of its rows of dy, (n, columns), in their order */

@@ -62,11 +62,11 @@ typedef struct {
 /* e^x and log x without a branch or a table, so that a loop over them runs in vectors, with errors below 1 ulp. The
    polynomials are the best of their degree (Remez) for the intervals that the reductions leave. */
 
-/* For x from LEAST to 0, and NaN: e^x = 2^n e^r, n the integer next to x / log 2. What is below half the least normal
-   number becomes 0. */
+/* For x from LEAST to 0, and NaN: e^x = 2^n e^r, n the integer next to x / log 2. These return e^r - 1, and 2^n in
+   `power`. What is below half the least normal number becomes 0. */
 enum { LEAST_double = -709, LEAST_float = -88 };
 
-static inline double exp_double(double x)
+static inline double exp_parts_double(double x, double *power)
 {
     const double to_integer = 0x1.8p52; /* a sum with it has the integer in its lowest bits */
     const double sum = x * 0x1.71547652b82fep+0 + to_integer, n = sum - to_integer;
@@ -76,25 +76,23 @@ static inline double exp_double(double x)
     const double low = 0x1.5555555553d67p-5 + r * 0x1.111111110f804p-7 +
                        r2 * (0x1.6c16c1788a026p-10 + r * 0x1.a01a01b00adfap-13);
     const double p = 0x1.0000000000001p-1 + r * 0x1.5555555555558p-3 + r2 * (low + r2 * r2 * high);
-    uint64_t bits;
-    double power; /* 2^n, made of its bits; 0 for the n of LEAST */
+    uint64_t bits; /* 2^n is made of its bits; it is 0 for the n of LEAST */
     memcpy(&bits, &sum, sizeof bits);
     bits = (bits + 1023) << 52;
-    memcpy(&power, &bits, sizeof power);
-    return (1 + (most + (r2 * p - rest))) * power;
+    memcpy(power, &bits, sizeof *power);
+    return most + (r2 * p - rest);
 }
 
-static inline float exp_float(float x)
+static inline float exp_parts_float(float x, float *power)
 {
     const float to_integer = 0x1.8p23f, sum = x * 0x1.715476p+0f + to_integer, n = sum - to_integer;
     const float most = x - n * 0x1.62e4p-1f, rest = n * 0x1.7f7d1cp-20f, r = most - rest, r2 = r * r;
     const float p = 0.500000003f + r * 0.16666577f + r2 * (0.0416663754f + r * 0.00836317531f + r2 * 0.00139410999f);
     uint32_t bits;
-    float power;
     memcpy(&bits, &sum, sizeof bits);
     bits = (bits + 127) << 23;
-    memcpy(&power, &bits, sizeof power);
-    return (1 + (most + (r2 * p - rest))) * power;
+    memcpy(power, &bits, sizeof *power);
+    return most + (r2 * p - rest);
 }
 
 /* For x from 1 to the largest number, and NaN: x = 2^n m with m from sqrt(1/2) to sqrt(2); with f = m - 1 and
@@ -185,7 +183,7 @@ enum { HAS_VECTORS = 0 };
 
 /* --- arguments ------------------------------------------------------------------------------------------------ */
 
-enum { MOST_ARRAYS = 5, MOST_NUMBERS = 6 };
+enum { MOST_ARRAYS = 7, MOST_NUMBERS = 6 };
 
 typedef struct {
     int count;
@@ -451,6 +449,55 @@ static PyObject *sum_by_id(PyObject *module, PyObject *const *args, Py_ssize_t g
     return finish(&a, suited);
 }
 
+/* Matrices of n rows, of as many columns as the last has, or as many times as many as a digit of `widths` says; for '0'
+   a single row. */
+static int rows_of_gates(const Arguments *a, const char *widths)
+{
+    const Py_buffer *last = &a->views[a->count - 1];
+    int suited = last->ndim == 2;
+    for (int i = 0; suited && i < a->count; i++) {
+        const Py_buffer *view = &a->views[i];
+        suited = widths[i] == '0' ? view->ndim == 1 && view->shape[0] == last->shape[1]
+                                  : view->ndim == 2 && view->shape[0] == last->shape[0] &&
+                                        view->shape[1] == (widths[i] - '0') * last->shape[1];
+    }
+    return suited;
+}
+
+typedef void Gates(Py_ssize_t, Py_ssize_t, void *const *);
+
+static PyObject *gates(
+    PyObject *const *args, Py_ssize_t given, const char *kinds, const char *widths, int writes, Gates *single, Gates *twice)
+{
+    Arguments a;
+    int suited = parse(&a, args, given, kinds, writes, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    suited = rows_of_gates(&a, widths);
+    if (suited) {
+        const Py_buffer *last = &a.views[a.count - 1];
+        void *memory[MOST_ARRAYS];
+        for (int i = 0; i < a.count; i++)
+            memory[i] = a.views[i].buf;
+        Py_BEGIN_ALLOW_THREADS
+        (is_float(&a) ? single : twice)(last->shape[0], last->shape[1], memory);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
+}
+
+#define GATES(name, kinds, widths, writes)                                                         \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)               \
+    {                                                                                              \
+        (void)module;                                                                              \
+        return gates(args, given, kinds, widths, writes, name##_float, name##_double);             \
+    }
+
+GATES(lstm_gates, "rrrrrr", "441411", 8 | 16 | 32)
+GATES(lstm_gates_backward, "rrrrrrr", "1141141", 32 | 64)
+GATES(gru_gates, "rrrrrr", "330141", 16 | 32)
+GATES(gru_gates_backward, "rrrrrr", "141331", 8 | 16 | 32)
+
 /* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
 typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
 
@@ -706,6 +753,10 @@ static PyMethodDef methods[] = {
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
     METHOD(softmax_cross_entropy_variants, "(y, dx, w, t, losses)"),
+    METHOD(lstm_gates, "(a, r, c, gates, c_next, h)"),
+    METHOD(lstm_gates_backward, "(dh, dc, gates, c, c_next, da, dc_before)"),
+    METHOD(gru_gates, "(a, r, bh, h, gates, h_next)"),
+    METHOD(gru_gates_backward, "(dh, gates, h, da, dr, past)"),
     METHOD(sum_by_id, "(dy, ids, dW)"),
     METHOD(gather, "(x, rows, out)"),
     METHOD(convolution, "(x, W, b, y, down, right, top, left)"),

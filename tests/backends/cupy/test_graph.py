@@ -92,6 +92,13 @@ def assert_same(one: nn.Trainer, other: nn.Trainer, tolerance: float = 1e-9) -> 
         np.testing.assert_allclose(to_numpy(state[name]), to_numpy(expected[name]), rtol=0, atol=tolerance)
 
 
+SEQUENCES, LABELS = np.random.default_rng(5).standard_normal((N, 4, 6)), np.arange(4 * N).reshape(N, 4) % 4
+
+
+def sequential() -> list[nn.Layer]:
+    return [nn.Affine(6, 5), nn.LayerNormalization(5), nn.ReLU(), nn.Dropout(0.2), nn.Affine(5, 3)]
+
+
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": optimizer(name, lr=0.01)} for name in OPTIMIZERS if name != "adagrad"},
     # an eps above the rounding of gradients that are 0 but for it, such as those of a bias before a normalisation
@@ -120,6 +127,13 @@ CASES: dict[str, dict[str, Any]] = {
     "numbers": {"t": RNG.standard_normal((N, 3)), "loss": nn.MeanSquaredError()},
     "several labels": {"t": (RNG.random((N, 3)) < 0.5).astype(float), "loss": nn.SigmoidWithLoss()},
     "layer normalisation": {"stack": lambda: [nn.Affine(6, 8), nn.LayerNormalization(8), nn.GELU(), nn.Affine(8, 3)]},
+    "sequences": {"stack": lambda: sequential(), "x": SEQUENCES, "t": LABELS % 3},
+    "sequences with labels that are left out": {
+        "stack": lambda: sequential(),
+        "x": SEQUENCES,
+        "t": LABELS - 1,
+        "loss": nn.SoftmaxWithLoss([1.0, 2.0, 0.5], ignore_label=-1),
+    },
     "nested layers": {
         "stack": lambda: [
             shared := nn.Affine(6, 6),

@@ -47,6 +47,12 @@ LABELLED = {"softmax_cross_entropy": {2}, "softmax_cross_entropy_backward": {2}}
 ROWWISE = {"add_bias": {0}, "sum_rows": {1}}
 POOLINGS = {"max_pooling": {1}, "max_pooling_backward": {3}}
 CONVOLUTIONS = {"convolution": {3}, "convolution_filters": {2, 3}}
+GATES = {  # of each array how many times as wide as the last; 0: a single row; and which of the arrays are written
+    "lstm_gates": ("441411", {3, 4, 5}),
+    "lstm_gates_backward": ("1141141", {5, 6}),
+    "gru_gates": ("330141", {4, 5}),
+    "gru_gates_backward": ("141331", {3, 4, 5}),
+}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -74,6 +80,9 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
         return [rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(5).astype(dtype)]
     if name == "is_finite":
         return [rng.standard_normal((6, 5)).astype(dtype)]
+    if name in GATES:
+        shapes = [(6, 5 * int(width)) if width != "0" else (5,) for width in GATES[name][0]]
+        return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     if name == "sum_by_id":
         return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((9, 5), dtype)]
     if name == "gather":
@@ -97,6 +106,7 @@ NAMES = [
     *LABELLED,
     "gather",
     "sum_by_id",
+    *GATES,
     "is_finite",
     "softmax_cross_entropy_variants",
     "resample",
@@ -108,6 +118,8 @@ NAMES = [
 def written(name: str) -> set[int]:
     if name in ELEMENTWISE:
         return ELEMENTWISE[name][2]
+    if name in GATES:
+        return GATES[name][1]
     others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}, "resample": {3}}
     return {**ROWWISE, **POOLINGS, **CONVOLUTIONS, **others}.get(name, {2})
 
@@ -165,8 +177,9 @@ def test_a_loop_takes_plain_arrays(name: str, dtype: str, monkeypatch: pytest.Mo
         def __getattr__(self, loop: str) -> Any:
             return lambda *given: answers.append(getattr(native, loop)(*given)) or answers[-1]
 
+    taken = arguments(name, 100, dtype, np.random.default_rng(0))[0]
     monkeypatch.setattr(registrations, "_native", Spy())
-    LOOPS[name](*arguments(name, 100, dtype, np.random.default_rng(0))[0])
+    LOOPS[name](*taken)
     assert answers
     assert NotImplemented not in answers
 
