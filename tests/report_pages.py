@@ -77,6 +77,16 @@ def several_labels(path: Path) -> None:
     write_report(path, net, *held_out, history=trainer.history, layers=record)
 
 
+def sequences(path: Path) -> None:
+    """Sequences of ids, with a class at each position but for those that are left out, and layers within layers."""
+    x = RNG.integers(0, 7, (60, 5))
+    t = np.where(x > 0, np.roll(x, 1, axis=1), -1)
+    layers = [nn.Embedding(7, 6), nn.Residual([nn.RNN(6, 6)]), nn.Affine(6, 7)]
+    net = nn.Network(layers, nn.SoftmaxWithLoss(ignore_label=-1), seed=0)
+    trainer, record, held_out = trained(net, x, t, 2)
+    write_report(path, net, *held_out, history=trainer.history, layers=record)
+
+
 def many_classes(path: Path) -> None:
     """A hundred classes of a table."""
     centres = 2.0 * RNG.standard_normal((100, 8))
@@ -129,6 +139,7 @@ PAGES: dict[str, Callable[[Path], None]] = {
         regression,
         several_outputs,
         several_labels,
+        sequences,
         many_classes,
         not_finite,
         nothing_wrong,

@@ -24,8 +24,9 @@ PAIRS = 20  # the most pairs of classes that a list of confusions names
 class Answers:
     """Holds the answers of a network for n rows, on the host.
 
-    probabilities: (n, classes) for a classifier of one class a row, else None. outputs, targets: (n, columns), the
-    answers and what they should be, if the rows do not belong to one class each, else None.
+    probabilities: (n, classes) for a classifier of one class a row, else None; of sequences each position is a row.
+    outputs, targets: (n, columns), the answers and what they should be, if the rows do not belong to one class each,
+    else None.
     """
 
     evaluation: Evaluation
@@ -48,6 +49,8 @@ def answers(network: Network, x: Any, t: Any) -> Answers:
     found = evaluate(network, x, t)
     y = to_numpy(network.predict_proba(x)).astype(np.float64)
     if found.predicted is not None:
+        if found.places is not None:  # positions of sequences, or rows that the loss counts
+            y = y[found.places[:, 0], found.places[:, 1]] if y.ndim == 3 else y[found.places[:, 0]]
         p = y if y.shape[1] > 1 else np.concatenate([1.0 - y, y], axis=1)
         return Answers(found, p if len(found.confusion) > 1 else np.ones_like(y), None, None)  # type: ignore[arg-type]
     _, targets = network.data(x, t)
@@ -141,11 +144,13 @@ def filters(network: Network, shape: tuple[int, ...] | None, count: int = 64) ->
     they are negative, all on one scale; those of three channels are shown as colours. The result is None if the first
     weights are no images.
     """
-    found = next(((name, layer) for name, layer in network.layers.items() if "W" in layer.parameters()), None)
+    found = next(
+        ((name, layer) for name, layer in network.every_layer().items() if "W" in layer.own_parameters()), None
+    )
     if found is None or not can_draw():
         return None
     name, layer = found
-    W = to_numpy(layer.parameters()["W"].data).astype(np.float64)
+    W = to_numpy(layer.own_parameters()["W"].data).astype(np.float64)
     if W.ndim == 2 and shape is not None and W.shape[0] == math.prod(shape):
         W = W.reshape(*shape, W.shape[1])
     elif W.ndim != 4 or W.shape[2] not in (1, 3):
@@ -166,8 +171,10 @@ def feature_weights(network: Network) -> tuple[str, HostArray] | None:
 
     The result is None if they are those of a convolution, or if there are none.
     """
-    found = next(((name, layer) for name, layer in network.layers.items() if "W" in layer.parameters()), None)
+    found = next(
+        ((name, layer) for name, layer in network.every_layer().items() if "W" in layer.own_parameters()), None
+    )
     if found is None:
         return None
-    W = to_numpy(found[1].parameters()["W"].data).astype(np.float64)
+    W = to_numpy(found[1].own_parameters()["W"].data).astype(np.float64)
     return (found[0], np.sqrt(np.mean(W * W, axis=1))) if W.ndim == 2 else None

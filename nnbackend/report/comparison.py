@@ -62,7 +62,9 @@ def _curve_title(kind: str) -> Text:
         "accuracy": "training accuracy",
         "val_accuracy": "validation accuracy",
     }
-    return word(known[kind]) if kind in known else kind
+    if kind in known:
+        return word(known[kind])
+    return word("validation of", name=kind.removeprefix("val_")) if kind.startswith("val_") else kind
 
 
 def _directed(kind: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import array_api_compat
@@ -11,6 +11,8 @@ import numpy as np
 from nnbackend.backends import to_numpy
 from nnbackend.checks import positive_integer
 from nnbackend.functions.array import Array, array_namespace
+from nnbackend.layers import Layer
+from nnbackend.layers.containers import back_through, watched
 from nnbackend.network import Network
 from nnbackend.training import Trainer
 
@@ -45,7 +47,7 @@ class LayerRecord:
 
     def __call__(self, trainer: Trainer) -> None:
         network = trainer.network
-        self.layers = list(network.layers)
+        self.layers = list(network.every_layer())
         if self._data is None:
             self._data = network.data(*self._given)
         self._values.append(measured(network, *self._data))
@@ -68,7 +70,7 @@ class LayerRecord:
 
     def restore(self, trainer: Trainer, snapshot: Mapping[str, Any]) -> None:
         """Take back the record that `snapshot` has returned. Raise ValueError if it is not one of this network."""
-        names = list(trainer.network.layers)
+        names = list(trainer.network.every_layer())
         found = {name: to_numpy(value) for name, value in snapshot.items()}
         epochs = found.get("epochs", np.zeros(0, np.int64))
         values = found.get("values", np.zeros((0, len(names), len(MEASURES))))
@@ -78,26 +80,36 @@ class LayerRecord:
 
 
 def measured(network: Network, x: Array, t: Array) -> HostArray:
-    """Return the measures of every layer of a network for rows x and targets t, on its backend: (layers, 3)."""
-    xp, buffer = network.backend.xp, network.buffer
+    """Return the measures of every layer of a network for rows x and targets t, on its backend: (layers, 3).
+
+    Layers within layers are among them. A layer that is used in several places is measured in one of them.
+    """
+    xp, buffer, layers = network.backend.xp, network.buffer, network.every_layer()
+    outputs: dict[str, list[Array]] = {}
+    gradients: dict[str, Array] = {}
+
+    def forward(layer: Layer, run: Callable[..., Array], x: Array, training: bool) -> Array:
+        y = run(x, training)
+        outputs[layer.name] = [_rms(y), xp.mean(xp.astype(y == 0.0, y.dtype))]
+        return y
+
+    def backward(layer: Layer, run: Callable[..., Array], dy: Array, need_dx: bool) -> Array:
+        gradients[layer.name] = _rms(dy)
+        return run(dy, need_dx)
+
     with network.backend.active():
         kept = xp.asarray(buffer.grad, copy=True)
         try:
-            outputs, y = [], x
-            for layer in network.layers.values():
-                y = layer.forward(y)
-                outputs.append([_rms(y), xp.mean(xp.astype(y == 0.0, y.dtype))])
-            network.loss_layer.forward(y, t)
-            dy = network.loss_layer.backward()
-            gradients = []
-            for layer in reversed(network.layers.values()):
-                gradients.append(_rms(dy))
-                dy = layer.backward(dy)
+            with watched(layers.values(), forward, backward):
+                network.loss_layer.forward(network.forward(x), t)
+                back_through(list(network.layers.values()), network.loss_layer.backward())
         finally:
             buffer.grad[...] = kept
-        rows = [[*pair, gradient] for pair, gradient in zip(outputs, reversed(gradients), strict=True)]
-        flat = xp.stack([value for row in rows for value in row])
-        return to_numpy(flat).astype(np.float64).reshape(len(rows), len(MEASURES))
+        there = [name for name in layers if name in outputs and name in gradients]
+        flat = to_numpy(xp.stack([value for name in there for value in (*outputs[name], gradients[name])]))
+    found = np.full((len(layers), len(MEASURES)), np.nan)
+    found[[list(layers).index(name) for name in there]] = flat.astype(np.float64).reshape(len(there), len(MEASURES))
+    return found
 
 
 def _rms(a: Array) -> Array:

@@ -48,9 +48,9 @@ def run_record(history: Any, settings: Mapping[str, Any], **results: float | Non
 def curves_of(history: Any) -> dict[str, list[float]]:
     """Return the lists of a history (a History, or a mapping) with a number for every epoch, but not its times."""
     lists: dict[str, Any] = dict(history) if isinstance(history, Mapping) else history.as_dict()
-    for name, value in [*lists.items()]:  # lists within a mapping, such as metrics of the user's
-        if isinstance(value, Mapping):
-            lists.update(value)
+    for name, value in [*lists.items()]:
+        if isinstance(value, Mapping):  # metrics of the user's own, which are measured on the validation data
+            lists.update({f"val_{metric}": values for metric, values in value.items()})
             del lists[name]
     lists = {name: value for name, value in lists.items() if isinstance(value, list) and name not in _NOT_CURVES}
     for name, values in lists.items():

@@ -202,11 +202,14 @@ def _mistakes(
     if not len(worst):
         return empty
     on = network.backend
+    where = worst if evaluation.places is None else evaluation.places[worst, 0]
     with on.active():
-        rows = to_numpy(on.xp.take(x, on.asarray(worst, "int64"), axis=0)).astype(np.float64)
+        rows = to_numpy(on.xp.take(x, on.asarray(where, "int64"), axis=0)).astype(np.float64)
     entries: list[dict[str, Any]] = []
-    for place in worst.tolist():
-        entry: dict[str, Any] = {"row": place, "loss": number(evaluation.losses[place])}
+    for place, row in zip(worst.tolist(), where.tolist(), strict=True):
+        entry: dict[str, Any] = {"row": str(row), "loss": number(evaluation.losses[place])}
+        if evaluation.places is not None and evaluation.places[:, 1].any():
+            entry["row"] = f"{row}: {evaluation.places[place, 1]}"  # the position in a sequence
         if found.probabilities is not None and evaluation.predicted is not None and evaluation.truth is not None:
             truth, answer = int(evaluation.truth[place]), int(evaluation.predicted[place])
             sure = f"{found.probabilities[place, answer]:.0%}"
@@ -230,7 +233,7 @@ def _mistakes(
     flat = (rows.reshape(len(rows), -1) * scaling[1] + scaling[0])[:, :FEATURES]
     table = []
     for entry, place, values in zip(entries, worst.tolist(), flat, strict=True):
-        cells = [str(entry["row"]), entry["loss"], *(entry[key] for key in ("truth", "answer", "sure") if key in entry)]
+        cells = [entry["row"], entry["loss"], *(entry[key] for key in ("truth", "answer", "sure") if key in entry)]
         if several:
             cells += [numbers(part[place]) for part in (found.targets, found.outputs) if part is not None]
         table.append([*cells, *map(number, values.tolist())])

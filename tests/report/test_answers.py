@@ -11,6 +11,7 @@ import pytest
 from support import Namespace
 
 import nnbackend as nn
+from nnbackend.backends import to_numpy
 from nnbackend.report import answers as measure
 
 RNG = np.random.default_rng(5)
@@ -61,6 +62,18 @@ def test_the_answers_of_a_classifier(on: Namespace) -> None:
     assert two.probabilities is not None
     assert two.probabilities.shape == (30, 2)
     np.testing.assert_array_equal(two.probabilities.argmax(axis=1), two.evaluation.predicted)
+
+
+def test_the_answers_at_each_position_of_a_sequence(on: Namespace) -> None:
+    """Those that the loss leaves out are left out; the others are in the order of rows and positions."""
+    x, t = RNG.integers(0, 5, (8, 4)), RNG.integers(-1, 3, (8, 4))
+    net = nn.Network([nn.Embedding(5, 4), nn.Affine(4, 3)], nn.SoftmaxWithLoss(ignore_label=-1), seed=0)
+    found = measure.answers(net, x, t)
+    p = to_numpy(net.predict_proba(x))
+    assert found.probabilities is not None
+    np.testing.assert_allclose(found.probabilities, p[t >= 0])
+    np.testing.assert_array_equal(found.evaluation.truth, t[t >= 0])
+    np.testing.assert_array_equal(found.probabilities.argmax(axis=1), found.evaluation.predicted)
 
 
 def test_the_answers_of_a_regression(on: Namespace) -> None:

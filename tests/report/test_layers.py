@@ -49,6 +49,20 @@ def test_the_measures_are_those_of_the_formulas(on: Namespace) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_layers_within_layers_are_measured(on: Namespace) -> None:
+    """A Residual adds what it gets to what its branch makes of it, so both gradients are those of its output."""
+    layers = [nn.Affine(6, 5), nn.Residual([nn.Affine(5, 5), nn.Tanh()]), nn.Affine(5, 3)]
+    net = nn.Network(layers, seed=1, dtype="float64")
+    found = dict(zip(net.every_layer(), measured(net, *net.data(X, T)), strict=True))
+    assert list(found) == ["Affine1", "Residual1", "Residual1.Affine1", "Residual1.Tanh1", "Affine2"]
+    assert found["Residual1.Tanh1"][2] == found["Residual1"][2]
+    outputs = {name: to_numpy(y) for name, y in net.activations(X).items()}
+    W = to_numpy(net.params["W2"])
+    inner = outputs["Affine1"] @ W + to_numpy(net.params["b2"])
+    for name, y in (*outputs.items(), ("Residual1.Affine1", inner), ("Residual1.Tanh1", np.tanh(inner))):
+        assert found[name][0] == pytest.approx(rms(y), rel=1e-12)
+
+
 def test_recording_alters_nothing(on: Namespace) -> None:
     plain, watched = make(), make()
     record = LayerRecord(X, T, rows=16)
