@@ -117,7 +117,9 @@ def test_train_says_writes_and_records(
         "version": nn.__version__,
     }
     recorded = {
-        name: len(values) for name, values in record["history"].items() if name not in ("interrupted", "metrics", "skipped")
+        name: len(values)
+        for name, values in record["history"].items()
+        if name not in ("interrupted", "metrics", "skipped")
     }
     assert recorded == dict.fromkeys(
         ("loss", "accuracy", "val_loss", "val_accuracy", "seconds", "samples_per_second"), 3
