@@ -20,7 +20,7 @@ from nnbackend.datasets.mnist import HostData, mnist_host
 from nnbackend.datasets.npz import ArrayPreparation, array_pair, array_scaling
 from nnbackend.datasets.table import TABLES, TablePreparation, counting_columns, is_table, read_table, table_target
 from nnbackend.datasets.tables import NPZ_KEYS
-from nnbackend.datasets.targets import Target, recognised
+from nnbackend.datasets.targets import Target, recognised, word
 from nnbackend.errors import DataError, unknown_name
 from nnbackend.random import host_generator
 
@@ -211,7 +211,7 @@ def _test_answers(path: Path, name: str, t: HostArray, aim: Target) -> HostArray
         if t.dtype.kind not in "biuf" or not np.isfinite(t).all():
             raise DataError(f"{path}: {name} is {t.dtype}, expected finite numbers")
         return t.astype(np.float64)
-    words = [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in t.tolist()]
+    words = [word(value) for value in t.tolist()]
     number = {one: i for i, one in enumerate(aim.classes)}
     unknown = [one for one in words if one not in number]
     if unknown:

@@ -123,9 +123,9 @@ def recognised(
     if len(names) < 2:
         raise DataError(f"{where(0)}: every row has the same {name!r}, {names[0]!r:.50}; there is nothing to learn")
     if len(names) > max(FEW, len(values) // 2):
+        hint = "" if bad.any() else f"; {override} takes them for numbers"
         raise DataError(
-            f"{where(0)}: {name!r} has {len(names)} different values in {len(values)} rows, too many for classes; "
-            f"numbers are taken for numbers if {override} says so"
+            f"{where(0)}: {name!r} has {len(names)} different values in {len(values)} rows, too many for classes{hint}"
         )
     return Target(name, tuple(map(str, names))), t.astype(np.int64)
 

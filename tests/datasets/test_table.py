@@ -210,7 +210,12 @@ LONG = "".join(f"{i},{i * 7 % 100},{'ab'[i % 2]}\n" for i in range(100, 160))
         (
             "a,b\n" + "".join(f"{i % 3},word {i}\n" for i in range(60)),
             {"target": "b"},
-            "'b' has 60 different values in 60 rows, too many for classes",
+            "'b' has 60 different values in 60 rows, too many for classes$",
+        ),
+        (
+            "a,b\n" + "".join(f"{i % 3},{i}\n" for i in range(60)),
+            {"target": "b", "task": "classes"},
+            "'b' has 60 different values in 60 rows, too many for classes; --task numbers takes them for numbers",
         ),
     ],
 )
