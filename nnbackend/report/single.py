@@ -314,7 +314,8 @@ def _over_time(page: Page, record: LayerRecord) -> Context:
         ("zeros by layer", "zeros"),
     ):
         values = record.values(measured)
-        chosen = [i for i in own if measured != "zeros" or values[:, i].any()]
+        shown = np.isfinite(values) & ((values > 0) | (measured != "zeros"))
+        chosen = [i for i in own if shown[:, i].any()]
         series = {record.layers[i]: (record.layers[i], values[:, i].tolist()) for i in chosen}
         if series:
             figures.append(curve_figure(page, word(key), series, record.epochs))
