@@ -28,6 +28,8 @@ SHORT = {
     "parallel": (["--epochs=1", "--rows=1000", "--processes", "1", "2"], "parallel.png"),
     "residual_cnn": (["--epochs=1", "--blocks=1", "--channels", "2", "3", "--rows=200"], "residual_cnn.png"),
     "resume": (["--epochs=2", "--rows=4000"], "resume.png"),
+    "language_model": (["--epochs=1", "--rows=30", "--length=4"], "language_model.png"),
+    "language_model --model": (["--epochs=1", "--rows=30", "--length=4", "--model=transformer"], "language_model.png"),
     "xor": (["--steps=20"], "xor.png"),
     "xor --stall": (["--steps=20", "--stall"], "xor_stalled.png"),
 }
@@ -127,6 +129,26 @@ def test_leaky_relu_and_adam_pass_the_published_accuracy() -> None:
     module = example("leaky_relu_adam_mnist")
     history = module.train(nn.datasets.mnist("sample"), 10)
     assert history.val_accuracy[-1] > module.PUBLISHED
+
+
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_characters_are_guessed_better_than_by_their_frequency(model: str) -> None:
+    module = example("language_model")
+    text = module.Text.of(module.docstrings(), 500)
+    net = module.MODELS[model]()
+    history = module.train(net, text, 6)
+    assert module.bits(history.val_loss[-1]) < text.bits_by_frequency() - 0.5
+    written = module.write(net, "return the ", 40, 0.5, 3)
+    assert written == module.write(net.to("array_api_strict:device1"), "return the ", 40, 0.5, 3)
+    assert written.startswith("return the ")
+    assert len(written) == 51
+    assert net.accuracy(text.x_test, text.t_test) > 0.25
+
+
+def test_a_prompt_of_unknown_characters_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        example("language_model").main(["--prompt", "\u00fc"])
+    assert "--prompt: expected one or more of the characters" in capsys.readouterr().err
 
 
 def test_shortcuts_make_a_deep_network_learn(tmp_path: Path) -> None:

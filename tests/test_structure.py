@@ -18,7 +18,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FAMILIES = set(LIBRARIES) - {"numpy"}
 HEAVY = FAMILIES | {"jax", "matplotlib", "sklearn", "PIL", "tqdm", "pooch", "safetensors"}
 HEAVY |= {"pandas", "polars", "pyarrow", "jinja2", "markupsafe", "vl_convert"}
-HEAVY |= {"ndonnx", "onnx", "onnxruntime", "skl2onnx"}
+HEAVY |= {"tensorboardX", "ndonnx", "onnx", "onnxruntime", "skl2onnx"}
 
 # the floors, top to bottom: a file may import from its own floor (no circles: Python sees to that) and from below
 FLOORS = [

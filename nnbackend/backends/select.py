@@ -7,7 +7,6 @@ below this file asks which backend is selected.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -141,7 +140,10 @@ def _auto() -> Backend:
                 chosen, reason = _measured(chosen, resolve(family))
                 break
             reason = str(error)
-    print(f"nnbackend: auto chose {chosen.name}" + (f" ({reason})" if reason else ""), file=sys.stderr)
+    import logging
+
+    # a warning, so that it is seen if nobody has set logging up
+    logging.getLogger("nnbackend").warning("NNBACKEND=auto chose %s", chosen.name + (f" ({reason})" if reason else ""))
     return chosen
 
 

@@ -86,7 +86,7 @@ def find_pictures(folder: Path) -> PictureFolder:
     in `train`.
     """
     parts = {part: place for part, names in PARTS.items() if (place := _first_folder(folder, names)) is not None}
-    if "train" not in parts:
+    if "train" not in parts or not _folders(parts["train"]):  # a class may have the name of a part
         parts = {"train": folder}
     pictures, left_out = dict[str, list[tuple[Path, str]]](), list[Path]()
     for part in parts:

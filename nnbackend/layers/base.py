@@ -203,7 +203,7 @@ class Layer(Part):
     def within(self) -> list[Layer]:
         """Return the layers that the arguments named in `inner` hold, in their order."""
         held = [getattr(self, name) for name in self.inner]
-        return [layer for value in held for layer in (value if isinstance(value, list) else [value]) if layer]
+        return [layer for value in held for layer in (value if isinstance(value, list | tuple) else [value]) if layer]
 
     def walk(self) -> Iterator[Layer]:
         """Yield this layer, then all layers within it, in the order of a forward pass."""
@@ -247,7 +247,8 @@ class Layer(Part):
         for name in self.inner:
             value = getattr(self, name)
             if value is not None:
-                vars(self)[name] = [other(layer) for layer in value] if isinstance(value, list) else other(value)
+                several = isinstance(value, list | tuple)
+                vars(self)[name] = [other(layer) for layer in value] if several else other(value)
 
     def suit(self, following: Initializer) -> Initializer:
         """Give weights without an initializer one that suits what follows; return what suits the layers before."""

@@ -279,7 +279,7 @@ def describe(layers: Sequence[Layer], kind: Callable[[Layer], Any] = lambda laye
         for name in layer.inner:
             value = settings[name]
             if value is not None:
-                settings[name] = [one(part) for part in value] if isinstance(value, list) else one(value)
+                settings[name] = [one(part) for part in value] if isinstance(value, list | tuple) else one(value)
         return {"kind": kind(layer), **settings}
 
     return [one(layer) for layer in layers]
@@ -304,7 +304,7 @@ def made(descriptions: Sequence[Mapping[str, Any]], find: Callable[[Any], type[L
         for name in kind.inner:
             value = settings.get(name)
             if value is not None:
-                settings[name] = [one(part) for part in value] if isinstance(value, list) else one(value)
+                settings[name] = [one(part) for part in value] if isinstance(value, list | tuple) else one(value)
         known[number] = layer = kind(**settings)
         return layer
 

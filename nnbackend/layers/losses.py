@@ -206,6 +206,8 @@ class SoftmaxWithLoss(Loss):
             )
         if not on.xp.isdtype(labels.dtype, "integral"):
             raise ValueError(f"t: labels must be integers, got dtype {labels.dtype}")
+        if 0 in labels.shape:
+            raise ValueError(f"t is empty: expected at least one label, got shape {tuple(labels.shape)}")
         labels = on.asarray(labels, "int64")
         valid = self._labels(labels)[0]
         low, high = int(on.xp.min(valid)), int(on.xp.max(valid))

@@ -69,6 +69,25 @@ class History:
                 raise ValueError(f"its history of {name} is {values!r:.50}")
         return history
 
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """Write the record to a CSV file: a line with the names, and a line for each epoch.
+
+        A list that does not reach back to the first epoch, because there was no validation data then, has empty cells
+        at its beginning. Raises OSError if the file cannot be written; one that was there before is then unchanged.
+        """
+        import csv
+        import io
+
+        from nnbackend.files import write_atomically
+
+        lists = {name: values for name, values in vars(self).items() if isinstance(values, list)} | self.metrics
+        columns = {name: [""] * (len(self) - len(values)) + values for name, values in lists.items() if values}
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["epoch", *columns])
+        rows.writerows(zip(range(1, len(self) + 1), *columns.values(), strict=True))
+        write_atomically(path, text.getvalue().encode())
+
     def values(self, name: str) -> list[float]:
         """Return the list of that name, such as "val_loss", or that of a metric. It is empty if there is none."""
         found = self.metrics.get(name, getattr(self, name, None))

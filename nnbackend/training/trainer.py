@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -39,6 +40,8 @@ from nnbackend.training.streams import Part, StreamedArray, stream_of
 
 if TYPE_CHECKING:
     from nnbackend.datasets import Source
+
+LOGGER = logging.getLogger("nnbackend")
 
 Data: TypeAlias = tuple[Array, Array, Array | None]  # x, t, weight
 Metric: TypeAlias = Callable[[Any, Any], Any]
@@ -700,6 +703,8 @@ class Trainer:
                 kept = getattr(history, name, None)
                 (history.metrics.setdefault(name, []) if kept is None else kept).append(value)
         history.seconds.append(state.seconds)
+        text = ", ".join(f"{name}={value:.4g}" for name, value in summary.items() if value is not None)
+        LOGGER.info("epoch %d/%d: %s, %.1f s", state.epoch + 1, state.last_epoch, text, state.seconds)
         history.samples_per_second.append(n / state.seconds)
         state.epoch, state.step = state.epoch + 1, 0
 

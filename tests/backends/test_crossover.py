@@ -112,34 +112,34 @@ def test_what_is_no_file_is_not_waited_for(cache: Path) -> None:
             crossover.read("cupy")
 
 
-def chosen(capsys: pytest.CaptureFixture[str]) -> str:
+def chosen(caplog: pytest.LogCaptureFixture) -> str:
+    caplog.clear()
     with standin.installed():
         name = resolve("auto").name
-    line = capsys.readouterr().err
-    assert line.startswith(f"nnbackend: auto chose {name}")
-    assert line.count("\n") == 1
-    return line.removeprefix("nnbackend: auto chose ").rstrip()
+    (line,) = caplog.messages
+    assert line.startswith(f"NNBACKEND=auto chose {name}")
+    return line.removeprefix("NNBACKEND=auto chose ")
 
 
-def test_auto_heeds_a_measurement_of_this_device(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
-    assert chosen(capsys) == "cupy"
+def test_auto_heeds_a_measurement_of_this_device(caplog: pytest.LogCaptureFixture, cache: Path) -> None:
+    assert chosen(caplog) == "cupy"
     with standin.installed():
         gpu = resolve("cupy")
         here = {"device": gpu.device_name(), "versions": gpu.versions()}
     slower = dataclasses.replace(measured(second=(30.0, 25.0, 40.0)), **here)
     crossover.write(slower)
-    assert chosen(capsys) == "numpy (measured: 20 us per step of 128 rows on the CPU, 25 on the GPU)"
+    assert chosen(caplog) == "numpy (measured: 20 us per step of 128 rows on the CPU, 25 on the GPU)"
     crossover.write(dataclasses.replace(measured(), **here))
-    assert chosen(capsys) == "cupy (measured: 20 us per step of 128 rows on the CPU, 15 on the GPU)"
+    assert chosen(caplog) == "cupy (measured: 20 us per step of 128 rows on the CPU, 15 on the GPU)"
     for change in ({"device": "another"}, {"versions": {}}, {"hidden": (3,)}, {"first": "torch"}):
         crossover.write(dataclasses.replace(slower, **change))
-        assert chosen(capsys) == "cupy", change
+        assert chosen(caplog) == "cupy", change
     (cache / "measured-cupy.json").write_text("{")
-    assert chosen(capsys).startswith("cupy (without a measurement: ")
+    assert chosen(caplog).startswith("cupy (without a measurement: ")
 
 
 def test_auto_outlives_a_device_that_does_not_say_its_name(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crossover.write(measured())
 
@@ -147,7 +147,7 @@ def test_auto_outlives_a_device_that_does_not_say_its_name(
         raise RuntimeError("cudaErrorUnknown:\nunknown error")
 
     monkeypatch.setattr(standin.CUPY.cuda.runtime, "getDeviceProperties", fail)
-    assert chosen(capsys) == "cupy (without a measurement: cudaErrorUnknown: unknown error)"
+    assert chosen(caplog) == "cupy (without a measurement: cudaErrorUnknown: unknown error)"
 
 
 def test_devices_and_versions() -> None:

@@ -58,6 +58,13 @@ def test_parts_in_folders_of_their_own(validation: str, tmp_path: Path) -> None:
         load_prepared(tmp_path)
 
 
+def test_a_class_may_have_the_name_of_a_part(tmp_path: Path) -> None:
+    write(tmp_path, {"car": 10, "train": 200, "test": 100}, 2)
+    data = load_prepared(tmp_path, validation=0)
+    assert data.target.classes == ("car", "test", "train")
+    assert data.test is None
+
+
 def test_what_is_found_and_what_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, {"cat": 10, "dog": 200}, 2)
     save(tmp_path / "cat" / "deep" / "x.JPG", np.zeros((6, 6), np.uint8), format="JPEG")

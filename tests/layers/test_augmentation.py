@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,31 @@ def test_a_saved_network_goes_on_with_other_draws(tmp_path: Path) -> None:
         one.tick()
     assert again.forward(IMAGES, training=True).tobytes() == net.forward(IMAGES, training=True).tobytes()
     assert repr(again) == repr(net)
+
+
+class Stops:
+    """Sends Ctrl-C after a step of an epoch."""
+
+    def __init__(self, at: tuple[int, int]):
+        self.at = at
+
+    def __call__(self, trainer: nn.Trainer) -> None:
+        pass
+
+    def after_step(self, trainer: nn.Trainer) -> None:
+        if (trainer.epoch, trainer.state.step) == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_that_is_interrupted_sees_the_same_images(tmp_path: Path) -> None:
+    whole = nn.Trainer(make(), nn.Adam(), batch_size=5)
+    whole.fit(IMAGES, LABELS, 3)
+    for at in ((0, 1), (1, 2), (9, 9)):
+        trainer = nn.Trainer(make(), nn.Adam(), batch_size=5, checkpoint=tmp_path / "run.safetensors")
+        trainer.resume()
+        trainer.fit(IMAGES, LABELS, 3, callbacks=[Stops(at)])
+        assert trainer.history.interrupted == (at != (9, 9))
+    assert trainer.network.buffer.data.tobytes() == whole.network.buffer.data.tobytes()
 
 
 def test_gradients_of_a_whole_network_while_training() -> None:

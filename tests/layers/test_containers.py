@@ -114,10 +114,14 @@ def test_values_and_gradients_are_pytorch_s(on: Namespace) -> None:
     assert_close(net.statistics["running_var1"], norm.running_var.numpy(), "float64", terms=12)
 
 
-def test_numerical_gradients_know_nesting(on: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numerical_gradients_know_nesting(on: Namespace) -> None:
     net = nested()
     assert differ(net.numerical_gradient(X, T), gradient_in_inference(net)) < CLOSE
-    monkeypatch.setattr("nnbackend.gradients.SHARED", 0)  # threads with copies of the layers
+
+
+def test_threads_have_copies_of_nested_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nested()
+    monkeypatch.setattr("nnbackend.gradients.SHARED", 0)
     monkeypatch.setattr(type(net.backend), "threads", 3)
     assert differ(net.numerical_gradient(X, T), gradient_in_inference(net)) < CLOSE
 
@@ -311,6 +315,12 @@ class Gated(nn.Layer):
         return self.gate.backward(dy * self._v) + self.value.backward(dy * self._g)
 
 
+@dataclass(eq=False)
+class Last(nn.Layer):
+    layers: tuple[nn.Layer, ...]
+    inner: ClassVar[tuple[str, ...]] = ("layers",)
+
+
 def test_a_container_of_one_s_own(tmp_path: Path) -> None:
     gated = Gated(nn.Affine(4, 4), nn.Sequential([nn.Affine(4, 4), nn.Sigmoid()]))
     net = nn.Network([nn.Affine(3, 4), gated, nn.Affine(4, 3)], dtype="float64")
@@ -320,6 +330,7 @@ def test_a_container_of_one_s_own(tmp_path: Path) -> None:
     net.save(tmp_path / "net")
     assert np.array_equal(nn.load(tmp_path / "net", layers=[Gated]).predict(X), net.predict(X))
     assert np.array_equal(pickle.loads(pickle.dumps(net)).predict(X), net.predict(X))
+    assert list(nn.Network([Last((nn.Affine(3, 4), nn.Affine(3, 3)))]).params) == ["W1", "b1", "W2", "b2"]
     twice = Gated(nn.Affine(3, 3), nn.Affine(3, 3))
     with pytest.raises(ValueError, match="Gated is used twice .* keeps parameters beside those of its layers"):
         nn.Network([twice, twice])

@@ -201,3 +201,17 @@ def test_affine_layers_stand_anywhere_among_sequences() -> None:
         nn.Network([nn.Affine(3, 4), nn.LSTM(5, 5)])
     with pytest.raises(ValueError, match=r"Affine2 takes rows of shape \(5,\), but what comes before gives \(4,\)"):
         nn.Network([nn.Affine(3, 4), nn.Affine(5, 5)])
+
+
+@KINDS
+def test_every_backend_carries_the_same_states(on: Namespace, kind: Any) -> None:
+    ids, labels = sequences(30, 4)
+    runs = []
+    for backend in (on.backend, "numpy"):
+        net = network(kind, stateful=10, backend=backend)
+        trainer = nn.Trainer(net, nn.Adam(0.01), batch_size=10, seed=4)
+        trainer.fit(ids, labels, epochs=3)
+        runs.append((trainer.history.loss, to_numpy(net.buffer.state)))
+    np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=1e-4)
+    np.testing.assert_allclose(runs[0][1], runs[1][1], rtol=0, atol=1e-3)
+    assert np.abs(runs[1][1]).max() > 0.01

@@ -216,6 +216,7 @@ def test_the_setting_is_kept_and_older_files_are_read(tmp_path: Path) -> None:
     (lambda: network().loss(X, np.abs(T[:, 0])), "expected (9, 5) integer labels or (9, 5, 3) one-hot rows"),
     (lambda: network().loss(X, np.abs(T[:, :4])), "expected (9, 5) integer labels or (9, 5, 3) one-hot rows"),
     (lambda: network().loss(X, np.abs(T[:8])), "x has 9 rows, but t has 8"),
+    (lambda: network().loss(X[:, :0], T[:, :0]), "t is empty: expected at least one label, got shape (9, 0)"),
     (lambda: network().predict(X[..., :3]), "x: expected shape (n, 4), got (9, 5, 3)"),
     (lambda: nn.Affine(4, 2).initialize().forward(X[..., :3].astype("float32")), "(n, ..., 4), got (9, 5, 3)"),
     (lambda: nn.Network([nn.Convolution(1, 4, 2), nn.Affine(4, 3)]).loss(np.zeros((2, 3, 3, 1)), [0, 1]),
