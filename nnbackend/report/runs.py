@@ -35,13 +35,13 @@ def run_record(history: Any, settings: Mapping[str, Any], **results: float | Non
     """Return the record of a run as JSON-able values, which `read_run` reads.
 
     history: a History, or lists by name. settings: names with numbers, text, or lists of them. results: numbers by
-    name, such as test_accuracy; None is left out.
+    name, such as test_accuracy; None if one does not apply.
     """
     return {
         "format": RUN_FORMAT,
         "settings": dict(settings),
         "history": dict(history) if isinstance(history, Mapping) else history.as_dict(),
-        **{name: value for name, value in results.items() if value is not None},
+        **results,
     }
 
 
