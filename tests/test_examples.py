@@ -30,6 +30,8 @@ SHORT = {
     "resume": (["--epochs=2", "--rows=4000"], "resume.png"),
     "language_model": (["--epochs=1", "--rows=30", "--length=4"], "language_model.png"),
     "language_model --model": (["--epochs=1", "--rows=30", "--length=4", "--model=transformer"], "language_model.png"),
+    "dates": (["--epochs=1", "--rows=40"], "dates.png"),
+    "dates --ask": (["--epochs=1", "--rows=40", "--ask", "7/7/07"], "dates.png"),
     "xor": (["--steps=20"], "xor.png"),
     "xor --stall": (["--steps=20", "--stall"], "xor_stalled.png"),
 }
@@ -149,6 +151,41 @@ def test_a_prompt_of_unknown_characters_is_refused(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         example("language_model").main(["--prompt", "\u00fc"])
     assert "--prompt: expected one or more of the characters" in capsys.readouterr().err
+
+
+def test_dates_are_read_where_they_stand() -> None:
+    module = example("dates")
+    task = module.Task.of(4000, module.THE_SAME_DATE)
+    questions = [{module.written(row[: task.question]).rstrip() for row in rows} for rows in (task.train, task.test)]
+    assert not questions[0] & (questions[1] | set(module.THE_SAME_DATE))
+    assert len(questions[1]) == len(task.test) == 800
+    x, t = task.targets(task.test)
+    for row, ids, labels in zip(task.test, x, t, strict=True):
+        assert module.written(row[:-1]) == module.written(ids)
+        assert module.written(labels[labels != module.IGNORED]) == module.written(row).split("_")[1]
+
+    net = module.network(x.shape[1])
+    module.train(net, task, 7)
+    rows = module.answered(net, task, task.test[:, : task.question])
+    assert np.mean((rows == task.test).all(axis=1)) > 0.9
+    on_device = module.answered(net.to("array_api_strict:device1"), task, task.test[:20, : task.question])
+    np.testing.assert_array_equal(on_device, rows[:20])
+
+    asked = module.answered(net, task, task.asked(module.THE_SAME_DATE))
+    for row, question in zip(asked, module.THE_SAME_DATE, strict=True):
+        assert module.written(row[task.question :]) == "_1994-09-27"
+        weights = module.looks(net, task, row)
+        assert weights.shape == (10, task.question)
+        last_digits = slice(len(question) - 2, len(question))
+        assert weights[3].argmax() >= last_digits.start  # of the year, at its last digit
+        assert weights[3, last_digits].sum() > 3 * weights[9, last_digits].sum()  # more than at that of the day
+
+
+@pytest.mark.parametrize("question", ["", "7/7/07?", "Wednesday, September 27, 1994!", "7" * 30])
+def test_questions_that_are_no_dates_are_refused(question: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        example("dates").main(["--rows=40", "--ask", "7/7/07", question])
+    assert "--ask: expected 1 to 29 of the characters" in capsys.readouterr().err
 
 
 def test_shortcuts_make_a_deep_network_learn(tmp_path: Path) -> None:
