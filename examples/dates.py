@@ -108,7 +108,8 @@ def looks(net: nn.Network, task: Task, row: np.ndarray) -> np.ndarray:
     """
     net.predict(row[None, :-1])
     last = [layer for layer in net.every_layer().values() if isinstance(layer, nn.MultiHeadAttention)][-1]
-    return nn.to_numpy(last.attention_weights)[0].mean(axis=0)[task.question :, : task.question]
+    weights: np.ndarray = nn.to_numpy(last.attention_weights)[0].mean(axis=0)
+    return weights[task.question :, : task.question]
 
 
 def draw(net: nn.Network, task: Task, rows: np.ndarray, path: Path) -> None:

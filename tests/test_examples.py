@@ -15,6 +15,7 @@ import pytest
 from support import MPIEXEC
 
 import nnbackend as nn
+from nnbackend.book2.dataset import sequence
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TESTED_ELSEWHERE = {"export_digits", "train_mnist", "sklearn_estimator"}
@@ -153,7 +154,9 @@ def test_a_prompt_of_unknown_characters_is_refused(capsys: pytest.CaptureFixture
     assert "--prompt: expected one or more of the characters" in capsys.readouterr().err
 
 
-def test_dates_are_read_where_they_stand() -> None:
+def test_dates_are_read_where_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in ("char_to_id", "id_to_char"):
+        monkeypatch.setattr(sequence, table, {})  # another test may have loaded other characters
     module = example("dates")
     task = module.Task.of(4000, module.THE_SAME_DATE)
     questions = [{module.written(row[: task.question]).rstrip() for row in rows} for rows in (task.train, task.test)]
@@ -171,14 +174,14 @@ def test_dates_are_read_where_they_stand() -> None:
     on_device = module.answered(net.to("array_api_strict:device1"), task, task.test[:20, : task.question])
     np.testing.assert_array_equal(on_device, rows[:20])
 
-    asked = module.answered(net, task, task.asked(module.THE_SAME_DATE))
-    for row, question in zip(asked, module.THE_SAME_DATE, strict=True):
-        assert module.written(row[task.question :]) == "_1994-09-27"
+    looked = np.zeros(10)
+    for row in rows[:100]:
+        end = len(module.written(row[: task.question]).rstrip())
         weights = module.looks(net, task, row)
         assert weights.shape == (10, task.question)
-        last_digits = slice(len(question) - 2, len(question))
-        assert weights[3].argmax() >= last_digits.start  # of the year, at its last digit
-        assert weights[3, last_digits].sum() > 3 * weights[9, last_digits].sum()  # more than at that of the day
+        looked += (weights.argmax(axis=1) >= end - 2) & (weights.argmax(axis=1) < end)
+    assert looked[2] > 50  # the tens of the year come from the last two characters of a question
+    assert looked[9] < 10  # the day does not
 
 
 @pytest.mark.parametrize("question", ["", "7/7/07?", "Wednesday, September 27, 1994!", "7" * 30])
