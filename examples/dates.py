@@ -3,7 +3,8 @@
 The task is that of chapter 8 of the book's second volume, the network two blocks of causal attention. A row is a
 question, and then its answer; only the characters of the answer count in the loss. After half a minute on a CPU the
 network answers nearly all questions that it has not seen. The picture shows where it looks as it writes an answer: at
-the year, then at the month, then at the day, wherever in the question they stand.
+the year, then at the month, then at the day, wherever in the question they stand. Often that is the sign after a
+number, because the first block can gather there what stands before it.
 
     python examples/dates.py    prints the losses and some answers; draws dates.png
     python examples/dates.py --ask "July 7, 2007" 7/7/07
