@@ -15,6 +15,7 @@ import pytest
 from support import MPIEXEC
 
 import nnbackend as nn
+from nnbackend.book2.dataset import sequence
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TESTED_ELSEWHERE = {"export_digits", "train_mnist", "sklearn_estimator"}
@@ -30,6 +31,8 @@ SHORT = {
     "resume": (["--epochs=2", "--rows=4000"], "resume.png"),
     "language_model": (["--epochs=1", "--rows=30", "--length=4"], "language_model.png"),
     "language_model --model": (["--epochs=1", "--rows=30", "--length=4", "--model=transformer"], "language_model.png"),
+    "dates": (["--epochs=1", "--rows=40"], "dates.png"),
+    "dates --ask": (["--epochs=1", "--rows=40", "--ask", "7/7/07"], "dates.png"),
     "xor": (["--steps=20"], "xor.png"),
     "xor --stall": (["--steps=20", "--stall"], "xor_stalled.png"),
 }
@@ -149,6 +152,43 @@ def test_a_prompt_of_unknown_characters_is_refused(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         example("language_model").main(["--prompt", "\u00fc"])
     assert "--prompt: expected one or more of the characters" in capsys.readouterr().err
+
+
+def test_dates_are_read_where_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in ("char_to_id", "id_to_char"):
+        monkeypatch.setattr(sequence, table, {})  # another test may have loaded other characters
+    module = example("dates")
+    task = module.Task.of(4000, module.THE_SAME_DATE)
+    questions = [{module.written(row[: task.question]).rstrip() for row in rows} for rows in (task.train, task.test)]
+    assert not questions[0] & (questions[1] | set(module.THE_SAME_DATE))
+    assert len(questions[1]) == len(task.test) == 800
+    x, t = task.targets(task.test)
+    for row, ids, labels in zip(task.test, x, t, strict=True):
+        assert module.written(row[:-1]) == module.written(ids)
+        assert module.written(labels[labels != module.IGNORED]) == module.written(row).split("_")[1]
+
+    net = module.network(x.shape[1])
+    module.train(net, task, 7)
+    rows = module.answered(net, task, task.test[:, : task.question])
+    assert np.mean((rows == task.test).all(axis=1)) > 0.9
+    on_device = module.answered(net.to("array_api_strict:device1"), task, task.test[:20, : task.question])
+    np.testing.assert_array_equal(on_device, rows[:20])
+
+    looked = np.zeros(10)
+    for row in rows[:100]:
+        end = len(module.written(row[: task.question]).rstrip())
+        weights = module.looks(net, task, row)
+        assert weights.shape == (10, task.question)
+        looked += (weights.argmax(axis=1) >= end - 2) & (weights.argmax(axis=1) < end)
+    assert looked[2] > 50  # the tens of the year come from the last two characters of a question
+    assert looked[9] < 10  # the day does not
+
+
+@pytest.mark.parametrize("question", ["", "7/7/07?", "Wednesday, September 27, 1994!", "7" * 30])
+def test_questions_that_are_no_dates_are_refused(question: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        example("dates").main(["--rows=40", "--ask", "7/7/07", question])
+    assert "--ask: expected 1 to 29 of the characters" in capsys.readouterr().err
 
 
 def test_shortcuts_make_a_deep_network_learn(tmp_path: Path) -> None:
