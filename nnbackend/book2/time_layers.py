@@ -111,7 +111,20 @@ class Step(Parts):
         return dx, before
 
 
-class RNN(Step):
+class _StepOfH(Step):
+    """Base class of a step whose state is h alone."""
+
+    def forward(self, x: Any, h_prev: Any) -> Array:
+        """Return the next h, (n, H). x: (n, d); h_prev: (n, H)."""
+        return self._forward(x, h_prev)[0]
+
+    def backward(self, dh_next: Any) -> tuple[Array, Array]:
+        """Return dx and dh_prev."""
+        dx, (dh,) = self._backward(dh_next)
+        return dx, dh
+
+
+class RNN(_StepOfH):
     """Computes h <- tanh(h Wh + x Wx + b). Wx: (d, H); Wh: (H, H); b: (H,)."""
 
     @staticmethod
@@ -123,15 +136,6 @@ class RNN(Step):
     def step_backward(kept: Any, Wh: Array, *dstate: Array) -> tuple[Array, State]:
         da = F.tanh_backward(dstate[0], kept[1])
         return da, (product(da, Wh.T),)
-
-    def forward(self, x: Any, h_prev: Any) -> Array:
-        """Return the next h, (n, H). x: (n, d); h_prev: (n, H)."""
-        return self._forward(x, h_prev)[0]
-
-    def backward(self, dh_next: Any) -> tuple[Array, Array]:
-        """Return dx and dh_prev."""
-        dx, (dh,) = self._backward(dh_next)
-        return dx, dh
 
 
 class LSTM(Step):
@@ -162,7 +166,7 @@ class LSTM(Step):
         return dx, dh, dc
 
 
-class GRU(Step):
+class GRU(_StepOfH):
     """Computes a step of a gated recurrent unit (appendix C). Wx: (d, 3 H); Wh: (H, 3 H); b: (3 H,).
 
     The three parts of the columns are z, r and the new content, whose product takes the state after its reset:
@@ -195,15 +199,6 @@ class GRU(Step):
         width = h.shape[1]
         parts = [h.T @ rows(da)[:, : 2 * width], reset.T @ rows(da)[:, 2 * width :]]
         return array_namespace(da).concat(parts, axis=1)
-
-    def forward(self, x: Any, h_prev: Any) -> Array:
-        """Return the next h, (n, H). x: (n, d); h_prev: (n, H)."""
-        return self._forward(x, h_prev)[0]
-
-    def backward(self, dh_next: Any) -> tuple[Array, Array]:
-        """Return dx and dh_prev."""
-        dx, (dh,) = self._backward(dh_next)
-        return dx, dh
 
 
 # --- all steps ----------------------------------------------------------------------------------------------------
@@ -272,24 +267,24 @@ class _Recurrent(Parts):
             setattr(self, name, None)
 
 
-class TimeRNN(_Recurrent):
+class _RecurrentOfH(_Recurrent):
+    """Base class of recurrent layers whose state is h alone."""
+
+    def set_state(self, h: Any) -> None:
+        """Begin with h, (n, H), at the next call of `forward`, if the layer is stateful."""
+        self.h = h
+
+
+class TimeRNN(_RecurrentOfH):
     """Computes `RNN` for every step."""
 
     kind = RNN
 
-    def set_state(self, h: Any) -> None:
-        """Begin with h, (n, H), at the next call of `forward`, if the layer is stateful."""
-        self.h = h
 
-
-class TimeGRU(_Recurrent):
+class TimeGRU(_RecurrentOfH):
     """Computes `GRU` for every step."""
 
     kind = GRU
-
-    def set_state(self, h: Any) -> None:
-        """Begin with h, (n, H), at the next call of `forward`, if the layer is stateful."""
-        self.h = h
 
 
 class TimeLSTM(_Recurrent):

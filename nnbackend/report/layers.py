@@ -10,7 +10,7 @@ import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.checks import positive_integer
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.layers import Layer
 from nnbackend.layers.containers import back_through, watched
 from nnbackend.network import Network
@@ -28,8 +28,8 @@ class LayerRecord:
 
     The measures are taken in inference mode: "output", the root mean square of a layer's output; "zeros", the fraction
     of its elements that are 0; "gradient", the root mean square of the gradient of the loss with respect to that
-    output. An epoch costs one forward and one backward pass of these rows, and one read of the device. Training is not
-    altered, and a checkpoint keeps the record.
+    output, down to the lowest layer that trains. An epoch costs one forward and one backward pass of these rows, and
+    one read of the device. Training is not altered, and a checkpoint keeps the record.
 
     epochs: the epochs that were measured, from 1. layers: the names of the layers, in their order.
     Raises ValueError for rows that is not a positive integer, and after the first epoch for data that does not fit.
@@ -82,7 +82,8 @@ class LayerRecord:
 def measured(network: Network, x: Array, t: Array) -> HostArray:
     """Return the measures of every layer of a network for rows x and targets t, on its backend: (layers, 3).
 
-    Layers within layers are among them. A layer that is used in several places is measured in one of them.
+    Layers within layers are among them. A layer that is used in several places is measured in one of them. A measure is
+    NaN where there is nothing to measure: no gradient goes below the lowest layer that trains.
     """
     xp, buffer, layers = network.backend.xp, network.buffer, network.every_layer()
     outputs: dict[str, list[Array]] = {}
@@ -102,14 +103,14 @@ def measured(network: Network, x: Array, t: Array) -> HostArray:
         try:
             with watched(layers.values(), forward, backward):
                 network.loss_layer.forward(network.forward(x), t)
-                back_through(list(network.layers.values()), network.loss_layer.backward())
+                back_through(list(network.layers.values()), network.loss_layer.backward(), need_dx=False)
         finally:
             buffer.grad[...] = kept
-        there = [name for name in layers if name in outputs and name in gradients]
-        flat = to_numpy(xp.stack([value for name in there for value in (*outputs[name], gradients[name])]))
-    found = np.full((len(layers), len(MEASURES)), np.nan)
-    found[[list(layers).index(name) for name in there]] = flat.astype(np.float64).reshape(len(there), len(MEASURES))
-    return found
+        some = next(iter(outputs.values()))[0]
+        nothing = xp.full((), float("nan"), dtype=some.dtype, device=device(some))
+        values = [(*outputs.get(name, [nothing, nothing]), gradients.get(name, nothing)) for name in layers]
+        flat = to_numpy(xp.stack([value for measures in values for value in measures]))
+    return flat.astype(np.float64).reshape(len(layers), len(MEASURES))
 
 
 def _rms(a: Array) -> Array:

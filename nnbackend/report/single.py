@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import array_api_compat
@@ -304,7 +305,8 @@ def _filters(page: Page, network: Network, shape: tuple[int, ...] | None, column
 def _over_time(page: Page, record: LayerRecord) -> Context:
     # a layer that only passes on what it gets, as dropout outside training, is not shown
     every = np.stack([record.values(measured) for measured in MEASURES])
-    own = [i for i in range(len(record.layers)) if i == 0 or (every[:, :, i] != every[:, :, i - 1]).any()]
+    same = partial(np.allclose, rtol=1e-5, atol=0.0, equal_nan=True)  # but for rounding
+    own = [i for i in range(len(record.layers)) if i == 0 or not same(every[:, :, i], every[:, :, i - 1])]
     figures = []
     for key, measured in (
         ("outputs by layer", "output"),
@@ -312,7 +314,8 @@ def _over_time(page: Page, record: LayerRecord) -> Context:
         ("zeros by layer", "zeros"),
     ):
         values = record.values(measured)
-        chosen = [i for i in own if measured != "zeros" or values[:, i].any()]
+        shown = np.isfinite(values) & ((values > 0) | (measured != "zeros"))
+        chosen = [i for i in own if shown[:, i].any()]
         series = {record.layers[i]: (record.layers[i], values[:, i].tolist()) for i in chosen}
         if series:
             figures.append(curve_figure(page, word(key), series, record.epochs))

@@ -57,14 +57,15 @@ class TrainingReport:
         rows: inputs and targets to train on. held_out: those of which the page tells the results; those to train on if
         it is None. The rest is as in `write_report`; settings are by default those of the trainer.
         """
-        record, n = LayerRecord(*rows), getattr(rows[0], "shape", None) or (len(rows[0]),)
+        n = (getattr(rows[0], "shape", None) or (len(rows[0]),))[0]
+        record = LayerRecord(*rows, rows=min(256, max(32, n // 20)))  # so that it costs little beside an epoch
         told = {
             "classes": classes,
             "features": features,
             "image_shape": image_shape,
             "feature_scaling": feature_scaling,
             "target_scaling": target_scaling,
-            "data": {**(data or {}), "training rows": f"{n[0]:,}"},
+            "data": {**(data or {}), "training rows": f"{n:,}"},
             "settings": trainer.settings() if settings is None else settings,
         }
         self._watched = trainer, record, held_out or rows, told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,32 @@ def zeros(*shape: int) -> np.ndarray:
 def test_bad_input(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+def small_transformer(**settings: Any) -> nn.Network:
+    layers: list[nn.Layer] = [nn.Embedding(9, 8, weight=0.5), nn.PositionalEncoding(8, 6)]
+    for _ in range(2):
+        layers += [
+            nn.Residual([nn.LayerNormalization(8), nn.MultiHeadAttention(8, 2, causal=True)]),
+            nn.Residual([nn.LayerNormalization(8), nn.Affine(8, 16), nn.GELU(), nn.Affine(16, 8)]),
+        ]
+    return nn.Network([*layers, nn.LayerNormalization(8), nn.Affine(8, 9)], seed=1, **settings)
+
+
+def test_a_small_transformer_learns_to_count(on: Namespace) -> None:
+    """Each id is followed by the next one, at every step; the gradients are checked by differences."""
+    ids = np.random.default_rng(0).integers(0, 9, (60, 6))
+    net = small_transformer()
+    assert nn.check_gradients(net, ids[:3], (ids[:3] + 1) % 9).ok
+    nn.Trainer(net, nn.Adam(0.01), batch_size=10, clip_norm=1.0, seed=0).fit(ids, (ids + 1) % 9, epochs=12)
+    assert net.accuracy(ids, (ids + 1) % 9) > 0.99
+    assert nn.generate(net, [3], 7, temperature=0, context=6) == [4, 5, 6, 7, 8, 0, 1]
+
+
+def test_a_small_transformer_in_other_libraries(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    ids, net = np.random.default_rng(0).integers(0, 9, (4, 6)), small_transformer()
+    with torch.no_grad():
+        assert_close(net.to_torch()(torch.tensor(ids)).numpy(), to_numpy(net.predict(ids)), "float32", 300)
+    assert net.to_onnx(tmp_path / "net.onnx", input_shape=(6,)).difference < 1e-5

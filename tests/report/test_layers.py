@@ -63,6 +63,14 @@ def test_layers_within_layers_are_measured(on: Namespace) -> None:
         assert found[name][0] == pytest.approx(rms(y), rel=1e-12)
 
 
+def test_below_the_lowest_layer_that_trains_there_is_no_gradient(on: Namespace) -> None:
+    x = np.random.default_rng(0).uniform(size=(9, 2, 3))
+    net = nn.Network([nn.Flatten(), nn.Affine(6, 3)], seed=1)
+    found = measured(net, *net.data(x, T[:9]))
+    assert np.isnan(found).tolist() == [[False, False, True], [False, False, False]]
+    assert found[0, 0] == pytest.approx(rms(x), rel=1e-6)
+
+
 def test_recording_alters_nothing(on: Namespace) -> None:
     plain, watched = make(), make()
     record = LayerRecord(X, T, rows=16)
