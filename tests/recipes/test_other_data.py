@@ -134,6 +134,16 @@ def test_a_folder_of_pictures(model: str, tmp_path: Path) -> None:
     assert shown[0].shape == (12, 12)
 
 
+def test_many_pictures_get_a_wider_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bars(tmp_path / "bars")
+    settings = TrainSettings(data=str(tmp_path / "bars"), model="cnn", epochs=1, backend="numpy")
+    sizes = []
+    for many in (30_000, 120):
+        monkeypatch.setattr("nnbackend.recipes.train.MANY_PICTURES", many)
+        sizes.append([value.shape for value in train_data(settings).network.params.values()][2])
+    assert sizes == [(3, 3, 16, 32), (3, 3, 32, 64)]
+
+
 def test_arrays(tmp_path: Path) -> None:
     x = RNG.normal(5, 3, (200, 4))
     t = np.where(x[:, 0] > 5, "high", "low")
