@@ -44,7 +44,9 @@ mapfile -t commands < <(grep '^python3 -m venv ' README.md)
 printf '\n$ %s\n' "${commands[0]}"
 env -u NNBACKEND_DATA bash -euo pipefail -c "${commands[0]}" # as for a newcomer, who has the embedded sample only
 
-# a test that hangs is named instead of ending the whole run
+# two processes of tests share the processors, so each computes with one thread; a test that hangs is named instead of
+# ending the whole run
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -n 2 --timeout=600 --durations=15"
 printf '\n$ %s\n' "${commands[1]}"
 bash -euo pipefail -c "${commands[1]}"
