@@ -36,7 +36,7 @@ PYTHON=.venv/bin/python bash ci/sanitize.sh
 
 # Run CuPy's tests on a stand-in for CuPy, which refuses what a GPU forbids. On a GPU, `ci/gpu.sh` runs them.
 printf '\n$ pytest -p cuda_standin -k cupy\n'
-PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q
+OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q
 
 # the commands are the two lines of the README that make an environment
 mapfile -t commands < <(grep '^python3 -m venv ' README.md)
