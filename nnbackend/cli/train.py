@@ -121,14 +121,15 @@ def _add_settings(parser: Parser) -> None:
     add("--activation", "activation after each hidden layer", choices=sorted(ACTIVATIONS))
     add(
         "--dropout",
-        "part of the activations that is dropped while training (default: 0.2 of a cnn, 0.1 for tables, else 0)",
+        "part of the activations that is dropped while training (default: 0.2 of a cnn, 0.3 from 30,000 "
+        "pictures on, 0.1 for tables, else 0)",
         type=float,
         metavar="PART",
     )
     add(
         "--augment",
         "how much pictures are shifted, turned, scaled and bent at random while training; 0: not at all (default: 1 "
-        "for pictures)",
+        "for pictures, 0.5 for a cnn that sees 30,000)",
         type=float,
         metavar="X",
     )

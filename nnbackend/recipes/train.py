@@ -45,7 +45,8 @@ MODELS = ("cnn", "mlp")
 SHIFT, DEGREES, SCALE, BEND = 0.07, 10.0, 0.1, 0.7  # of augmentation; BEND in pixels of images of 28 x 28
 # the pictures that are seen, with repetitions, and the most passes; measured on held-out digits, with augmentation
 PICTURES_SEEN = {"mlp": (900_000, 40), "cnn": (960_000, 30)}
-MANY_PICTURES, CHANNELS, MORE_CHANNELS = 30_000, (16, 32), (32, 64)  # of a cnn: more pictures fill more channels
+# of a cnn: more pictures fill more channels, and need fewer changes at random
+MANY_PICTURES, CHANNELS, MORE_CHANNELS = 30_000, (16, 32), (32, 64)
 STEPS_OF_PICTURES, STEPS_OF_TABLES = 3000, 600  # a small set is passed over as often as it takes to make so many steps
 JUDGED = 10_000  # the most rows to train on that are looked at to see whether they are known by heart
 BY_HEART = 0.03  # a gap between training and test, as a part of all answers, that is worth a word
@@ -253,14 +254,15 @@ def _completed(settings: TrainSettings, data: PreparedData) -> TrainSettings:
         raise ValueError("model: 'cnn' answers with classes, and the data asks for numbers; use 'mlp'")
     batch_size = settings.batch_size or max(1, min(100 if data.pictures else 50, rows // 10))
     seen, most = PICTURES_SEEN[model] if data.pictures else (0, 0)
+    many = rows >= MANY_PICTURES
     passes = max(12, min(most, seen // rows))
     least = math.ceil((STEPS_OF_PICTURES if data.pictures else STEPS_OF_TABLES) / math.ceil(rows / batch_size))
     epochs = max(passes, min(200, least))
     suited: dict[str, Any] = {
         "model": model,
         "hidden": (512, 256) if data.pictures else (64, 64),
-        "dropout": 0.2 if model == "cnn" else 0.0 if data.pictures else 0.1,
-        "augment": 1.0 if data.pictures else 0.0,
+        "dropout": (0.3 if many else 0.2) if model == "cnn" else 0.0 if data.pictures else 0.1,
+        "augment": (0.5 if many and model == "cnn" else 1.0) if data.pictures else 0.0,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": _first_rate(replace(settings, model=model)),
