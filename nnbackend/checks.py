@@ -6,7 +6,17 @@ import math
 import operator
 from numbers import Integral, Real
 
-__all__ = ["at_least", "decay", "is_integer", "not_negative", "number", "positive", "positive_integer"]
+__all__ = [
+    "at_least",
+    "boolean",
+    "decay",
+    "finite",
+    "is_integer",
+    "not_negative",
+    "number",
+    "positive",
+    "positive_integer",
+]
 
 
 def is_integer(value: object, least: int) -> bool:
@@ -30,6 +40,19 @@ def number(argument: str, value: object) -> None:
     """Raise ValueError if the value is not a real number."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{argument} must be a number, got {value!r}")
+
+
+def boolean(argument: str, value: object) -> None:
+    """Raise ValueError if the value is not True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{argument} must be True or False, got {value!r}")
+
+
+def finite(argument: str, value: float) -> None:
+    """Raise ValueError if the value is not a finite number."""
+    number(argument, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{argument} must be finite, got {value!r}")
 
 
 def positive(argument: str, value: float) -> None:

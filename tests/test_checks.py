@@ -16,6 +16,8 @@ GOOD: list[tuple[Callable[..., None], list[Any], list[Any]]] = [
     (checks.number, [0, -1.5, np.float32(2), math.inf], [True, "1", None, 1j, [1]]),
     (checks.positive, [1e-300, 3], [0, -1, math.inf, math.nan, True, "1"]),
     (checks.not_negative, [0, 2.5], [-1e-9, math.inf, math.nan, None]),
+    (checks.boolean, [True, False], [1, 0, None, "True", np.True_]),
+    (checks.finite, [-2.5, 0], [math.inf, -math.inf, math.nan, True, "1"]),
     (checks.decay, [0, 0.999], [1, -0.1, math.nan, True]),
 ]
 

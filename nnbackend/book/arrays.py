@@ -10,7 +10,7 @@ import numpy as np
 
 from nnbackend.backends import describe, name_of, resolve, to_numpy
 from nnbackend.errors import BackendError
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, array_namespace, device
 
 _backend = lru_cache(maxsize=None)(resolve)  # cached, because opening a GPU backend computes a product on it
 
@@ -53,6 +53,12 @@ def floating(*arrays: Array) -> tuple[Array, ...]:
 def like(value: Array, parameter: Any) -> Array:
     """Return `value` where `parameter` lives, so that a script may write `parameter -= lr * value`."""
     return to_numpy(value) if name_of(parameter) in ("", "numpy") else value
+
+
+def take(x: Array, chosen: Any) -> Array:
+    """Return the rows of x whose numbers are in the host array `chosen`."""
+    xp = array_namespace(x)
+    return xp.take(x, xp.asarray(chosen, device=device(x)), axis=0)
 
 
 def number(value: Any) -> Any:

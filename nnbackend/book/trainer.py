@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from nnbackend.book.arrays import number
+from nnbackend.book.arrays import number, take
 from nnbackend.book.optimizer import OPTIMIZERS, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 from nnbackend.errors import unknown_name
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.array import Array
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop", "Trainer", "np", "os", "sys"]
 
@@ -62,7 +62,7 @@ class Trainer:
     def train_step(self) -> None:
         """Train on one mini-batch. If an epoch begins with it, compute the accuracies."""
         chosen = np.random.choice(self.train_size, self.batch_size)
-        x_batch, t_batch = _rows(self.x_train, chosen), _rows(self.t_train, chosen)
+        x_batch, t_batch = take(self.x_train, chosen), take(self.t_train, chosen)
         self.optimizer.update(self.network.params, self.network.gradient(x_batch, t_batch))
         loss = number(self.network.loss(x_batch, t_batch))
         self.train_loss_list.append(loss)
@@ -92,8 +92,3 @@ class Trainer:
         if self.evaluate_sample_num_per_epoch is not None:
             n = min(n, self.evaluate_sample_num_per_epoch)
         return number(self.network.accuracy(x[:n, ...], t[:n, ...]))
-
-
-def _rows(x: Array, chosen: Any) -> Array:
-    xp = array_namespace(x)
-    return xp.take(x, xp.asarray(chosen, device=device(x)), axis=0)

@@ -14,7 +14,7 @@ from nnbackend.book import layers as first_volume
 from nnbackend.book.arrays import floating, like, together
 from nnbackend.book2.functions import cross_entropy_error, sigmoid, softmax
 from nnbackend.book2.np import GPU, np
-from nnbackend.functions.array import Array, MaybeArray, array_namespace
+from nnbackend.functions.array import Array, MaybeArray, array_namespace, as_rows
 
 __all__ = [
     "GPU",
@@ -76,7 +76,7 @@ class MatMul(Parts):
 
     def _gradients(self, dout: Any) -> list[Array]:
         dout, x, W = together(dout=dout, x=self.x, W=self.params[0])
-        return [dout @ W.T, rows(x).T @ rows(dout)]
+        return [dout @ W.T, as_rows(x).T @ as_rows(dout)]
 
 
 class Affine(MatMul):
@@ -92,7 +92,7 @@ class Affine(MatMul):
 
     def _gradients(self, dout: Any) -> list[Array]:
         xp = array_namespace(dout)
-        return [*super()._gradients(dout), xp.sum(rows(dout), axis=0)]
+        return [*super()._gradients(dout), xp.sum(as_rows(dout), axis=0)]
 
 
 class Softmax(Bare):
@@ -177,8 +177,3 @@ def product(x: Array, W: Array) -> Array:
     if W.ndim != 2 or x.ndim == 0 or x.shape[-1] != W.shape[0]:
         raise ValueError(f"x: expected a last axis of {W.shape[0]}, as W {tuple(W.shape)}, got shape {tuple(x.shape)}")
     return x @ W
-
-
-def rows(x: Array) -> Array:
-    """Return x, (..., d), as (n, d)."""
-    return array_namespace(x).reshape(x, (-1, x.shape[-1]))

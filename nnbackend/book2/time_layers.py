@@ -25,11 +25,10 @@ from nnbackend.book2.layers import (
     SigmoidWithLoss,
     Softmax,
     SoftmaxWithLoss,
-    rows,
 )
 from nnbackend.book2.np import GPU, np
 from nnbackend.functions.affine import product
-from nnbackend.functions.array import Array, MaybeArray, array_namespace, device
+from nnbackend.functions.array import Array, MaybeArray, array_namespace, as_rows, device
 from nnbackend.functions.recurrent import input_products, input_products_backward
 
 __all__ = [
@@ -92,7 +91,7 @@ class Step(Parts):
     def state_products_backward(kept: Sequence[Any], da: Array) -> Array:
         """Return the gradient of Wh. kept, da: of all steps, (T, n, k H)."""
         before = _joined([k[0] for k in kept])
-        return before.T @ rows(da)
+        return before.T @ as_rows(da)
 
     def _forward(self, x: Any, *state: Any) -> State:
         x, Wx, Wh, b, *before = _arrays(self.params, x=x, **_named(state))
@@ -197,7 +196,7 @@ class GRU(_StepOfH):
     def state_products_backward(kept: Sequence[Any], da: Array) -> Array:
         h, reset = _joined([k[0] for k in kept]), _joined([k[0] * k[2] for k in kept])
         width = h.shape[1]
-        parts = [h.T @ rows(da)[:, : 2 * width], reset.T @ rows(da)[:, 2 * width :]]
+        parts = [h.T @ as_rows(da)[:, : 2 * width], reset.T @ as_rows(da)[:, 2 * width :]]
         return array_namespace(da).concat(parts, axis=1)
 
 
@@ -389,11 +388,11 @@ class TimeSoftmaxWithLoss(Bare):
         _expect("ts", ts, tuple(xs.shape[:2]))
         ts = xp.reshape(ts, (-1,))
         counts = ts != self.ignore_label
-        ts = labels(rows(xs), xp.where(counts, ts, xp.zeros_like(ts)))
+        ts = labels(as_rows(xs), xp.where(counts, ts, xp.zeros_like(ts)))
         weight = xp.astype(counts, xs.dtype)
         if not number(xp.any(counts)):
             raise ValueError(f"ts: every label is {self.ignore_label}, which does not count")
-        loss, ys = F.softmax_cross_entropy(rows(xs), ts, weight)
+        loss, ys = F.softmax_cross_entropy(as_rows(xs), ts, weight)
         self.cache = ts, ys, weight, tuple(xs.shape)
         return numpy.float64(number(loss))
 
@@ -434,7 +433,7 @@ class Simple_TimeSoftmaxWithLoss(Bare):
         _expect("xs", xs, (None, None, None))
         layer = SoftmaxWithLoss()
         self.cache = layer, tuple(xs.shape)
-        return layer.forward(rows(xs), array_namespace(ts).reshape(ts, (-1,)))
+        return layer.forward(as_rows(xs), array_namespace(ts).reshape(ts, (-1,)))
 
     def backward(self, dout: Any = 1) -> Array:
         layer, shape = self.cache

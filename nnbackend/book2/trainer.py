@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy
 
-from nnbackend.book.arrays import together
+from nnbackend.book.arrays import take, together
 from nnbackend.book2.np import GPU, np
 from nnbackend.book2.util import clip_grads
-from nnbackend.functions.array import Array, array_namespace, device
+from nnbackend.functions.array import Array, array_namespace
 
 __all__ = ["GPU", "RnnlmTrainer", "Trainer", "clip_grads", "np", "numpy", "remove_duplicate", "sys", "time"]
 
@@ -100,7 +100,7 @@ class Trainer(_Loop):
             for _ in range(max_epoch):
                 order = order[numpy.random.permutation(numpy.arange(n))]
                 chosen = [order[i * batch_size : (i + 1) * batch_size] for i in range(steps)]
-                yield ((_rows(x, these), _rows(t, these)) for these in chosen)
+                yield ((take(x, these), take(t, these)) for these in chosen)
 
         self.loss_list += self._fit(steps, epochs(), max_grad)
 
@@ -130,7 +130,7 @@ class RnnlmTrainer(_Loop):
         self.time_idx = start + time_size
         places = (places % len(x)).reshape(-1)
         shape = batch_size, time_size
-        return tuple(array_namespace(a).reshape(_rows(a, places), shape) for a in (x, t))  # type: ignore[return-value]
+        return tuple(array_namespace(a).reshape(take(a, places), shape) for a in (x, t))  # type: ignore[return-value]
 
     def fit(
         self,
@@ -199,8 +199,3 @@ def _is_same(a: Any, b: Any) -> bool:
 def _address(a: Any) -> int:
     interface = getattr(a, "__cuda_array_interface__", None) or a.__array_interface__
     return int(interface["data"][0])
-
-
-def _rows(x: Array, chosen: Any) -> Array:
-    xp = array_namespace(x)
-    return xp.take(x, xp.asarray(chosen, device=device(x)), axis=0)

@@ -101,6 +101,11 @@ def pieces(n: int, size: int) -> Iterator[slice]:
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
+def as_rows(x: Array) -> Array:
+    """The positions of x, (..., d), as rows: (n, d)."""
+    return array_namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
 def take_columns(x: Array, columns: Array) -> Array:
     """x[:, columns], column-major: fast for a column-major x, whose columns lie together. x: (n, c); columns: (k,)."""
     return array_namespace(x).take(x.T, columns, axis=0).T

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from nnbackend.checks import positive_integer
 from nnbackend.functions import affine, affine_backward
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, array_namespace, as_rows
 from nnbackend.initializers import Initializer, initializer
 from nnbackend.layers.base import Layer, Shape, check_input
 from nnbackend.parameters import Parameter
@@ -46,7 +45,7 @@ class Affine(Layer):
         self._x, self._axes = x, tuple(x.shape[:-1])
         if ndim == 2:
             return affine(x, self.W.data, self.b.data)
-        self._x = _as_rows(x)
+        self._x = as_rows(x)
         y = affine(self._x, self.W.data, self.b.data)
         return array_namespace(x).reshape(y, (*self._axes, self.output_size))
 
@@ -55,7 +54,7 @@ class Affine(Layer):
         backward = affine_backward if type(self._x) is type(dy) else affine_backward.dispatch(object)
         if dy.ndim == 2:
             return backward(dy, self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
-        dx = backward(_as_rows(dy), self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
+        dx = backward(as_rows(dy), self._x, self.W.data, self.W.grad, self.b.grad, need_dx)
         return array_namespace(dy).reshape(dx, (*self._axes, self.input_size)) if need_dx else dx
 
     def _takes_sparse(self, x: Any) -> bool:
@@ -82,8 +81,3 @@ class Affine(Layer):
         if shape[-1:] != (self.input_size,):
             raise ValueError(f"{self} takes rows of shape ({self.input_size},), but what comes before gives {shape}")
         return (*shape[:-1], self.output_size)
-
-
-def _as_rows(x: Array) -> Array:
-    """Return x, (n, ..., features), as (rows, features)."""
-    return array_namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))

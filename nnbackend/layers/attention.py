@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nnbackend.checks import positive_integer
+from nnbackend.checks import boolean, positive_integer
 from nnbackend.functions import affine, affine_backward, attention, attention_backward, sinusoids
-from nnbackend.functions.array import Array, MaybeArray, array_namespace
+from nnbackend.functions.array import Array, MaybeArray, array_namespace, as_rows
 from nnbackend.initializers import Initializer, Normal, initializer
 from nnbackend.layers.base import Layer, RowShape, Shape, check_input, check_steps, checked_sequence
 from nnbackend.parameters import Parameter
@@ -36,8 +36,7 @@ class MultiHeadAttention(Layer):
             positive_integer(f"{self.kind}: {argument}", getattr(self, argument))
         if self.features % self.heads:
             raise ValueError(f"{self.kind}: {self.heads} heads cannot share {self.features} features equally")
-        if not isinstance(self.causal, bool):
-            raise ValueError(f"{self.kind}: causal must be True or False, got {self.causal!r}")
+        boolean(f"{self.kind}: causal", self.causal)
         weight, bias = (initializer(getattr(self, name), f"{self.kind}: {name}") for name in ("weight", "bias"))
         self.W = Parameter((self.features, 3 * self.features), weight)
         self.b = Parameter((3 * self.features,), bias)
@@ -48,7 +47,7 @@ class MultiHeadAttention(Layer):
         check_input(self, x, self.W.data, self.features, axes=3)
         check_steps(self, x)
         xp, (n, steps, d) = array_namespace(x), x.shape
-        self._rows = xp.reshape(x, (n * steps, d))
+        self._rows = as_rows(x)
         three = xp.reshape(affine(self._rows, self.W.data, self.b.data), (n, steps, 3, self.heads, d // self.heads))
         three = xp.permute_dims(three, (2, 0, 3, 1, 4))
         self._qkv = three[0, ...], three[1, ...], three[2, ...]
@@ -58,8 +57,7 @@ class MultiHeadAttention(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> MaybeArray:
         xp, (n, steps, d) = array_namespace(dy), dy.shape
-        rows = xp.reshape(dy, (n * steps, d))
-        dy = affine_backward(rows, self._answers, self.Wo.data, self.Wo.grad, self.bo.grad)
+        dy = affine_backward(as_rows(dy), self._answers, self.Wo.data, self.Wo.grad, self.bo.grad)
         dy = xp.permute_dims(xp.reshape(dy, (n, steps, self.heads, d // self.heads)), (0, 2, 1, 3))
         three = xp.stack(attention_backward(dy, *self._qkv, self._p))
         rows = xp.reshape(xp.permute_dims(three, (1, 3, 0, 2, 4)), (n * steps, 3 * d))
@@ -101,8 +99,7 @@ class PositionalEncoding(Layer):
     def __post_init__(self) -> None:
         for argument in ("features", "length"):
             positive_integer(f"{self.kind}: {argument}", getattr(self, argument))
-        if not isinstance(self.learned, bool):
-            raise ValueError(f"{self.kind}: learned must be True or False, got {self.learned!r}")
+        boolean(f"{self.kind}: learned", self.learned)
         if self.learned:
             self.P = Parameter((self.length, self.features), Normal(0.02))
 

@@ -5,10 +5,9 @@ They stand first in a network. In inference mode they return x unchanged.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from nnbackend.checks import not_negative, number, positive
+from nnbackend.checks import finite, not_negative, number, positive
 from nnbackend.functions import (
     affine_positions,
     elastic_draws,
@@ -20,7 +19,7 @@ from nnbackend.functions import (
     uniform,
 )
 from nnbackend.functions.array import Array
-from nnbackend.layers.base import Layer, Shape, check_images
+from nnbackend.layers.base import Layer, Shape, check_images, image_shape
 
 
 class Augmentation(Layer):
@@ -172,17 +171,3 @@ class GaussianNoise(Augmentation):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         return dy
-
-
-def finite(argument: str, value: float) -> None:
-    """Raise ValueError if the value is not a finite number."""
-    number(argument, value)
-    if not math.isfinite(value):
-        raise ValueError(f"{argument} must be finite, got {value!r}")
-
-
-def image_shape(layer: Layer, shape: Shape) -> Shape:
-    """Return the shape of an image. Raise ValueError if it is not one."""
-    if len(shape) != 3:
-        raise ValueError(f"{layer} takes images of (h, w, c), but what comes before gives {shape}")
-    return shape

@@ -405,6 +405,13 @@ def check_images(layer: Layer, x: Array) -> None:
         raise ValueError(f"{layer}: argument x must have shape (n, h, w, c), got {tuple(getattr(x, 'shape', ()))}")
 
 
+def image_shape(layer: Layer, shape: Shape) -> Shape:
+    """Return the shape of an image. Raise ValueError if it is not one."""
+    if len(shape) != 3:
+        raise ValueError(f"{layer} takes images of (h, w, c), but what comes before gives {shape}")
+    return shape
+
+
 def _refuse_input(layer: Layer, x: Array, W: Array, last: int, axes: int | None) -> None:
     if W is None:
         raise ValueError(f"{layer} has no parameter values yet: put it in a Network, or call its initialize(seed)")

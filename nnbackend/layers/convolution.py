@@ -18,7 +18,7 @@ from nnbackend.functions import (
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.functions.convolution import Pair, Size, output_size
 from nnbackend.initializers import Initializer, initializer
-from nnbackend.layers.base import Layer, RowShape, Shape, check_images, check_input
+from nnbackend.layers.base import Layer, RowShape, Shape, check_images, check_input, image_shape
 from nnbackend.parameters import Parameter
 
 
@@ -101,9 +101,7 @@ class Pooling(Layer):
         return (None, None, None)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 3:
-            raise ValueError(f"{self} takes images of (h, w, c), but what comes before gives {shape}")
-        return (*_output_size(self, shape, *self._windows), shape[2])
+        return (*_output_size(self, image_shape(self, shape), *self._windows), shape[2])
 
 
 @dataclass(eq=False)

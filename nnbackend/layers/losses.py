@@ -105,16 +105,13 @@ class SoftmaxWithLoss(Loss):
     def total(self, t: Array, weight: Array | None = None) -> Array | int:
         if self.ignore_label is None and (t.ndim == 1 or self.class_weight is None):
             return total_weight(t, weight, self._on_device.like(t))
-        labels, places = self._labels(t)
-        weights = self._weights(t, weight)
-        total = total_weight(labels, weights, self._on_device.like(t))
-        return t.shape[0] if isinstance(total, int) else total / places
+        total = total_weight(self._labels(t), self._weights(t, weight), self._on_device.like(t))
+        return t.shape[0] if isinstance(total, int) else total / _places(t)
 
     def counted(self, t: Array, weight: Array | None = None) -> Array | int:
-        labels, places = self._labels(t)
         if self.ignore_label is None:
-            return total_weight(t, weight) * places
-        return total_weight(labels, self._weights(t, weight))
+            return total_weight(t, weight) * _places(t)
+        return total_weight(self._labels(t), self._weights(t, weight))
 
     def is_counted(self, t: Array) -> Array | None:
         return None if self.ignore_label is None else t != self.ignore_label
@@ -156,24 +153,24 @@ class SoftmaxWithLoss(Loss):
             return y, t, weight
         x, targets = self.positions(y, t)
         if self.ignore_label is not None:
-            targets = self._labels(t)[0]
+            targets = self._labels(t)
         return x, targets, self._weights(t, weight, y.dtype)
 
-    def _labels(self, t: Array) -> tuple[Array, int]:
-        """Return the labels of all positions, with 0 for those that are left out, and the number of them in a row.
+    def _labels(self, t: Array) -> Array:
+        """Return the labels of all positions, with 0 for those that are left out; rows of probabilities as they are.
 
-        t: as `target` returns it. Of rows of probabilities only the number is told.
+        t: as `target` returns it.
         """
         xp = array_namespace(t)
         if not xp.isdtype(t.dtype, "integral"):
-            return t, math.prod(t.shape[1:-1])
+            return t
         counted = self.is_counted(t)
         labels = t if counted is None else t * xp.astype(counted, t.dtype)
-        return xp.reshape(labels, (math.prod(t.shape),)), math.prod(t.shape[1:])
+        return xp.reshape(labels, (math.prod(t.shape),))
 
     def _weights(self, t: Array, weight: Array | None, dtype: Any = None) -> Array | None:
         """Return the weight of every position, or None if all are 1. weight: (n,), of the rows."""
-        xp, counted, (_, places) = array_namespace(t), self.is_counted(t), self._labels(t)
+        xp, counted, places = array_namespace(t), self.is_counted(t), _places(t)
         weights = weight if weight is None or places == 1 else xp.repeat(weight, places)
         if counted is None:
             return weights
@@ -209,11 +206,16 @@ class SoftmaxWithLoss(Loss):
         if 0 in labels.shape:
             raise ValueError(f"t is empty: expected at least one label, got shape {tuple(labels.shape)}")
         labels = on.asarray(labels, "int64")
-        valid = self._labels(labels)[0]
+        valid = self._labels(labels)
         low, high = int(on.xp.min(valid)), int(on.xp.max(valid))
         if low < 0 or high >= classes:
             raise ValueError(f"t: labels must lie in 0 to {classes - 1}, got {low} to {high}")
         return labels
+
+
+def _places(t: Array) -> int:
+    """Return how many positions a row of targets has, labels or rows of probabilities."""
+    return math.prod(t.shape[1:] if array_namespace(t).isdtype(t.dtype, "integral") else t.shape[1:-1])
 
 
 class _Elementwise(Loss):
