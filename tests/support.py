@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from nnbackend.backends import Backend, to_numpy
 from nnbackend.datasets import write_idx
+from nnbackend.training import Trainer
 
 # dpnp is tested where somebody has installed it: it brings the runtime of a compiler
 DPNP = ["dpnp"] if importlib.util.find_spec("dpnp") else []
@@ -93,6 +95,20 @@ def check_projection(
         projected = float(xp.sum(on.array(direction, "float64") * gradient))
         size = float(np.sum(np.abs(direction * to_numpy(gradient)))) + 1e-3
         assert abs(numeric - projected) < 1e-7 * size, (i, numeric, projected)
+
+
+class Stops:
+    """Sends Ctrl-C after a step of an epoch. at: the epochs that are done, and the steps."""
+
+    def __init__(self, at: tuple[int, int]):
+        self.at = at
+
+    def __call__(self, trainer: Trainer) -> None:
+        pass
+
+    def after_step(self, trainer: Trainer) -> None:
+        if (trainer.epoch, trainer.state.step) == self.at:
+            signal.raise_signal(signal.SIGINT)
 
 
 def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import Namespace, assert_close
+from support import Namespace, Stops, assert_close
 
 import nnbackend as nn
 from nnbackend.backends import to_numpy
@@ -105,20 +104,6 @@ def test_a_saved_network_goes_on_with_other_draws(tmp_path: Path) -> None:
         one.tick()
     assert again.forward(IMAGES, training=True).tobytes() == net.forward(IMAGES, training=True).tobytes()
     assert repr(again) == repr(net)
-
-
-class Stops:
-    """Sends Ctrl-C after a step of an epoch."""
-
-    def __init__(self, at: tuple[int, int]):
-        self.at = at
-
-    def __call__(self, trainer: nn.Trainer) -> None:
-        pass
-
-    def after_step(self, trainer: nn.Trainer) -> None:
-        if (trainer.epoch, trainer.state.step) == self.at:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_run_that_is_interrupted_sees_the_same_images(tmp_path: Path) -> None:

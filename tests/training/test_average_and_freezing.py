@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import cuda_standin as standin
 import numpy as np
 import pytest
-from support import MPIEXEC, Namespace, assert_close
+from processes import alone, launch, needs_mpi, results
+from support import Namespace, Stops, assert_close
 
 import nnbackend as nn
 from nnbackend.backends import to_numpy
@@ -260,20 +255,6 @@ def unfreezes(trainer: nn.Trainer) -> None:
         trainer.network.unfreeze("Affine1")
 
 
-class Stops:
-    """Sends Ctrl-C after a step of an epoch."""
-
-    def __init__(self, at: tuple[int, int]):
-        self.at = at
-
-    def __call__(self, trainer: nn.Trainer) -> None:
-        pass
-
-    def after_step(self, trainer: nn.Trainer) -> None:
-        if (trainer.epoch, trainer.state.step) == self.at:
-            signal.raise_signal(signal.SIGINT)
-
-
 def whole(path: Path | None = None, stop: tuple[int, int] = (0, 0)) -> nn.Trainer:
     """A run with all of it."""
     trainer = trainer_of(FROZEN, average=0.9, checkpoint=path)
@@ -322,19 +303,9 @@ def test_captured() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.skipif(MPIEXEC is None, reason='MPI is not installed: pip install "nnbackend[mpi]" mpich')
+@needs_mpi
 def test_two_processes_have_the_bits_of_one() -> None:
-    program = Path(__file__).parent / "mpi_program.py"
-    spec = importlib.util.spec_from_file_location("mpi_program_of_averages", program)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     options = {"average": 0.9, "freeze": ["Affine1", "BatchNormalization1"], "plateau": True}
-    expected = module.digest(module.run(None, None, **options))
-    assert expected != module.digest(module.run(None, None, **(options | {"freeze": []})))
-    command = [MPIEXEC, "-n", "2", sys.executable, str(program), "", json.dumps(options)]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(nn.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {line.split()[-1] for line in done.stdout.splitlines()} == {expected}
+    expected = alone(**options)
+    assert expected != alone(**(options | {"freeze": []}))
+    assert results(launch(2, **options)) == expected

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import alone, launch, needs_mpi, program, results
 from support import MPIEXEC
 
 import nnbackend as nn
@@ -26,45 +26,6 @@ from nnbackend.cli import main
 from nnbackend.training.communication import SIZES, MPICommunicator
 from nnbackend.training.communication import _portable as portable
 from nnbackend.training.pairwise import PairwiseSum, add_nodes, nodes_of
-
-PROGRAM = Path(__file__).parent / "mpi_program.py"
-needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason='MPI is not installed: pip install "nnbackend[mpi]" mpich')
-spec = importlib.util.spec_from_file_location("mpi_program", PROGRAM)
-assert spec is not None
-assert spec.loader is not None
-program = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(program)
-
-
-def launch(
-    processes: int, folder: Path | str = "", timeout: float = 120, **options: Any
-) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONWARNINGS"] = options.pop("warnings", "error")
-    command = [str(MPIEXEC), "-n", str(processes), sys.executable, str(PROGRAM), str(folder), json.dumps(options)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=timeout,
-        cwd=nn.__path__[0] + "/..",
-        check=False,
-    )
-
-
-def results(done: subprocess.CompletedProcess[str]) -> set[tuple[str, ...]]:
-    """Return epoch, step and digest of the ranks, which are all the same where the set has one element."""
-    assert done.returncode == 0, done.stderr
-    lines = sorted(line.split() for line in done.stdout.splitlines())
-    assert [int(line[0]) for line in lines] == list(range(len(lines)))
-    return {tuple(line[1:]) for line in lines}
-
-
-def alone(**options: Any) -> set[tuple[str, ...]]:
-    trainer = program.run(None, None, **options)
-    return {(str(trainer.epoch), str(trainer.state.step), program.digest(trainer))}
-
 
 # --- the order of a sum ---------------------------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import pickle
-import signal
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import Stops
 
 import nnbackend as nn
 
@@ -187,16 +187,8 @@ def test_skipped_steps_are_no_updates(tmp_path: Path) -> None:
 def test_ctrl_c_and_a_second_fit(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
 
-    class Stops:
-        def __call__(self, trainer: nn.Trainer) -> None:
-            pass
-
-        def after_step(self, trainer: nn.Trainer) -> None:
-            if (trainer.epoch, trainer.state.step) == (1, 3):
-                signal.raise_signal(signal.SIGINT)
-
     trainer, board = trainer_of(), nn.TensorBoard(tmp_path)
-    trainer.fit(X, T, 3, callbacks=[board, Stops()])
+    trainer.fit(X, T, 3, callbacks=[board, Stops((1, 3))])
     assert trainer.history.interrupted
     trainer.fit(X, T, 2, callbacks=[board])
     assert sorted(scalars(tmp_path)["loss/step"]) == list(range(1, 25))
