@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -207,6 +208,9 @@ def communicator(comm: Any = None) -> Communicator:
     return Communicator() if comm.Get_size() == 1 else MPICommunicator(comm)
 
 
+PASSED_ON = 0.5  # seconds in which the launcher passes on what a process wrote; what it has not at an abort is lost
+
+
 def _abort_on_exception(comm: Any) -> None:
     """End all processes if one has an exception that nobody catches: the others would wait for it for ever."""
     previous = sys.excepthook
@@ -219,6 +223,7 @@ def _abort_on_exception(comm: Any) -> None:
             print(f"rank {comm.Get_rank()} of {comm.Get_size()} failed:", file=sys.stderr)
             previous(kind, error, trace)
             sys.stderr.flush()
+            time.sleep(PASSED_ON)
         finally:
             comm.Abort(1)
 
