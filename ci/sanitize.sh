@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Run the tests of the loops in C under AddressSanitizer and UBSan. The package is built with both into a temporary
-# folder. Any report fails the script. If the compiler has no sanitizers, the script says so and passes.
+# Run the tests of the loops in C under AddressSanitizer and UBSan, and a program of their threads under ThreadSanitizer.
+# The package is built with the first two into a temporary folder. Any report fails the script. If the compiler has no
+# sanitizers, the script says so and passes.
 # PYTHON names an interpreter in which the tests can run (default: python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,6 +18,9 @@ if ! echo 'int main(void) { return 0; }' | "$CC" $flags -xc - -o "$folder/probe"
     exit 0
 fi
 
+"$CC" -O1 -g -fsanitize=thread -pthread ci/threads.c -o "$folder/threads"
+TSAN_OPTIONS=halt_on_error=1 timeout 300 "$folder/threads"
+
 CFLAGS=$flags LDFLAGS=$flags "$python" -m pip install --quiet --no-deps --target "$folder/built" .
 
 # The runtime must be loaded before Python. Leaks are not checked, because Python and NumPy keep memory until they exit. A
@@ -28,4 +32,4 @@ import sys
 from nnbackend.backends.numpy import _native
 assert _native.__file__.startswith(sys.argv[1]), _native.__file__
 PYTHON
-"$python" -m pytest -p no:cacheprovider -q -s tests/backends/numpy/test_native.py
+"$python" -m pytest -p no:cacheprovider -q -s tests/backends/numpy

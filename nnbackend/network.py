@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # the most rows that predict and evaluate pass through the layers at once
+IN_THREADS = 16  # the fewest rows for which a pass looks for several threads
 ELEMENTS_AT_ONCE = 2**23  # the most elements of a layer's output for so many rows; for larger ones they pass fewer
 
 CLOCK = "training.clock"  # the name of the count of training passes in a file
@@ -157,7 +159,8 @@ class Network:
             return self.forward(x[None, ...])[0, ...]
         if x.shape[0] <= 1:
             return self.forward(x)
-        outputs = [self.forward(x[piece, ...]) for piece in self._pieces(x)]
+        with self.processors(tuple(x.shape)):
+            outputs = [self.forward(x[piece, ...]) for piece in self._pieces(x)]
         return outputs[0] if len(outputs) == 1 else self.backend.xp.concat(outputs, axis=0)
 
     @on_its_device
@@ -268,6 +271,22 @@ class Network:
         """Yield all layers, each with the shape of its input rows if the network takes rows of `shape`."""
         return itertools.islice(self._root.places(shape), 1, None)
 
+    def processors(self, shape: Shape) -> AbstractContextManager[object]:
+        """Give the processors, within a `with` block, to what does most of the work for batches of `shape`.
+
+        `fit`, `predict` and `evaluate` do it; a training loop of your own should, too. On NumPy the convolutions of a
+        network then share the processors, if they are most of its work, and the matrix products of the whole process
+        have one thread each. Otherwise the products share the processors, as always. Results stay the same.
+        """
+        if shape[0] < IN_THREADS:
+            return nullcontext()
+        work = {True: 0, False: 0}
+        for layer, taken in self.places(shape[1:]):
+            values = sum(parameter.size for parameter in layer.own_parameters().values())
+            if values:  # each serves every position of a row
+                work[layer.in_loops] += values * math.prod(layer.output_shape(taken)[:-1])
+        return self.backend.for_loops() if work[True] > work[False] else nullcontext()
+
     def steps(self) -> list[Layer]:
         """Return the layers that a forward pass calls one after another. A Sequential is taken apart."""
         return self._root.steps()
@@ -362,19 +381,20 @@ class Network:
         loss: Any = 0.0
         counted: Any = 0
         correct, mean_weight = None, end.mean_weight(t, *optional(weight))
-        for piece in self._pieces(x):
-            targets, weights = t[piece, ...], None if weight is None else weight[piece]
-            y = self.forward(x[piece, ...])
-            if each is not None:
-                each(y, targets)
-            if mean_weight:
-                loss = loss + end.forward(y, targets, weights, n * mean_weight)
-            else:  # without weights, or if all are 0 and every loss with them
-                loss = loss + end.forward(y, targets, *optional(weights)) * (y.shape[0] / n)
-            if end.classifies:
-                hits = end.count_correct(y, targets, *optional(weights))
-                correct = hits if correct is None else correct + hits
-                counted = counted + end.counted(targets, *optional(weights))
+        with self.processors(tuple(x.shape)):
+            for piece in self._pieces(x):
+                targets, weights = t[piece, ...], None if weight is None else weight[piece]
+                y = self.forward(x[piece, ...])
+                if each is not None:
+                    each(y, targets)
+                if mean_weight:
+                    loss = loss + end.forward(y, targets, weights, n * mean_weight)
+                else:  # without weights, or if all are 0 and every loss with them
+                    loss = loss + end.forward(y, targets, *optional(weights)) * (y.shape[0] / n)
+                if end.classifies:
+                    hits = end.count_correct(y, targets, *optional(weights))
+                    correct = hits if correct is None else correct + hits
+                    counted = counted + end.counted(targets, *optional(weights))
         if correct is not None:
             correct = self.backend.xp.astype(correct, self.backend.dtype(self.dtype))
             correct = fraction(correct, counted)

@@ -6,8 +6,8 @@
 The network: convolution 16 (3 x 3, padded), ReLU, max pooling 2, convolution 32 (the same), ReLU, max pooling 2,
 affine 128, ReLU, affine 10; MNIST, float32, SGD. All programs start from the same values and see the same shuffled
 batches. They take turns, a block of steps each, so that all share the drift of the machine's speed. The first block
-(compiling, warming up) is not timed, nor are the first two steps of each block, while the threads of the last program
-still spin. A library that is not installed is left out, by name.
+(compiling, warming up) is not timed, nor are the first two steps of each block. Before each block is a pause, in which
+the threads of the last program stop to spin. A library that is not installed is left out, by name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,13 @@ def main() -> None:
     for block in range(arguments.blocks + 1):
         batches = [order.choice(len(x), arguments.batch, replace=False) for _ in range(arguments.steps)]
         for name, step in programs.items():
-            for number, rows in enumerate(batches):
-                start = time.perf_counter()
-                losses[name] = step(rows)
-                if block and number >= WARM_UP:
-                    seconds[name].append(time.perf_counter() - start)
+            time.sleep(0.15)
+            with network.processors((arguments.batch, *x.shape[1:])) if name == "nnbackend" else nullcontext():
+                for number, rows in enumerate(batches):
+                    start = time.perf_counter()
+                    losses[name] = step(rows)
+                    if block and number >= WARM_UP:
+                        seconds[name].append(time.perf_counter() - start)
 
     medians = {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
     ours = medians["nnbackend"]

@@ -94,6 +94,10 @@ class Backend:
         """Say whether `x` needs no move to be computed with here."""
         return self.owns(x)
 
+    def for_loops(self) -> AbstractContextManager[object]:
+        """Give the processors to loops within a `with` block, not to matrix products, if the library's share them."""
+        return _NOTHING
+
     @property
     def threads(self) -> int:
         """Return how many threads of Python gain something by working on arrays at a time."""

@@ -137,6 +137,7 @@ class Layer(Part):
     initializer: Initializer | None = None
     keeps_shape = True  # a row of y has the shape of its row of x; this is read only if input_shape is None
     draws = False  # the layer draws random numbers while training, by the clock that `bind` receives
+    in_loops = False  # a CPU does most of its work in loops, not in products of matrices
     elementwise = False  # in inference mode, each element of y depends on the same element of x alone
     input_dtype = ""  # the dtype of x if that is not the network's: "int64" for ids
     identity = False  # in inference mode, y is x

@@ -60,6 +60,10 @@ class Convolution(Layer):
         W, b = self.W, self.b
         return convolution_backward(dy, self._x, W.data, W.grad, b.grad, self.stride, self.padding, need_dx)
 
+    @property
+    def in_loops(self) -> bool:  # type: ignore[override]
+        return self.stride == (1, 1)  # the others are products of patches
+
     def config(self) -> dict[str, Any]:
         return {
             name: getattr(self, name) for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding")

@@ -294,6 +294,7 @@ class Trainer:
                 return self.history
             if self._runner is None:
                 self._runner = self.network.backend.compile(self.network.buffer)
+            stack.enter_context(self.network.processors((self.batch_size, *data[0].shape[1:])))
             self._run_epochs(data, checked, own, callbacks, progress, interrupt, keeper)
         return self.history
 

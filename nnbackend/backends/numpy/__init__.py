@@ -10,14 +10,14 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
 
 from nnbackend.backends.base import Backend
 from nnbackend.backends.numpy import kernels
-from nnbackend.backends.numpy.threads import threads
+from nnbackend.backends.numpy.processors import for_loops, threads
 from nnbackend.errors import BackendError
 from nnbackend.functions.array import Array
 
@@ -48,6 +48,10 @@ class NumpyBackend(Backend):
 
     def arithmetic(self) -> dict[str, Any]:
         return {**super().arithmetic(), "loops in C": f"{__name__}.native" in sys.modules}
+
+    def for_loops(self) -> AbstractContextManager[object]:
+        loops = sys.modules.get(f"{__name__}._native")
+        return super().for_loops() if loops is None else for_loops(loops.use_threads)
 
     @property
     def threads(self) -> int:

@@ -488,10 +488,11 @@ VECTORS int NAME(is_finite)(Py_ssize_t n, const REAL *x)
 }
 
 /* y <- the largest elements of windows of x. arrays: x, y */
-VECTORS void NAME(max_pooling)(const Pooling *job)
+VECTORS void NAME(max_pooling)(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
+    const Pooling *job = given;
     const Py_ssize_t *results = job->results, *images = job->images, n = results[3];
-    for (Py_ssize_t window = 0; window < results[0] * results[1] * results[2]; window++) {
+    for (Py_ssize_t window = first * results[1] * results[2]; window < stop * results[1] * results[2]; window++) {
         const Py_ssize_t line = window / results[2], top = line % results[1] * job->down;
         const Py_ssize_t corner = (line / results[1] * images[1] + top) * images[2] + window % results[2] * job->right;
         const REAL *all_x = (const REAL *)job->arrays[0] + corner * n;
@@ -506,14 +507,15 @@ VECTORS void NAME(max_pooling)(const Pooling *job)
 }
 
 /* dx, zeros so far, gains dy where a window has the first element that equals its maximum. arrays: dy, x, y, dx */
-VECTORS void NAME(max_pooling_backward)(const Pooling *job)
+VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_image, Py_ssize_t stop)
 {
+    const Pooling *job = given;
     const Py_ssize_t *deltas = job->results, *images = job->images, n = deltas[3];
     const REAL *all_dy = job->arrays[0], *all_x = job->arrays[1], *all_y = job->arrays[2];
     REAL *all_dx = job->arrays[3];
     const Py_ssize_t height = job->height, width = job->width, down = job->down, right = job->right;
     enum { LANES = 64 };
-    for (Py_ssize_t window = 0; window < deltas[0] * deltas[1] * deltas[2]; window++) {
+    for (Py_ssize_t window = first_image * deltas[1] * deltas[2]; window < stop * deltas[1] * deltas[2]; window++) {
         const Py_ssize_t line = window / deltas[2], top = line % deltas[1] * down, left = window % deltas[2] * right;
         const Py_ssize_t corner = ((line / deltas[1] * images[1] + top) * images[2] + left) * n;
         for (Py_ssize_t first = 0; first < n; first += LANES) {
@@ -542,12 +544,13 @@ typedef REAL NAME(vector) __attribute__((vector_size(VECTOR), aligned(sizeof(REA
 
 /* Lines of x into job->work, (h, w, blocks, c, lanes): two vectors of images make a block, the last of which may overlap
    the one before. What a filter meets at a place then lies together. */
-VECTORS void NAME(convolution_blocks)(const Convolution *job)
+VECTORS void NAME(convolution_blocks)(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
+    const Convolution *job = given;
     enum { BOTH = 2 * VECTOR / sizeof(REAL) };
     const Py_ssize_t n = job->n, plane = job->h * job->w;
-    REAL *block = job->work;
-    for (Py_ssize_t place = 0; place < plane; place++)
+    REAL *block = (REAL *)job->work + first * job->w * ((n + BOTH - 1) / BOTH) * job->c * BOTH;
+    for (Py_ssize_t place = first * job->w; place < stop * job->w; place++)
         for (Py_ssize_t image = 0; image < n; image += BOTH) {
             const REAL *x = (const REAL *)job->x + place * n + (image + BOTH <= n ? image : n - BOTH);
             for (Py_ssize_t channel = 0; channel < job->c; channel++, block += BOTH)
@@ -556,13 +559,14 @@ VECTORS void NAME(convolution_blocks)(const Convolution *job)
 }
 
 /* Lines of y. At a place four filters at a time meet a block, and their sums stay in registers. */
-SUMS void NAME(convolution_lines)(const Convolution *job)
+SUMS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
+    const Convolution *job = given;
     enum { LANES = VECTOR / sizeof(REAL), BOTH = 2 * LANES };
     const Py_ssize_t c = job->c, h = job->h, w = job->w, n = job->n, o = job->o, blocks = (n + BOTH - 1) / BOTH;
     const Py_ssize_t apart = job->lines * job->columns * n;
     const REAL *W = job->W, *b = job->b;
-    for (Py_ssize_t place = 0; place < job->lines * job->columns; place++) {
+    for (Py_ssize_t place = first * job->columns; place < stop * job->columns; place++) {
         const Py_ssize_t top = place / job->columns * job->down - job->top;
         const Py_ssize_t left = place % job->columns * job->right - job->left;
         const Py_ssize_t i0 = top < 0 ? -top : 0, i1 = top + job->height > h ? h - top : job->height;
@@ -608,11 +612,12 @@ static inline REAL NAME(total)(NAME(vector) v)
     return sum;
 }
 
-/* dW and db, for strides of 1 to the right: every element is the product of a line of x,
+/* dW and db of some groups of four filters, for strides of 1 to the right: every element is the product of a line of x,
    which has its padding, and a line of dy, summed over lines. A piece of four lines of dy stays in the first cache while
    those of x pass, and all pieces stay in the second. */
-SUMS void NAME(convolution_filters)(const Convolution *job)
+SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
+    const Convolution *job = given;
     const Py_ssize_t n = job->n, o = job->o, length = job->columns * n, size = job->height * job->width * job->c;
     const REAL *x = job->x, *all_dy = job->y;
     REAL *dW = (REAL *)job->W, *db = (REAL *)job->b;
@@ -620,7 +625,7 @@ SUMS void NAME(convolution_filters)(const Convolution *job)
     for (Py_ssize_t line = 0; line < job->lines; line++)
         for (Py_ssize_t from = 0; from < length; from += PIECE) {
             const Py_ssize_t piece = length - from < PIECE ? length - from : PIECE, whole = piece / LANES * LANES;
-            for (Py_ssize_t filter = 0; filter < o; filter += 4) {
+            for (Py_ssize_t filter = 4 * first; filter < 4 * stop && filter < o; filter += 4) {
                 const REAL *dy[4]; /* the last filter again where there are fewer */
                 for (int f = 0; f < 4; f++) {
                     const Py_ssize_t one = filter + f < o ? filter + f : o - 1;

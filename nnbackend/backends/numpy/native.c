@@ -3,8 +3,7 @@
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
    not what its loop is written for: aligned, without gaps, float32 or float64 (`gather`: or int64) throughout, of
    shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is free while a loop
-   runs. A loop has one thread: between two products the threads of NumPy's OpenBLAS spin on the other processors, and a
-   second thread of ours that meets them makes a step slower. */
+   runs. Threads share a long one; every element is computed as by one thread, so that their number changes no bit. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -37,13 +36,16 @@
 #define PREFETCH(address) (void)(address)
 #endif
 
+#include "threads.h"
+
+enum { BIG = 1 << 20 }; /* bytes of an array from which threads share a loop that makes one pass */
+
 typedef struct {
     const Py_ssize_t *results, *images; /* shapes, (c, h, w, n) */
     void *arrays[4];
     Py_ssize_t height, width, down, right;
 } Pooling;
 
-typedef void Pool(const Pooling *job);
 /* x, y: (n, h, w, c), (n, points, c); rows, columns: (n, points) */
 typedef struct {
     const void *x, *rows, *columns;
@@ -300,6 +302,23 @@ static int is_float(const Arguments *a)
 
 typedef void Elementwise(Py_ssize_t, void *const *, const double *);
 
+typedef struct {
+    Elementwise *loop;
+    void *const *memory;
+    const double *numbers;
+    int count;
+    Py_ssize_t itemsize;
+} Elements;
+
+static void some_elements(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Elements *job = given;
+    void *memory[MOST_ARRAYS];
+    for (int i = 0; i < job->count; i++)
+        memory[i] = (char *)job->memory[i] + first * job->itemsize;
+    job->loop(stop - first, memory, job->numbers);
+}
+
 static PyObject *elementwise(
     PyObject *const *args, Py_ssize_t given, const char *kinds, int writes, int numbers, Elementwise *single,
     Elementwise *twice)
@@ -315,8 +334,9 @@ static PyObject *elementwise(
         memory[i] = a.views[i].buf;
     }
     if (suited) {
+        const Elements job = {is_float(&a) ? single : twice, memory, a.numbers, a.count, a.views[0].itemsize};
         Py_BEGIN_ALLOW_THREADS
-        (is_float(&a) ? single : twice)(a.views[0].len / a.views[0].itemsize, memory, a.numbers);
+        share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, BIG / 2 / a.views[0].itemsize);
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -598,7 +618,7 @@ static PyObject *gather(PyObject *module, PyObject *const *args, Py_ssize_t give
 
 /* Loops over windows, whose numbers are height, width and the strides down and right. results, images: arrays of the
    shape of y, and of x. */
-static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images, Pool *single, Pool *twice)
+static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images, Work *single, Work *twice)
 {
     int suited = results->ndim == 4 && images->ndim == 4 && results->shape[0] == images->shape[0] &&
                  results->shape[3] == images->shape[3];
@@ -614,7 +634,8 @@ static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images,
         for (int i = 0; i < a->count; i++)
             job.arrays[i] = a->views[i].buf;
         Py_BEGIN_ALLOW_THREADS
-        (is_float(a) ? single : twice)(&job);
+        share_out(is_float(a) ? single : twice, &job, images->shape[0],
+            1 + BIG * images->shape[0] / (images->len + 1));
         Py_END_ALLOW_THREADS
     }
     return suited;
@@ -670,9 +691,12 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
             x->buf, W->buf, b->buf, y->buf, work, x->shape[0], x->shape[1], x->shape[2], x->shape[3], y->shape[0],
             y->shape[1], y->shape[2], W->shape[0], W->shape[1], (Py_ssize_t)a.numbers[0], (Py_ssize_t)a.numbers[1],
             (Py_ssize_t)a.numbers[2], (Py_ssize_t)a.numbers[3]};
+        const Py_ssize_t products = W->len / itemsize * job.columns * job.n; /* for a line */
         Py_BEGIN_ALLOW_THREADS
-        (is_float(&a) ? convolution_blocks_float : convolution_blocks_double)(&job);
-        (is_float(&a) ? convolution_lines_float : convolution_lines_double)(&job);
+        share_out(is_float(&a) ? convolution_blocks_float : convolution_blocks_double, &job, job.h,
+            1 + BIG * job.h / x->len);
+        share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
+            1 + (1 << 21) / products);
         Py_END_ALLOW_THREADS
         free(work);
     }
@@ -697,10 +721,12 @@ static PyObject *convolution_filters(PyObject *module, PyObject *const *args, Py
         const Convolution job = {
             x->buf, dW->buf, db->buf, dy->buf, NULL, x->shape[0], x->shape[1], x->shape[2], x->shape[3], dy->shape[0],
             dy->shape[1], dy->shape[2], dW->shape[0], dW->shape[1], (Py_ssize_t)down, 1, 0, 0};
+        const Py_ssize_t products = 4 * dW->len / x->itemsize / job.o * job.lines * job.columns * job.n;
         Py_BEGIN_ALLOW_THREADS
         memset(dW->buf, 0, (size_t)dW->len);
         memset(db->buf, 0, (size_t)db->len);
-        (is_float(&a) ? convolution_filters_float : convolution_filters_double)(&job);
+        share_out(is_float(&a) ? convolution_filters_float : convolution_filters_double, &job, (job.o + 3) / 4,
+            1 + (1 << 21) / (products + 1));
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -728,6 +754,19 @@ static PyObject *resample(PyObject *module, PyObject *const *args, Py_ssize_t gi
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
+}
+
+/* How many threads may share a loop. */
+static PyObject *use_threads(PyObject *module, PyObject *count)
+{
+    const long most = PyLong_AsLong(count);
+    (void)module;
+    if (most == -1 && PyErr_Occurred())
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    start_threads(most < 1 ? 0 : most > MOST_THREADS ? MOST_THREADS - 1 : (int)most - 1);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 /* --- the module ------------------------------------------------------------------------------------------------ */
@@ -764,10 +803,11 @@ static PyMethodDef methods[] = {
     METHOD(max_pooling, "(x, y, height, width, down, right)"),
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
     METHOD(resample, "(x, rows, columns, y, fill)"),
+    {"use_threads", use_threads, METH_O, "use_threads(count)"},
     {NULL, NULL, 0, NULL},
 };
 
-/* The digest of native.c and loops.h, by which native.py knows a module that was compiled from others. */
+/* The digest of the C files, by which native.py knows a module that was compiled from others. */
 static int add_sources(PyObject *module)
 {
     return PyModule_AddStringConstant(module, "SOURCES", SOURCES);

@@ -1,4 +1,4 @@
-"""Loops in C (native.c, loops.h) for NumPy arrays, in place of several passes over memory by NumPy.
+"""Loops in C (native.c, loops.h, threads.h) for NumPy arrays, in place of several passes over memory by NumPy.
 
 `_native` exists if there was a C compiler when the package was installed. Each loop takes precedence over NumPy's
 kernel, which serves all arguments that the loop does not support. The loops give no floating-point warnings.
@@ -65,7 +65,7 @@ from nnbackend.functions.recurrent import (
 def _are_stale() -> bool:
     """Say whether the loops were compiled from other sources than the C files beside this file."""
     # without pathlib, whose import takes longer than all of this
-    sources = [f"{os.path.dirname(__file__)}{os.sep}{name}" for name in ("native.c", "loops.h")]  # noqa: PTH120
+    sources = [f"{os.path.dirname(__file__)}{os.sep}{name}" for name in ("native.c", "loops.h", "threads.h")]  # noqa: PTH120
     try:
         built = os.stat(_native.__file__).st_mtime  # noqa: PTH116
         if all(os.stat(source).st_mtime <= built for source in sources):  # noqa: PTH116

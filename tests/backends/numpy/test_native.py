@@ -134,7 +134,7 @@ def refused(name: str, arrays: list[Any]) -> bool:
 
 
 def test_the_loops_are_known_by_their_sources() -> None:
-    text = "".join((ROOM / name).read_text("utf-8") for name in ("native.c", "loops.h"))
+    text = "".join((ROOM / name).read_text("utf-8") for name in ("native.c", "loops.h", "threads.h"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     assert digest == native.SOURCES, "install the package again"
 
@@ -161,7 +161,12 @@ def test_the_stub_lists_what_the_module_has() -> None:
     declared = {
         node.name for node in ast.parse((ROOM / "_native.pyi").read_text()).body if isinstance(node, ast.FunctionDef)
     }
-    assert declared == set(NAMES) == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES"}
+    declared.remove("use_threads")
+    assert (
+        declared
+        == set(NAMES)
+        == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES", "use_threads"}
+    )
 
 
 # --- what they take ----------------------------------------------------------------------------------------------
@@ -280,6 +285,31 @@ def test_filters_that_reach_out_of_the_image_are_refused(numbers: list[float]) -
     assert native.convolution_filters(x, y, W, b, 3) is NotImplemented
     assert native.convolution_filters(x, y, W, b, float("nan")) is NotImplemented
     assert not y.any()
+
+
+@DTYPES
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, "adam", "sigmoid", "relu_backward"])
+def test_threads_change_no_bit(name: str, dtype: str) -> None:
+    rng, results = np.random.default_rng(0), []
+    shapes = {
+        "convolution": ((5, 20, 21, 40), (3, 3, 5, 7), (7,), (7, 20, 21, 40)),
+        "convolution_filters": ((8, 22, 23, 40), (13, 20, 21, 40), (3, 3, 8, 13), (13,)),
+        "max_pooling": ((6, 40, 42, 40), (6, 20, 21, 40)),
+        "max_pooling_backward": ((6, 20, 21, 40), (6, 40, 42, 40), (6, 20, 21, 40), (6, 40, 42, 40)),
+    }.get(name, ((500_009,),) * 4)
+    shapes = shapes[: ELEMENTWISE[name][0]] if name in ELEMENTWISE else shapes
+    numbers = {"convolution": [1, 1, 1, 1], "convolution_filters": [1]}.get(name, [2] * 4)
+    numbers = numbers_for(name) if name in ELEMENTWISE else numbers
+    arrays = [np.abs(rng.standard_normal(shape)).astype(dtype) for shape in shapes]
+    for threads in (1, 3, 100):
+        native.use_threads(threads)
+        try:
+            given = [array.copy() for array in arrays]
+            assert getattr(native, name)(*given, *numbers) is None
+        finally:
+            native.use_threads(1)
+        results.append([given[i].tobytes() for i in sorted(written(name))])
+    assert results[0] == results[1] == results[2]
 
 
 @DTYPES

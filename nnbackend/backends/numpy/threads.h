@@ -1,0 +1,172 @@
+/* Threads that share the work of a loop.
+
+   They are started and ended by `start_threads`. Between two loops a thread spins for SPIN nanoseconds, because to wake a
+   processor takes longer than some loops, and sleeps after that. Two loops at a time do not share them: the second has
+   one thread. Neither has a child process after a fork, in which they do not exist. */
+
+enum { MOST_THREADS = 8, SPIN = 2000000 };
+
+typedef void Work(const void *job, Py_ssize_t first, Py_ssize_t stop);
+
+#if defined(_WIN32) || !defined(__GNUC__)
+
+static void start_threads(int count)
+{
+    (void)count;
+}
+
+/* Do the work for 0 to count, in as many threads as have `least` of it to do. */
+static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
+{
+    (void)least;
+    work(job, 0, count);
+}
+
+#else
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct {
+    Work *work; /* NULL ends the thread */
+    const void *job;
+    Py_ssize_t first, stop;
+} Share;
+
+static struct {
+    pthread_t threads[MOST_THREADS];
+    Share shares[MOST_THREADS];
+    pthread_mutex_t lock;
+    pthread_cond_t begun;
+    pid_t owner;    /* the process that has the threads */
+    int count;      /* of the threads, beside the one that calls a loop */
+    int taken;      /* whether a loop has them */
+    int unfinished; /* threads that have not done their share of this turn */
+    unsigned turn;  /* goes up when new shares are there */
+} team = {.lock = PTHREAD_MUTEX_INITIALIZER, .begun = PTHREAD_COND_INITIALIZER};
+
+static inline void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static int64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int has_begun(unsigned seen)
+{
+    return __atomic_load_n(&team.turn, __ATOMIC_ACQUIRE) != seen;
+}
+
+static void *member(void *given)
+{
+    const Share *share = given;
+    for (unsigned seen = 0;; seen++) {
+        for (const int64_t end = nanoseconds() + SPIN; !has_begun(seen) && nanoseconds() < end;)
+            for (int i = 0; i < 64 && !has_begun(seen); i++)
+                pause_briefly();
+        if (!has_begun(seen)) {
+            pthread_mutex_lock(&team.lock);
+            while (!has_begun(seen))
+                pthread_cond_wait(&team.begun, &team.lock);
+            pthread_mutex_unlock(&team.lock);
+        }
+        if (!share->work)
+            return NULL;
+        if (share->first < share->stop)
+            share->work(share->job, share->first, share->stop);
+        __atomic_sub_fetch(&team.unfinished, 1, __ATOMIC_RELEASE);
+    }
+}
+
+/* Whether this process has started threads, not the one that it was forked from. */
+static int has_threads(void)
+{
+    return __atomic_load_n(&team.owner, __ATOMIC_ACQUIRE) == getpid();
+}
+
+/* Let all threads do their shares. */
+static void begin(void)
+{
+    __atomic_store_n(&team.unfinished, team.count, __ATOMIC_RELAXED);
+    if (team.count == 0)
+        return;
+    pthread_mutex_lock(&team.lock);
+    __atomic_add_fetch(&team.turn, 1, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&team.begun);
+    pthread_mutex_unlock(&team.lock);
+}
+
+static int take_threads(void)
+{
+    return !__atomic_exchange_n(&team.taken, 1, __ATOMIC_ACQUIRE);
+}
+
+static void release_threads(void)
+{
+    __atomic_store_n(&team.taken, 0, __ATOMIC_RELEASE);
+}
+
+/* Have `count` threads beside the caller's in place of those that there are, or as many as can be started. */
+static void start_threads(int count)
+{
+    if (!has_threads()) { /* what describes those of a parent may be here, from the middle of a loop */
+        pthread_mutex_init(&team.lock, NULL);
+        pthread_cond_init(&team.begun, NULL);
+        team.count = team.taken = 0;
+        __atomic_store_n(&team.owner, getpid(), __ATOMIC_RELEASE);
+    }
+    while (!take_threads())
+        sched_yield();
+    for (int i = 0; i < team.count; i++)
+        team.shares[i].work = NULL;
+    begin();
+    while (team.count > 0)
+        pthread_join(team.threads[--team.count], NULL);
+    team.turn = 0;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of Python */
+    while (team.count < count && team.count < MOST_THREADS - 1) {
+        if (pthread_create(&team.threads[team.count], NULL, member, &team.shares[team.count]))
+            break;
+        team.count++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    release_threads();
+}
+
+/* Do the work for 0 to count, in as many threads as have `least` of it to do. */
+static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
+{
+    Py_ssize_t parts = least > 0 ? count / least : count, first = 0;
+    if (parts <= 1 || !has_threads() || !take_threads()) {
+        work(job, 0, count);
+        return;
+    }
+    parts = parts > team.count + 1 ? team.count + 1 : parts;
+    for (int i = 0; i < team.count; i++) {
+        const Py_ssize_t stop = i < parts - 1 ? first + (count - first) / (parts - i) : first;
+        team.shares[i] = (Share){work, job, first, stop};
+        first = stop;
+    }
+    begin();
+    work(job, first, count);
+    for (int spins = 0; __atomic_load_n(&team.unfinished, __ATOMIC_ACQUIRE) > 0; spins++)
+        if (spins < 1000)
+            pause_briefly();
+        else
+            sched_yield(); /* there may be fewer processors than threads */
+    release_threads();
+}
+
+#endif

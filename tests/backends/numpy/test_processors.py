@@ -1,0 +1,164 @@
+"""The processors go to the loops in C or to matrix products, never to both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnbackend as nn
+
+native = pytest.importorskip("nnbackend.backends.numpy._native", reason="built without the loops in C")
+threadpoolctl = pytest.importorskip("threadpoolctl")
+
+from nnbackend.backends.numpy import processors  # noqa: E402  (what is above may skip)
+
+if sys.platform == "win32" or not threadpoolctl.ThreadpoolController().select(user_api="blas").info():
+    pytest.skip("nothing here can say how many threads NumPy's products have", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _three(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three processors, and as many threads for products, whatever this machine has."""
+    monkeypatch.setattr(processors, "threads", lambda: 3)
+    with threadpoolctl.threadpool_limits(3, user_api="blas"):
+        yield
+        assert of_products() == 3
+    native.use_threads(1)
+
+
+def of_products() -> int:
+    counts = {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+    assert len(counts) == 1
+    return int(counts.pop())
+
+
+def of_process() -> int:
+    """Count the threads of this process, or return -1 where the system does not list them."""
+    return len([*Path("/proc/self/task").iterdir()]) if sys.platform == "linux" else -1
+
+
+def test_within_a_block_the_loops_have_the_processors() -> None:
+    used: list[int] = []
+    with processors.for_loops(used.append):
+        assert (of_products(), used) == (1, [3])
+        with processors.for_loops(used.append):
+            assert (of_products(), used) == (1, [3])
+        assert (of_products(), used) == (1, [3])
+    assert (of_products(), used) == (3, [3, 1])
+
+
+def test_an_error_gives_the_products_their_threads_back() -> None:
+    used: list[int] = []
+    with pytest.raises(KeyError), processors.for_loops(used.append):
+        raise KeyError
+    assert (of_products(), used) == (3, [3, 1])
+
+
+def test_a_single_processor_stays_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors, "threads", lambda: 1)
+    used: list[int] = []
+    with processors.for_loops(used.append):
+        assert (of_products(), used) == (3, [1])
+    assert used == [1]
+
+
+def test_threads_are_started_and_end() -> None:
+    before = of_process()
+    for count in (4, 2, 1, 100, 1):
+        native.use_threads(count)
+        assert of_process() == (before + min(count, 8) - 1 if before > 0 else before)
+
+
+@pytest.mark.parametrize(
+    ("network", "rows", "products"),
+    [
+        (lambda: nn.convolutional_network(channels=(8, 8)), 32, 1),
+        (lambda: nn.convolutional_network(channels=(8, 8)), 8, 3),  # the loops take no fewer than 16 images
+        (lambda: nn.convolutional_network(channels=(2, 2), hidden_size=2048), 32, 3),  # most of it is in products
+        (lambda: nn.Network([nn.Convolution(1, 8, 3, stride=2), nn.Flatten(), nn.Affine(13 * 13 * 8, 10)]), 32, 3),
+    ],
+)
+def test_a_network_of_convolutions_works_in_loops(network, rows: int, products: int) -> None:
+    net = network()
+    with net.processors((rows, 28, 28, 1)):
+        assert of_products() == products
+    seen: list[int] = []
+    x, t = np.zeros((2 * rows, 28, 28, 1), "float32"), np.zeros(2 * rows, "int64")
+    count = lambda trainer: seen.append(of_products())  # noqa: E731
+    nn.Trainer(net, nn.SGD(), batch_size=rows).fit(x, t, epochs=2, callbacks=[count])
+    assert seen == [products] * 2
+
+
+def test_a_network_of_affine_layers_leaves_the_threads_alone() -> None:
+    with nn.TwoLayerNet(784, 50, 10).processors((100, 784)):
+        assert of_products() == 3
+
+
+def test_predictions_of_many_rows_have_the_bits_of_one_thread() -> None:
+    x = np.random.default_rng(0).standard_normal((64, 28, 28, 1)).astype("float32")
+    net = nn.Network(
+        [nn.Convolution(1, 16, 3), nn.ReLU(), nn.MaxPooling(2), nn.Convolution(16, 9, 3)], nn.MeanSquaredError()
+    )
+    found = net.predict(x)
+    np.testing.assert_array_equal(found, net.forward(x), strict=True)
+
+
+def convolved(x: np.ndarray, W: np.ndarray) -> np.ndarray:
+    y = np.empty((W.shape[3], *x.shape[1:]), x.dtype)
+    assert native.convolution(x, W, np.zeros(W.shape[3], x.dtype), y, 1, 1, 1, 1) is None
+    return y
+
+
+def test_loops_at_the_same_time_do_not_share_the_threads() -> None:
+    rng = np.random.default_rng(0)
+    x, W = rng.standard_normal((8, 20, 21, 40)).astype("float32"), rng.standard_normal((3, 3, 8, 16)).astype("float32")
+    expected = convolved(x, W)
+    native.use_threads(3)
+    wrong: list[int] = []
+
+    def repeat(number: int) -> None:
+        wrong.extend(number for _ in range(50) if not np.array_equal(convolved(x, W), expected))
+
+    workers = [threading.Thread(target=repeat, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for count in (2, 3, 1, 3):  # they may change in the middle of it
+        native.use_threads(count)
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_process_has_none_of_the_threads() -> None:
+    code = """
+import os, sys
+import numpy as np
+from nnbackend.backends.numpy import _native
+rng = np.random.default_rng(0)
+x, W = rng.standard_normal((8, 20, 21, 40)).astype("float32"), rng.standard_normal((3, 3, 8, 16)).astype("float32")
+def convolved():
+    y = np.empty((16, 20, 21, 40), "float32")
+    _native.convolution(x, W, np.zeros(16, "float32"), y, 1, 1, 1, 1)
+    return y.tobytes()
+expected = convolved()
+_native.use_threads(3)
+assert convolved() == expected
+child = os.fork()
+if child == 0:
+    ok = convolved() == expected
+    _native.use_threads(3)  # threads of its own
+    ok = ok and len(os.listdir("/proc/self/task")) in (1, 3) if sys.platform == "linux" else ok
+    ok = ok and convolved() == expected
+    os._exit(0 if ok else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert convolved() == expected
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
