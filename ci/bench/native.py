@@ -2,9 +2,8 @@
 
     python ci/bench/native.py
 
-Three processes, one without the loops (NNBACKEND_NATIVE=0) and one whose loops have one thread (matrix products keep
-theirs), train the same networks on the same MNIST images, an epoch each in turn. Before each is a pause in which the
-threads of the other's products fall asleep.
+Two processes, one with NNBACKEND_NATIVE=0, train the same networks on the same MNIST images, an epoch each in turn.
+Before each is a pause in which the threads of the other's products fall asleep.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # they would limit NumPy
 
 import nnbackend as nn  # noqa: E402  (NumPy reads the environment)
 
-WORKERS = ("without", "one thread", "with")
+WORKERS = ("without", "with")
 # widths, batch, images, optimizer, dropout
 CASES = [
     (widths, batch, images, optimizer, dropout)
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker)
+        work()
         return
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers = {
@@ -49,9 +48,9 @@ def main() -> None:
         for n in WORKERS
     }
     loops = {n: ask(worker, "loops") for n, worker in workers.items()}
-    if loops != {"without": False, "one thread": True, "with": True}:
+    if loops != {"without": False, "with": True}:
         sys.exit("this nnbackend was built without its loops in C")
-    print(f"{'us per step':34}" + "".join(f"{n:>12}" for n in WORKERS) + f"{'ratio':>8}{'of one':>8}")
+    print(f"{'us per step':34}" + "".join(f"{n:>12}" for n in WORKERS) + f"{'ratio':>8}")
     for number, (widths, _, _, optimizer, dropout) in enumerate(CASES):
         found: dict[str, list[float]] = {n: [] for n in workers}
         for turn in range(arguments.rounds + 1):
@@ -59,10 +58,9 @@ def main() -> None:
                 time.sleep(0.15)
                 found[n].append(ask(workers[n], number))
         us = {n: statistics.median(found[n][1:]) for n in WORKERS}  # the first is a warm-up
-        ratios = us["with"] / us["without"], us["with"] / us["one thread"]
         title = "-".join(map(str, (784, *widths, 10))) if widths else "convolutions"
         title += f", {optimizer}" + (" and dropout" if dropout else "")
-        print(f"{title:34}" + "".join(f"{us[n]:12.0f}" for n in WORKERS) + f"{ratios[0]:8.2f}{ratios[1]:8.2f}")
+        print(f"{title:34}" + "".join(f"{us[n]:12.0f}" for n in WORKERS) + f"{us['with'] / us['without']:8.2f}")
     for worker in workers.values():
         worker.communicate()
 
@@ -75,12 +73,8 @@ def ask(worker: subprocess.Popen[str], question: object) -> float:
     return json.loads(worker.stdout.readline())
 
 
-def work(name: str) -> None:
+def work() -> None:
     """Read numbers of cases from stdin until it ends. Print the microseconds per step of each."""
-    if name == "one thread":
-        from nnbackend.backends.numpy import _native
-
-        _native.use_threads(1)
     data = nn.datasets.mnist()
     trainers = [trainer(*case) for case in CASES]
     for line in sys.stdin:
