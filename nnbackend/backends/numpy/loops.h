@@ -2,13 +2,33 @@
    Nothing is `restrict`: loops over elements may meet arrays that overlap. The updates round where NumPy's kernels do
    with Python's numbers, so that both give the same bits. */
 
+enum { NAME(PIECE) = 512 / sizeof(REAL) };
+
+/* Whether a piece of a gradient is zero, as that of a word is that no row of a batch has: an update that leaves such values
+   as they are need not read them. -0 counts as a number, since it changes a -0. */
+static inline int NAME(is_zero)(const REAL *g)
+{
+    uint64_t words[512 / 8], any = 0;
+    if (g[0] != 0) /* as in most gradients */
+        return 0;
+    memcpy(words, g, sizeof words);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        any |= words[i];
+    return !any;
+}
+
 VECTORS void NAME(sgd)(Py_ssize_t n, void *const *arrays, const double *numbers)
 {
     REAL *p = arrays[0];
     const REAL *g = arrays[1];
     const REAL lr = (REAL)numbers[0], decay = (REAL)numbers[1];
-    for (Py_ssize_t i = 0; i < n; i++)
-        p[i] -= lr * (decay ? g[i] + decay * p[i] : g[i]);
+    for (Py_ssize_t first = 0; first < n; first += NAME(PIECE), p += NAME(PIECE), g += NAME(PIECE)) {
+        const Py_ssize_t size = n - first < NAME(PIECE) ? n - first : NAME(PIECE);
+        if (!decay && size == NAME(PIECE) && NAME(is_zero)(g))
+            continue;
+        for (Py_ssize_t i = 0; i < size; i++)
+            p[i] -= lr * (decay ? g[i] + decay * p[i] : g[i]);
+    }
 }
 
 VECTORS void NAME(momentum)(Py_ssize_t n, void *const *arrays, const double *numbers)
@@ -41,10 +61,16 @@ VECTORS void NAME(rmsprop)(Py_ssize_t n, void *const *arrays, const double *numb
     const REAL *g = arrays[1];
     const REAL lr = (REAL)numbers[0], alpha = (REAL)numbers[1], share = (REAL)numbers[2];
     const REAL eps = (REAL)numbers[3], decay = (REAL)numbers[4];
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const REAL d = decay ? g[i] + decay * p[i] : g[i];
-        h[i] = alpha * h[i] + share * (d * d);
-        p[i] -= lr * (d / (SQRT(h[i]) + eps));
+    const int adagrad = alpha == 1 && decay == 0 && eps > 0;
+    for (Py_ssize_t first = 0; first < n; first += NAME(PIECE), p += NAME(PIECE), g += NAME(PIECE), h += NAME(PIECE)) {
+        const Py_ssize_t size = n - first < NAME(PIECE) ? n - first : NAME(PIECE);
+        if (adagrad && size == NAME(PIECE) && NAME(is_zero)(g))
+            continue;
+        for (Py_ssize_t i = 0; i < size; i++) {
+            const REAL d = decay ? g[i] + decay * p[i] : g[i];
+            h[i] = alpha * h[i] + share * (d * d);
+            p[i] -= lr * (d / (SQRT(h[i]) + eps));
+        }
     }
 }
 

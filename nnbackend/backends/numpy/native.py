@@ -94,7 +94,9 @@ loop = functools.partial(kernel, kind=np.ndarray, exact=True)
 # Adam, and SGD with dropout: 0.74, 0.83, 0.59 for 784-50-10 (100 rows); 0.86, 0.93, 0.67 for 784-256-128-10 (128 rows);
 # 0.94, 0.94, 0.88 for 784-1024-1024-10 (256 rows). For `convolutional_network` (128 images), Adam: 0.55.
 
-# --- updates: for 39,760 values, SGD takes 2 us instead of 7, Adam 6 us instead of 43
+# --- updates: for 39,760 values, SGD takes 2 us instead of 7, Adam 6 us instead of 43. Without weight decay, SGD and
+# AdaGrad touch the values alone whose gradient is not 0: a step of 100 rows with an embedding of 50,000 words and 100
+# features takes 0.88 and 0.64 of the time
 
 
 @loop(sgd_step)

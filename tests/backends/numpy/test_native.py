@@ -218,6 +218,29 @@ def test_updates_and_masks_have_the_bits_of_numpys_kernels(name: str, dtype: str
 
 
 @DTYPES
+@pytest.mark.parametrize(("step", "state"), [("sgd_step", ()), ("adagrad_step", (1e-7,)), ("adagrad_step", (0.0,))])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_updates_that_skip_rows_without_a_gradient_have_the_bits_of_numpys(step, state, decay, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    for size in (63, 64, 128, 1000, 4099):
+        p, g, h = (rng.standard_normal(size).astype(dtype) for _ in range(3))
+        h = np.abs(h)
+        g[rng.random(size // 16 + 1).repeat(16)[:size] < 0.7] = 0  # most pieces, and the neighbours of others
+        g[size // 2 :] = 0
+        p[::7], p[3::11], h[::5] = -0.0, np.inf, 0.0
+        g[-1] = -0.0  # an update with it turns a value of -0 into 0
+        p[-1] = -0.0
+        arrays = [(p.copy(), g.copy(), *([h.copy()] if state else [])) for _ in range(2)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            LOOPS[step](*arrays[0], 0.1, *state, decay)
+            behind(LOOPS[step])(*arrays[1], 0.1, *state, decay)
+        for ours, numpys in zip(*arrays, strict=True):
+            known = ~np.isnan(numpys)
+            assert (np.isnan(ours) == np.isnan(numpys)).all()
+            assert ours[known].tobytes() == numpys[known].tobytes()
+
+
+@DTYPES
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 200])
 def test_is_finite_sees_every_element(size: int, dtype: str) -> None:
     x = np.full(size, np.finfo(dtype).max, dtype)  # their sum is infinite; they are not
