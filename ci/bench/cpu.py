@@ -240,10 +240,11 @@ def imports(rounds: int = 7) -> dict[str, float]:
     code["JAX"] = "import jax, jax.numpy"
     code["thinc"] = "import thinc.api"
     times: dict[str, list[float]] = {name: [] for name in code}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as for users
     for round_ in range(rounds + 1):
         for name, statement in list(code.items()):
             began = time.perf_counter()
-            done = subprocess.run([sys.executable, "-c", statement], capture_output=True, check=False)
+            done = subprocess.run([sys.executable, "-c", statement], capture_output=True, check=False, env=kept)
             if done.returncode:
                 del code[name], times[name]
             elif round_:
