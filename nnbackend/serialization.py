@@ -34,7 +34,8 @@ def write(
     """
     from safetensors.numpy import save
 
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    # np.ascontiguousarray would give a number, of shape (), one axis
+    tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     description = {"format": FORMAT, **description}
     description[_DIGEST] = _digest(tensors, description)
     # one key, because safetensors writes several in a varying order, and equal content must give equal files
