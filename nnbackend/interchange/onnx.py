@@ -304,6 +304,8 @@ def _relu(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _leaky_relu(graph: Graph, layer: Any, x: str) -> str:
+    if not layer.alpha:  # 0 times infinity would be no number
+        return _relu(graph, layer, x)
     if graph.dtype == DOUBLE:
         return graph.node("Max", x, graph.node("Mul", x, graph.constant(layer.alpha, name="alpha")))
     return graph.node("LeakyRelu", x, alpha=float(layer.alpha))

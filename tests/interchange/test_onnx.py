@@ -228,6 +228,14 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_slope_of_0_gives_0_for_infinity_too(dtype: str, tmp_path: Path) -> None:
+    net, x = network([nn.LeakyReLU(0.0)], dtype), np.array([[-np.inf, -1.0, np.inf]], dtype)
+    net.to_onnx(tmp_path / "net.onnx", input_shape=(3,))
+    (y,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(None, {"x": x})
+    assert y.tolist() == net.predict(x).tolist() == [[0.0, 0.0, np.inf]]
+
+
 def test_rows_with_further_axes(tmp_path: Path) -> None:
     for shape in ((5, 4), (2, 3, 5, 4), (1, 2, 3, 2, 4)):
         net = network([nn.Affine(4, 3), nn.Tanh()])
