@@ -123,6 +123,7 @@ def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
 
     digest = hashlib.sha256(_json(description).encode())
     for name, value in sorted(tensors.items()):
+        value = np.asarray(value, value.dtype.newbyteorder("<"))  # as the file has it
         digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()
