@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from numbers import Integral, Real
+from typing import Any
 
 __all__ = [
     "at_least",
@@ -14,6 +15,7 @@ __all__ = [
     "is_integer",
     "not_negative",
     "number",
+    "plain_number",
     "positive",
     "positive_integer",
 ]
@@ -40,6 +42,18 @@ def number(argument: str, value: object) -> None:
     """Raise ValueError if the value is not a real number."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{argument} must be a number, got {value!r}")
+
+
+def plain_number(value: Any) -> Any:
+    """Return Python's number for one of another library, and any other value as it is.
+
+    A number of NumPy would make float64 of an array of float32, and other libraries and formats refuse it.
+    """
+    if isinstance(value, bool) or type(value) in (int, float):
+        return value
+    if isinstance(value, Integral):
+        return operator.index(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def boolean(argument: str, value: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes, before: Calla
     """Write `content` to `path`, atomically and durably: on return it is on disk.
 
     before: called when the new file is on disk, just before it replaces the file at `path`.
+    The new file has the permissions of the old one. A device or a pipe, such as /dev/stdout, is written to as it is.
     Raises OSError if there is no such folder, or if it cannot be written to or is full. If the error names a file, it
     names `path`. A file that was there before is then unchanged.
     """
@@ -28,7 +30,11 @@ def write_atomically(path: str | os.PathLike[str], content: bytes, before: Calla
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, f"there is no folder {target.parent}", str(target))
     with named(target):
-        _write(target, content, before)
+        if target.exists() and not target.is_file():  # a file in its place would take it from all who use it
+            before()
+            target.write_bytes(content)
+        else:
+            _write(target, content, before)
 
 
 def _write(target: Path, content: bytes, before: Callable[[], object]) -> None:
@@ -40,7 +46,7 @@ def _write(target: Path, content: bytes, before: Callable[[], object]) -> None:
             file.write(content)
             file.flush()
             _sync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).chmod(_mode(target))
         before()
         replace(Path(temporary), target)
     except BaseException:
@@ -108,6 +114,14 @@ def _sync_folder(folder: Path) -> None:
                 raise
         finally:
             os.close(handle)
+
+
+def _mode(target: Path) -> int:
+    """Return the permissions of a file, or those of a new one if there is none."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode) & 0o777
+    except OSError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

@@ -83,6 +83,8 @@ class Network:
         dtype: str = "float32",
         backend: Backend | str | None = None,
     ):
+        if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected a list of layers, got {layers!r}")
         stack = list(layers)
         if not stack:
             raise ValueError("layers: a network needs at least one layer")

@@ -131,7 +131,7 @@ def _repeat(x: Array, n: int) -> Array:
 
 def _count(node: str, n: int) -> int:
     positive_integer(f"{node}: n", n)
-    return n
+    return int(n)  # not every library repeats by a number of NumPy
 
 
 def _same(node: str, x: Array, y: Array) -> Shape:

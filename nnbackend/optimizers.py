@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from nnbackend.checks import decay, not_negative, positive
+from nnbackend.checks import decay, not_negative, plain_number, positive
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.functions.optimizers import (
@@ -42,7 +42,8 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
+            value = plain_number(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             if field.name in _CHECKS and not (field.name == "lr" and isinstance(value, Schedule)):
                 _CHECKS[field.name](field.name, value)
 

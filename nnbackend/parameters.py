@@ -46,8 +46,9 @@ class Parameter:
         if view is None:
             object.__setattr__(self, name, value)
         elif value is not view:  # an in-place operator assigns the view itself
-            if tuple(getattr(value, "shape", ())) not in (self.shape, ()):
-                raise ValueError(f"Parameter.{name}: expected shape {self.shape}, got {tuple(value.shape)}")
+            shape = tuple(value.shape if hasattr(value, "shape") else np.shape(value))
+            if shape not in (self.shape, ()):
+                raise ValueError(f"Parameter.{name}: expected shape {self.shape}, got {shape}")
             view[...] = value
 
 

@@ -34,7 +34,8 @@ def write(
     """
     from safetensors.numpy import save
 
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    # np.ascontiguousarray would give a number, of shape (), one axis
+    tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     description = {"format": FORMAT, **description}
     description[_DIGEST] = _digest(tensors, description)
     # one key, because safetensors writes several in a varying order, and equal content must give equal files
@@ -122,6 +123,7 @@ def _digest(tensors: dict[str, HostArray], description: dict[str, Any]) -> str:
 
     digest = hashlib.sha256(_json(description).encode())
     for name, value in sorted(tensors.items()):
+        value = np.asarray(value, value.dtype.newbyteorder("<"))  # as the file has it
         digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()

@@ -70,6 +70,16 @@ def test_cut_anywhere_flipped_anywhere_damaged_at_random(
         assert reader.outcome(path, expected) in ("read", "refused"), content
 
 
+def test_arrays_of_every_layout_come_back(tmp_path: Path) -> None:
+    a = np.arange(6.0, dtype="float32").reshape(2, 3)
+    tensors = {"big": a.astype(">f4"), "turned": a.T, "number": np.array(2.0), "none": a[:0], "every other": a[:, ::2]}
+    serialization.write(tmp_path / "file", tensors, {})
+    found, _ = serialization.read(tmp_path / "file")
+    assert {name: (x.shape, x.tolist()) for name, x in found.items()} == {
+        name: (x.shape, x.tolist()) for name, x in tensors.items()
+    }
+
+
 # --- files that are sound, and lie ------------------------------------------------------------------------------
 
 

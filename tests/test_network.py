@@ -170,6 +170,8 @@ def test_the_first_layers_get_no_useless_gradient(monkeypatch: pytest.MonkeyPatc
     [
         (lambda: nn.Network([]), ValueError, "at least one layer"),
         (lambda: nn.Network([nn.Affine(2, 2), "relu"]), TypeError, r"layers\[1\]: expected a layer, got 'relu'"),
+        (lambda: nn.Network(nn.Affine(2, 2)), TypeError, "layers: expected a list of layers, got Affine"),
+        (lambda: nn.Network(3), TypeError, "layers: expected a list of layers, got 3"),
         (
             lambda: nn.Network([nn.Affine(6, 5), nn.ReLU(), nn.Affine(4, 3)]),
             ValueError,

@@ -73,7 +73,7 @@ def test_matmul(on: Namespace) -> None:
 CASES: dict[str, tuple[Callable[[], Any], list[tuple[int, ...]]]] = {
     "Add": (nodes.Add, [(4, 3), (4, 3)]),
     "Multiply": (nodes.Multiply, [(4, 3), (4, 3)]),
-    "Repeat": (lambda: nodes.Repeat(5), [(1, 3)]),
+    "Repeat": (lambda: nodes.Repeat(np.int64(5)), [(1, 3)]),
     "Sum": (nodes.Sum, [(5, 3)]),
     "MatMul": (nodes.MatMul, [(4, 3), (3, 2)]),
 }

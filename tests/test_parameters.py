@@ -17,6 +17,17 @@ def test_parameters_are_views_of_one_buffer(on: Namespace) -> None:
     assert_close(net.buffer.data[6:8], np.array([-1, -2], "float32"), "float32")
 
 
+def test_assigning_to_a_parameter_writes_through(on: Namespace) -> None:
+    net = nn.Network([nn.Affine(2, 2)])
+    net.layers["Affine1"].W.data = on.array([[1.0, 2.0], [3.0, 4.0]], "float32")
+    assert_close(net.buffer.data[:4], np.array([1, 2, 3, 4], "float32"), "float32")
+    net.layers["Affine1"].W.data = 5.0
+    assert_close(net.buffer.data[:4], np.array([5, 5, 5, 5], "float32"), "float32")
+    for value in ([1.0, 2.0], on.array([1.0, 2.0], "float32")):  # it must not become two equal rows
+        with pytest.raises(ValueError, match=r"Parameter.data: expected shape \(2, 2\), got \(2,\)"):
+            net.layers["Affine1"].W.data = value
+
+
 def test_setting_an_item_writes_through(on: Namespace) -> None:
     net = nn.Network([nn.Affine(2, 2)])
     net.params["W1"] = [[1.0, 2.0], [3.0, 4.0]]

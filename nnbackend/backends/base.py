@@ -94,6 +94,10 @@ class Backend:
         """Say whether `x` needs no move to be computed with here."""
         return self.owns(x)
 
+    def plain(self, x: Any) -> Array:
+        """Return an array that is already here without what the library attaches to it beside its values."""
+        return x  # type: ignore[no-any-return]
+
     def for_loops(self) -> AbstractContextManager[object]:
         """Give the processors to loops within a `with` block, not to matrix products, if the library's share them."""
         return _NOTHING
@@ -181,10 +185,14 @@ class Backend:
         """
         try:
             with self.active():
-                here = x if self.fits(x) else self._shared(x)
+                here = self.plain(x) if self.fits(x) else self._shared(x)
                 here = self._put(self._host_array(x, dtype)) if here is None else here
                 wanted = here.dtype if dtype is None else self.dtype(dtype)
-                return here if here.dtype == wanted else self.xp.astype(here, wanted)
+                if here.dtype == wanted:
+                    return here
+                if self.xp.isdtype(here.dtype, "complex floating"):  # some libraries drop the imaginary part
+                    raise ValueError(f"expected an array of real numbers, got dtype {here.dtype}")
+                return self.xp.astype(here, wanted)
         except (BackendError, TypeError, ValueError) as error:
             if not argument:
                 raise
@@ -290,6 +298,13 @@ def host_array(x: Any) -> np.ndarray[Any, Any]:
     Raises ValueError, or TypeError for what is no data but gives data piece by piece; a column of a data frame that
     does not hold numbers is named.
     """
+    if isinstance(x, np.ma.MaskedArray):
+        left_out = int(np.ma.getmaskarray(x).sum())
+        if left_out:
+            raise ValueError(
+                f"expected an array of numbers, got a masked array without {left_out} of its {x.size} values: fill "
+                f"them first, such as by its filled(0)"
+            )
     try:
         host = np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:

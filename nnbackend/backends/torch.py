@@ -37,11 +37,20 @@ class TorchBackend(Backend):
 
     @classmethod
     def to_host(cls, x: Any) -> Any:
-        return x.detach().cpu().numpy()
+        x = x.detach().cpu().resolve_conj().resolve_neg()
+        if x.is_floating_point() and x.element_size() < 4 and x.dtype != sys.modules["torch"].float16:
+            x = x.float()  # NumPy has no bfloat16, and none with 8 bits
+        return x.numpy()
 
     @classmethod
     def name_of(cls, x: Any) -> str:
         return "torch" if x.device.type == "cpu" else f"torch:{x.device}"
+
+    def plain(self, x: Any) -> Array:
+        if str(x.layout) != "torch.strided":
+            raise ValueError(f"expected a dense tensor, got one of layout {x.layout}: pass its to_dense()")
+        # the gradients here are no part of PyTorch's graph, and writing into it would fail
+        return x.detach() if x.requires_grad or type(x) is not sys.modules["torch"].Tensor else x  # type: ignore[no-any-return]
 
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         # a tensor that shares a read-only buffer is undefined behaviour: copy

@@ -18,7 +18,7 @@ Size: TypeAlias = int | Pair  # one length for both axes, or (vertical, horizont
 
 def pair(size: Size) -> Pair:
     """(vertical, horizontal)."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return (size[0], size[1]) if isinstance(size, tuple | list) else (size, size)
 
 
 def output_size(image: Sequence[int], window: Size, stride: Size = 1, padding: Size = 0) -> Pair:

@@ -35,15 +35,15 @@ from nnbackend.network import Network
 
 TYPES = {"float32": ("float", "f", ".9g"), "float64": ("double", "", ".17g")}  # the digits that keep every bit
 
-# v: the element; {f}: the suffix of functions and constants of the type
+# v: the element; {f}: the suffix of functions and constants of the type; 0 times infinity would be no number
 FORMULAS: dict[Any, str] = {
     ReLU: "v < 0 ? 0 : v",
-    LeakyReLU: "v < 0 ? {alpha} * v : v",
+    LeakyReLU: "v < 0 ? ({alpha} > 0 ? {alpha} * v : 0) : v",
     ELU: "v < 0 ? {alpha} * expm1{f}(v) : v",
     Tanh: "tanh{f}(v)",
     Sigmoid: "(v < 0 ? exp{f}(v) : 1) / (1 + exp{f}(-fabs{f}(v)))",
-    SiLU: "v * ((v < 0 ? exp{f}(v) : 1) / (1 + exp{f}(-fabs{f}(v))))",
-    GELU: "{half} * v * (1 + tanh{f}({scale} * (v + {cubic} * v * v * v)))",
+    SiLU: "(v < -20000 ? -20000 : v) * ((v < 0 ? exp{f}(v) : 1) / (1 + exp{f}(-fabs{f}(v))))",
+    GELU: "{half} * (v < -20 ? -20 : v) * (1 + tanh{f}({scale} * (v + {cubic} * v * v * v)))",
 }
 
 

@@ -6,7 +6,7 @@ import importlib
 import linecache
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,13 +240,18 @@ def _message(error: Exception) -> str:
 def _difference(found: Any, expected: Any) -> float:
     """Return the largest difference of two results, in units of the largest value. Raise ValueError for two shapes."""
     if isinstance(expected, tuple | list):
-        return max((_difference(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+        return _largest(_difference(a, b) for a, b in zip(found, expected, strict=True))
     if expected is None or type(expected) in (int, float):
         return 0.0 if found == expected else math.inf
     a, b = np.asarray(to_numpy(found), np.float64), np.asarray(to_numpy(expected), np.float64)
     if a.shape != b.shape:
         raise ValueError(f"got shape {a.shape}, expected {b.shape}")
     return float(np.max(np.abs(a - b), initial=0.0)) / max(float(np.max(np.abs(b), initial=0.0)), 1e-30)
+
+
+def _largest(differences: Iterable[float]) -> float:
+    """Return the largest difference, NaN if one of them is NaN: `max` may pass it over."""
+    return float(np.max(list(differences), initial=0.0))
 
 
 # --- functions --------------------------------------------------------------------------------------------------
@@ -264,7 +269,7 @@ def _function(on: Backend, function: Callable[..., Any], arguments: list[Any]) -
     theirs, ours = moved(arguments, on.asarray), moved(arguments, double)
     results = function(*theirs), function(*ours)
     written = [(a, b) for a, b in zip(theirs, ours, strict=True) if isinstance(b, np.ndarray)]
-    return max(_difference(*pair) for pair in [results, *written])
+    return _largest(_difference(*pair) for pair in [results, *written])
 
 
 def _calls() -> Iterator[tuple[str, Callable[..., Any], list[Any]]]:

@@ -123,7 +123,7 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     takes = net.first.input_dtype or net.dtype
     graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
     sides = _SIDES if len(open_shape) == 3 else ("steps", "features")
-    names = ["n", *(side if length is None else length for side, length in zip(sides, open_shape, strict=False))]
+    names = ["n", *(sides[i] if length is None else length for i, length in enumerate(open_shape))]
     rows = net.output_shape(shape)
     outputs = ["n", *(None if None in open_shape and len(rows) > 1 else length for length in rows)]
     onnx_graph = helper.make_graph(
@@ -304,6 +304,8 @@ def _relu(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _leaky_relu(graph: Graph, layer: Any, x: str) -> str:
+    if not layer.alpha:  # 0 times infinity would be no number
+        return _relu(graph, layer, x)
     if graph.dtype == DOUBLE:
         return graph.node("Max", x, graph.node("Mul", x, graph.constant(layer.alpha, name="alpha")))
     return graph.node("LeakyRelu", x, alpha=float(layer.alpha))
@@ -661,7 +663,7 @@ def _compared(net: Network, model: Any, shape: Shape) -> float:
         same = (y == expected) | (np.isnan(y) & np.isnan(expected))
         size = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
         difference = np.max(np.abs(y - expected), initial=0.0, where=~same)
-        worst = max(worst, float(difference) / max(size, 1e-30))
+        worst = float(np.maximum(worst, difference / max(size, 1e-30)))  # unlike max, it keeps a NaN
     if not worst <= math.sqrt(float(np.finfo(net.dtype).eps)):
         raise ValueError(
             f"the exported network differs by {worst:.2g} of the largest output, which is more than rounding: "

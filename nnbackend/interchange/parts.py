@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbackend.backends import to_numpy
+from nnbackend.checks import is_integer
 from nnbackend.layers import Affine, BatchNormalization, Convolution, Layer, Loss
 from nnbackend.layers.base import RowShape, Shape
 from nnbackend.layers.containers import Stacks
@@ -113,12 +114,7 @@ def row_shape(net: Network, input_shape: Sequence[int] | None, format: str) -> t
     or if it is missing and the network leaves more open than the sides of an image.
     """
     if input_shape is not None:
-        shape = tuple(input_shape)
-        if not all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in shape):
-            raise ValueError(f"input_shape must hold positive integers, got {input_shape!r}")
-        if not net.takes(shape):
-            raise ValueError(f"input_shape: the network takes rows of shape {net.input_shape}, got {shape}")
-        net.output_shape(shape)  # raises, and names the layer
+        shape = checked_shape(net, input_shape)
         return shape, shape
     open_shape = net.input_shape
     if open_shape is None or open_shape[-1] is None:
@@ -140,6 +136,17 @@ def row_shape(net: Network, input_shape: Sequence[int] | None, format: str) -> t
     raise ValueError(
         f"no square image of up to {LARGEST_SIDE} pixels fits all layers ({reason}): pass input_shape=(h, w, c)"
     )
+
+
+def checked_shape(net: Network, input_shape: Sequence[int]) -> Shape:
+    """Return the shape of a row as a tuple. Raise ValueError if it is none, or if the network takes no such rows."""
+    if not isinstance(input_shape, Iterable) or not all(is_integer(length, 1) for length in input_shape):
+        raise ValueError(f"input_shape must hold positive integers, such as (28, 28, 1), got {input_shape!r}")
+    shape = tuple(int(length) for length in input_shape)
+    if not net.takes(shape):
+        raise ValueError(f"input_shape: the network takes rows of shape {net.input_shape}, got {shape}")
+    net.output_shape(shape)  # raises, and names the layer
+    return shape
 
 
 def channels_first_rows(values: HostArray, channels: int) -> HostArray:

@@ -2,6 +2,7 @@
 
 PyTorch has images as (n, c, h, w), filters as (o, c, kh, kw), and the weights of a linear layer as (outputs, inputs).
 `Flatten` there orders the features of an image by channel first; the weights behind it are put into the other order.
+A network that ends with such features is refused.
 
 One function differs: `torch.nn.GELU()` is exact, `nnbackend.GELU` is `torch.nn.GELU("tanh")`; they differ by less than
 5e-4.
@@ -26,7 +27,15 @@ from nnbackend.backends import Backend, to_numpy
 from nnbackend.errors import ModelFileError
 from nnbackend.files import write_atomically
 from nnbackend.functions import sinusoids
-from nnbackend.interchange.parts import HostArray, Part, channels_first_rows, channels_last_rows, refusal, stacks_of
+from nnbackend.interchange.parts import (
+    HostArray,
+    Part,
+    channels_first_rows,
+    channels_last_rows,
+    checked_shape,
+    refusal,
+    stacks_of,
+)
 from nnbackend.layers import (
     ELU,
     GELU,
@@ -117,7 +126,10 @@ def load_torch(
             prefix, name = parent, f"out_proj.{name}"  # of one module with the attention around it
         if name != IGNORED:
             groups.setdefault(prefix, {})[name] = value
-    takers = [layer for layer in net.every_layer().values() if layer.own_parameters() and layer.original is layer]
+    layers_with_values = [layer for layer in net.every_layer().values() if layer.own_parameters()]
+    takers = [layer for layer in layers_with_values if layer.original is layer]
+    if len(groups) == len(layers_with_values) != len(takers):  # a module that is used twice has its values twice there
+        groups = _once(layers_with_values, groups)
     if len(takers) != len(groups):
         raise ValueError(
             f"source has values for {len(groups)} modules ({', '.join(groups)}), but {len(takers)} layers have "
@@ -131,6 +143,22 @@ def load_torch(
     return net
 
 
+def _once(layers: Sequence[Layer], groups: Mapping[str, dict[str, HostArray]]) -> dict[str, dict[str, HostArray]]:
+    """Return the groups without those of further uses of a layer. Raise ValueError if one has other values."""
+    first: dict[int, str] = {}
+    for layer, (prefix, group) in zip(layers, groups.items(), strict=True):
+        other = first.setdefault(id(layer.original), prefix)
+        same = group.keys() == groups[other].keys() and all(
+            np.array_equal(values, groups[other][name], equal_nan=True) for name, values in group.items()
+        )
+        if not same:
+            raise ValueError(
+                f"{layer} is a further use of {layer.original}, but source has other values for {prefix!r} than for "
+                f"{other!r}"
+            )
+    return {prefix: groups[prefix] for prefix in first.values()}
+
+
 def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
     """Return a `torch.nn.Sequential` on the CPU, in evaluation mode, that computes what `Network.predict` does.
 
@@ -140,8 +168,8 @@ def to_torch(net: Network, *, input_shape: Sequence[int] | None = None) -> Any:
     input_shape: the shape of one row as this library has it, (h, w, c) for images; it is needed only if no layer says
     whether rows are images, or how many channels they have.
 
-    Raises TypeError for a layer that PyTorch has no counterpart of, ValueError for a missing input_shape, and
-    ImportError if PyTorch is not installed.
+    Raises TypeError for a layer that PyTorch has no counterpart of, ValueError for an input_shape that is missing or
+    does not fit, and ImportError if PyTorch is not installed.
     """
     return _sequential(_torch(), net, net.steps(), _places(net, input_shape), {}).eval()
 
@@ -380,10 +408,18 @@ class Place:
 
 def _places(net: Network, input_shape: Sequence[int] | None) -> dict[str, Place]:
     """Return what is known at each layer, by its name."""
-    shape = tuple(input_shape) if input_shape is not None else net.input_shape
+    shape = checked_shape(net, input_shape) if input_shape is not None else net.input_shape
     rank = None if shape is None else len(shape)
     places: dict[str, Place] = {}
-    _follow(net.steps(), Place(rank, shape[-1] if shape is not None and rank == 3 else None), places)
+    end = _follow(net.steps(), Place(rank, shape[-1] if shape is not None and rank == 3 else None), places)
+    known = shape is not None and None not in shape
+    same = {0, 1, *(net.output_shape(shape) if known else ())}  # type: ignore[arg-type]  # of one channel or one pixel
+    if end.unknown or end.pending not in same:
+        raise TypeError(
+            "the network ends with the features of a flattened image, which PyTorch orders in another way: put an "
+            "Affine behind Flatten, or leave Flatten out"
+            + ("" if known else "; if the image has one channel or one pixel, pass input_shape=(h, w, c)")
+        )
     return places
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nnbackend.checks import decay, not_negative
 from nnbackend.errors import unknown_name
 from nnbackend.functions import (
     elu,
@@ -67,8 +68,7 @@ class LeakyReLU(Layer):
     elementwise = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1:
-            raise ValueError(f"LeakyReLU: alpha must be at least 0 and below 1, got {self.alpha!r}")
+        decay("LeakyReLU: alpha", self.alpha)
 
     @property
     def initializer(self) -> Initializer:  # type: ignore[override]
@@ -101,7 +101,7 @@ class Tanh(Layer):
 class ELU(Layer):
     """Computes x if x > 0, else alpha (exp(x) - 1), for each element. x: any shape.
 
-    Raises ValueError for a negative alpha.
+    Raises ValueError for an alpha that is negative or not finite.
     """
 
     alpha: float = 1.0
@@ -109,8 +109,7 @@ class ELU(Layer):
     initializer = He()
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ValueError(f"ELU: alpha must be at least 0, got {self.alpha!r}")
+        not_negative("ELU: alpha", self.alpha)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self._y = elu(x, self.alpha)

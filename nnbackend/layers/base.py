@@ -6,10 +6,11 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
-from functools import cache
+from functools import cache, wraps
 from typing import Any, ClassVar, Self
 
 from nnbackend.backends import Backend, backend, describe
+from nnbackend.checks import plain_number
 from nnbackend.errors import BackendError
 from nnbackend.functions import record, total_weight
 from nnbackend.functions.array import Array
@@ -63,6 +64,19 @@ class Part:
     """Base class of layers and losses. The network sets the name. The constructor's arguments are the settings."""
 
     name = ""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Let `__post_init__` of a dataclass see settings that are Python's numbers."""
+        super().__init_subclass__(**settings)
+        check = vars(cls).get("__post_init__")
+        if check is not None:
+
+            @wraps(check)
+            def checked(self: Part, *arguments: Any) -> None:
+                vars(self).update({name: plain_number(value) for name, value in vars(self).items()})
+                check(self, *arguments)
+
+            cls.__post_init__ = checked  # type: ignore[attr-defined]
 
     @property
     def kind(self) -> str:

@@ -159,7 +159,7 @@ def _pair(value: object, least: int, argument: str) -> Pair:
     lengths = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(lengths) != 2 or not all(is_integer(length, least) for length in lengths):
         raise ValueError(f"{argument} must be an integer of at least {least}, or a pair of them, got {value!r}")
-    return lengths
+    return int(lengths[0]), int(lengths[1])
 
 
 def _output_size(layer: Layer, shape: Shape, window: Size, stride: Size, padding: Size) -> Pair:

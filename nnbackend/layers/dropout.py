@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nnbackend.checks import decay
 from nnbackend.functions import dropout_mask
 from nnbackend.functions.array import Array
 from nnbackend.layers.base import Layer
@@ -24,8 +25,7 @@ class Dropout(Layer):
     identity = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout_ratio < 1:
-            raise ValueError(f"Dropout: dropout_ratio must be at least 0 and below 1, got {self.dropout_ratio!r}")
+        decay("Dropout: dropout_ratio", self.dropout_ratio)
 
     def bind(self, clock: Array, number: int, seed: int) -> None:
         self._clock, self._number, self._seed = clock, number, seed

@@ -81,6 +81,29 @@ def test_what_cannot_be_shared_says_why(make: Any, message: str) -> None:
         nn.Network([nn.Affine(3, 2)]).predict(make(torch))
 
 
+def test_tensors_with_what_a_network_does_not_compute_with() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    net = nn.Network([nn.Affine(3, 2)], backend="torch")
+    x, t = torch.zeros(6, 3, requires_grad=True) * 2.0, np.arange(6) % 2
+    assert not net.predict(x).requires_grad
+    assert not net.predict(torch.nn.Parameter(torch.zeros(6, 3))).requires_grad
+    nn.Trainer(net, nn.SGD(0.1), batch_size=3).fit(x, t, 1)  # its graph must not reach the parameters
+    assert not net.buffer.data.requires_grad
+    with pytest.raises(ValueError, match=r"x: expected a dense tensor, got one of layout torch.sparse_coo: pass"):
+        net.predict(torch.ones(6, 3).to_sparse())
+    for on in ("torch", "numpy"):
+        with pytest.raises(ValueError, match="x: expected an array of real numbers, got dtype .*complex64"):
+            net.to(on).predict(torch.ones(6, 3, dtype=torch.complex64))
+
+
+def test_values_that_numpy_has_no_dtype_for() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    x = torch.tensor([1.5, -2.0])
+    assert nn.to_numpy(x.bfloat16()).tolist() == [1.5, -2.0]
+    assert nn.to_numpy(x.half()).dtype == np.float16
+    assert nn.to_numpy(torch.complex(x, x).conj()).tolist() == [1.5 - 1.5j, -2.0 + 2.0j]
+
+
 def test_an_array_on_another_device_is_refused(on: Namespace) -> None:
     if on.backend.host:
         pytest.skip("a device is needed")

@@ -173,6 +173,13 @@ def test_host_data_of_every_form(on: Namespace, tmp_path: object) -> None:
     memmap._mmap.close()
 
 
+def test_masked_values_are_refused(on: Namespace) -> None:
+    x = np.ma.masked_array(np.ones((2, 3), "float32"), mask=[[0, 1, 0], [0, 0, 1]])
+    with pytest.raises(ValueError, match=r"x: .* a masked array without 2 of its 6 values: fill them first"):
+        nn.Network([nn.Affine(3, 2)]).predict(x)
+    assert nn.Network([nn.Affine(3, 2)]).predict(np.ma.masked_array(x.filled(0.0))).shape == (2, 2)
+
+
 @pytest.mark.parametrize("x", [["a"], [None], [[1, 2], [3]], [1j]])
 def test_what_is_no_array_of_numbers(on: Namespace, x: object) -> None:
     with pytest.raises(ValueError, match="expected an array of numbers|inhomogeneous"):

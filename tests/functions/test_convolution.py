@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support import Namespace, assert_close, check_projection
 
-from nnbackend.functions import channels_first, channels_last, convolution, convolution_backward
+import nnbackend as nn
+from nnbackend.functions import channels_first, channels_last, convolution, convolution_backward, max_pooling
 from nnbackend.functions.convolution import output_size
 
 # n, h, w, c, kh, kw, o, stride, padding
@@ -47,6 +48,13 @@ def test_gradient(on: Namespace, case: Any) -> None:
         return convolution(x, W, b, stride, padding)
 
     check_projection(on, forward, lambda u: backward(on, u, on.array(x), on.array(W), stride, padding), [x, W, b])
+
+
+def test_a_stride_of_numpy_is_a_number(on: Namespace) -> None:
+    x, W, b = (on.array(a) for a in draw(CASES[0]))
+    settings = np.array([2, 1])  # of which each is a number of NumPy, not of Python
+    assert_close(convolution(x, W, b, *settings), nn.to_numpy(convolution(x, W, b, 2, 1)), "float64")
+    assert_close(max_pooling(x, settings[0], settings[1]), nn.to_numpy(max_pooling(x, 2, 1)), "float64")
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)

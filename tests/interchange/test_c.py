@@ -79,6 +79,16 @@ def test_the_function_computes_the_same(make: Any, dtype: str, tmp_path: Path) -
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", [*ACTIVATIONS.values(), lambda: nn.LeakyReLU(0.0)], ids=[*ACTIVATIONS, "leaky by 0"])
+def test_numbers_without_a_bound(make: Any, dtype: str, tmp_path: Path) -> None:
+    net = network([make()], dtype)
+    net.to_c(tmp_path / "net.h", input_shape=(9,))
+    x = np.array([[0.0, -88.0, 800.0, -800.0, 1e20, -1e20, np.inf, -np.inf, np.nan]], dtype)
+    np.testing.assert_allclose(compiled(tmp_path / "net.h", "net", net, x), net.predict(x), 1e-6, 1e-30)
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_output_is_that_of_the_loss(name: str, tmp_path: Path) -> None:
     net = network([nn.Affine(5, 4)], loss=LOSSES[name]())

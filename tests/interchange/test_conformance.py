@@ -165,6 +165,13 @@ def test_a_wrong_result_is_a_difference(sixth: Any) -> None:
     assert {"tanh", "Tanh", "gelu", "GELU", "autoencoder, training"} <= set(notes)
 
 
+def test_not_a_number_is_a_difference_wherever_it_stands(sixth: Any) -> None:
+    found = nn.conformance(sixth(sum=lambda x, **settings: np.sum(x, **settings) * np.nan))
+    notes = {(row.kind, row.name): row.note for row in found.rows if not row.works}
+    assert notes["function", "affine_backward"] == "differs by nan of the largest value"  # of db, which comes last
+    assert notes["layer, training", "Affine"] == "differs by nan of the largest value"
+
+
 def test_immutable_arrays_are_named_as_such(sixth: Any) -> None:
     found = nn.conformance(sixth(Frozen))
     assert "sixth arrays are immutable" in found.immutable

@@ -228,6 +228,24 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_slope_of_0_gives_0_for_infinity_too(dtype: str, tmp_path: Path) -> None:
+    net, x = network([nn.LeakyReLU(0.0)], dtype), np.array([[-np.inf, -1.0, np.inf]], dtype)
+    net.to_onnx(tmp_path / "net.onnx", input_shape=(3,))
+    (y,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(None, {"x": x})
+    assert y.tolist() == net.predict(x).tolist() == [[0.0, 0.0, np.inf]]
+
+
+def test_rows_with_further_axes(tmp_path: Path) -> None:
+    for shape in ((5, 4), (2, 3, 5, 4), (1, 2, 3, 2, 4)):
+        net = network([nn.Affine(4, 3), nn.Tanh()])
+        compare(net, tmp_path / "net.onnx", shape, input_shape=np.array(shape))
+        model = onnx.load(tmp_path / "net.onnx")
+        ends = (*model.graph.input, *model.graph.output)
+        lengths = [[length.dim_value for length in end.type.tensor_type.shape.dim] for end in ends]
+        assert lengths == [[0, *shape], [0, *shape[:-1], 3]]
+
+
 def test_few_nodes_and_one_transpose(tmp_path: Path) -> None:
     net = nn.convolutional_network((28, 28, 1), dropout_ratio=0.5)
     exported = net.to_onnx(tmp_path / "cnn.onnx", input_shape=(28, 28, 1))
@@ -313,6 +331,11 @@ class Wrong(Written):
     operator = "Add"
 
 
+class NotANumber(Written):
+    def to_onnx(self, graph: Any, x: str) -> str:
+        return graph.node("Log", graph.node("Neg", graph.node("Abs", x)))
+
+
 class Nothing(Written):
     def to_onnx(self, graph: Any, x: str) -> Any:
         return None
@@ -366,6 +389,7 @@ def test_a_loss_of_one_s_own(kind: type[nn.Loss], tmp_path: Path) -> None:
     (Asks, TypeError, r"Asks1 cannot be written to ONNX: its forward cannot be traced .*give Asks a method to_onnx"),
     (Nothing, TypeError, "Nothing1: to_onnx must return the name of a tensor, got None"),
     (Wrong, ValueError, "differs by .* more than rounding"),
+    (NotANumber, ValueError, "differs by nan .* more than rounding"),
 ])  # fmt: skip
 def test_a_layer_that_cannot_be_written(layer: Any, error: Any, message: str, tmp_path: Path) -> None:
     pytest.importorskip("ndonnx")
@@ -399,6 +423,7 @@ def test_without_onnxruntime_nothing_is_run(monkeypatch: Any, tmp_path: Path) ->
     ((1, 4, 2), "Convolution1: a window"),
     ((0, 4, 2), "input_shape must hold positive integers"),
     ((2.0, 4, 2), "input_shape must hold positive integers"),
+    (4, r"input_shape must hold positive integers, such as \(28, 28, 1\), got 4"),
 ])  # fmt: skip
 def test_an_input_shape_that_does_not_fit(shape: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):

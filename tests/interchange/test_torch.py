@@ -294,6 +294,49 @@ def test_a_layer_that_is_used_twice_is_one_module() -> None:
     assert_close(answers(module, x), net.predict(x), "float64", terms=9)
 
 
+def test_a_layer_that_is_used_twice_comes_back_from_its_file(tmp_path: Path) -> None:
+    def layers() -> list[nn.Layer]:
+        shared = nn.Affine(3, 3)
+        return [shared, nn.Tanh(), nn.Affine(3, 3), nn.Residual([shared])]
+
+    net, file = nn.Network(layers(), dtype="float64"), tmp_path / "net.pt"
+    torch.save(net.to_torch().state_dict(), file)
+    again = nn.load_torch(file, layers())
+    assert to_numpy(again.buffer.data).tolist() == to_numpy(net.buffer.data).tolist()
+    state = torch.load(file)
+    state["3.stack1.0.weight"] = state["3.stack1.0.weight"] + 1.0
+    with pytest.raises(ValueError, match=r"use of Affine1, but source has other values for '3.stack1.0' than for '0'"):
+        nn.load_torch(state, layers())
+
+
+def test_features_of_images_that_leave_the_network_are_refused() -> None:
+    net = nn.Network([nn.Convolution(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Tanh()])
+    for shape in (None, (3, 4, 1)):
+        with pytest.raises(TypeError, match="ends with the features of a flattened image, which PyTorch orders in ano"):
+            net.to_torch(input_shape=shape)
+    with pytest.raises(TypeError, match="ends with the features of a flattened image"):
+        nn.Network([nn.MaxPooling(2), nn.Flatten()]).to_torch()
+    one_pixel, one_channel = rows((1, 2, 2), "float32"), rows((1, 4, 3), "float32")
+    assert_close(answers(net.to_torch(input_shape=(2, 2, 1)), one_pixel), net.predict(ours(one_pixel)), "float32", 4)
+    net = nn.Network([nn.Convolution(1, 1, 2), nn.Flatten()])
+    assert_close(answers(net.to_torch(), one_channel), net.predict(ours(one_channel)), "float32", 4)
+
+
+@pytest.mark.parametrize(("shape", "message"), [
+    (5, r"input_shape must hold positive integers, such as \(28, 28, 1\), got 5"),
+    ((3, 3), r"input_shape: the network takes rows of shape \(None, None, 1\), got \(3, 3\)"),
+    ((9, 9, 1), r"Affine1 takes rows of shape \(8,\), but what comes before gives \(128,\)"),
+])  # fmt: skip
+def test_an_input_shape_that_does_not_fit(shape: Any, message: str) -> None:
+    def layers() -> list[nn.Layer]:
+        return [nn.Convolution(1, 2, 2), nn.Flatten(), nn.Affine(8, 2)]
+
+    with pytest.raises(ValueError, match=message):
+        nn.Network(layers()).to_torch(input_shape=shape)
+    with pytest.raises(ValueError, match=message):
+        nn.load_torch(nn.Network(layers()).to_torch(), layers(), input_shape=shape)
+
+
 def test_features_of_images_that_a_residual_passes_on_are_refused() -> None:
     net = nn.Network([nn.Convolution(1, 2, 2), nn.Flatten(), nn.Residual([nn.Affine(18, 18)]), nn.Affine(18, 2)])
     with pytest.raises(TypeError, match="Residual1: PyTorch orders the features of a flattened image in another way"):

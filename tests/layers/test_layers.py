@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,9 @@ def test_affine_weights_by_name_number_or_initializer() -> None:
         (lambda: nn.Affine(3, 2, bias=[1]), TypeError, "bias: expected an initializer"),
         (lambda: nn.LeakyReLU(-0.1), ValueError, "alpha must be at least 0 and below 1, got -0.1"),
         (lambda: nn.LeakyReLU(1.0), ValueError, "alpha must be at least 0 and below 1"),
+        (lambda: nn.LeakyReLU("0.1"), ValueError, "LeakyReLU: alpha must be a number, got '0.1'"),
+        (lambda: nn.ELU(float("inf")), ValueError, "ELU: alpha must be at least 0 and finite, got inf"),
+        (lambda: nn.ELU(None), ValueError, "ELU: alpha must be a number, got None"),
         (lambda: activation("rleu"), ValueError, "Did you mean 'relu'?"),
         (lambda: nn.Affine(3, 2).forward(np.zeros((1, 3), "float32")), ValueError, "no parameter values yet"),
         (lambda: nn.Affine(3, 2).initialize().forward(np.zeros((1, 4), "float32")), ValueError, r"(n, 3), got (1, 4)"),
@@ -208,6 +212,33 @@ def images(*shape: int) -> np.ndarray:
 def test_bad_images(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+# numbers of NumPy, such as those of a search for good settings: (row, layers)
+NUMPY_SETTINGS: list[tuple[tuple[int, ...], Callable[[], list[nn.Layer]]]] = [
+    ((4,), lambda: [nn.Affine(np.int64(4), np.int64(3)), nn.LeakyReLU(np.float64(0.1)), nn.ELU(np.float32(0.5))]),
+    ((3,), lambda: [nn.BatchNormalization(3, np.float64(1e-5), np.float32(0.8)), nn.Dropout(np.float64(0.2))]),
+    ((3,), lambda: [nn.LayerNormalization(np.int32(3), eps=np.float64(1e-3)), nn.GaussianNoise(np.float64(0.2))]),
+    ((4, 6, 1), lambda: [nn.Convolution(1, np.int64(2), np.int64(3), padding=(np.int64(1), 1)),
+                         nn.MaxPooling(np.int64(2)), nn.AveragePooling((np.int64(2), 3)), nn.Flatten()]),
+    ((4, 3), lambda: [nn.LSTM(3, np.int64(2)), nn.MultiHeadAttention(np.int64(2), np.int64(1)), nn.LastStep()]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "make"), NUMPY_SETTINGS)
+def test_settings_that_are_numbers_of_numpy(on: Namespace, shape: tuple[int, ...], make: Any, tmp_path: Path) -> None:
+    net = nn.Network(make(), nn.MeanSquaredError())
+    x = np.random.default_rng(0).standard_normal((6, *shape)).astype("float32")
+    t = np.zeros((6, *net.output_shape(shape)), "float32")
+    nn.Trainer(net, nn.Adam(np.float32(0.01), np.float64(0.9)), batch_size=3).fit(x, t, 1)
+    y = net.predict(x)
+    assert y.dtype == on.backend.dtype("float32")
+    net.save(tmp_path / "net")
+    assert nn.to_numpy(nn.load(tmp_path / "net").predict(x)).tolist() == nn.to_numpy(y).tolist()
+    values = [value for layer in net.every_layer().values() for value in layer.config().values()]
+    assert not any(isinstance(part, np.generic) for value in values for part in np.atleast_1d(value).astype(object))
+    if find_spec("onnx"):
+        net.to_onnx(tmp_path / "net.onnx", input_shape=shape)
 
 
 def test_settings_of_images_are_numbers_or_pairs() -> None:

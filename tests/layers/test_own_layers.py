@@ -55,6 +55,30 @@ class Anything(Forgetful):
         super().__init__(1.0)
 
 
+class Factor(nn.Layer):
+    """Its one parameter is a number, of shape ()."""
+
+    def __init__(self) -> None:
+        self.factor = nn.Parameter((), nn.Constant(2.0))
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        self._x = x
+        return x * self.factor.data
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        self.factor.grad[...] = array_namespace(dy).sum(dy * self._x)
+        return dy * self.factor.data
+
+
+def test_a_parameter_that_is_a_number_comes_back_from_its_file(on: Namespace, tmp_path: Path) -> None:
+    net = own(Factor())
+    net.params["factor1"] = 3.0
+    net.save(tmp_path / "net.safetensors")
+    again = nn.load(tmp_path / "net.safetensors", layers=[Factor])
+    assert tuple(again.params["factor1"].shape) == ()
+    assert float(again.params["factor1"]) == 3.0
+
+
 def own(layer: nn.Layer) -> nn.Network:
     return nn.Network([nn.Affine(6, 5), layer, nn.Affine(5, 3)], seed=1, dtype="float64")
 
