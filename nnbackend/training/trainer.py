@@ -361,9 +361,12 @@ class Trainer:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
     def _check_carried_rows(self, n: int) -> None:
+        for layer in self.network.every_layer().values():
+            if layer.carried_rows not in (0, self.batch_size):
+                raise ValueError(
+                    f"batch_size is {self.batch_size}, but {layer} carries the state of {layer.carried_rows} rows over"
+                )
         rows = self.network.carried_rows
-        if rows and self.batch_size != rows:
-            raise ValueError(f"batch_size is {self.batch_size}, but a layer carries the state of {rows} rows over")
         if rows and n % self.batch_size and not self.drop_last:
             raise ValueError(
                 f"the data has {n} rows, so the last batch has fewer than the {rows} rows whose state a layer carries "

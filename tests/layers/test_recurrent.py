@@ -154,8 +154,11 @@ def test_a_carried_state_is_saved_and_copied(tmp_path: Path) -> None:
 def test_what_a_trainer_refuses_with_a_carried_state() -> None:
     ids, labels = sequences(25)
     net = network(nn.GRU, stateful=10)
-    with pytest.raises(ValueError, match="batch_size is 5, but a layer carries the state of 10 rows over"):
+    with pytest.raises(ValueError, match="batch_size is 5, but GRU1 carries the state of 10 rows over"):
         nn.Trainer(net, nn.SGD(), batch_size=5).fit(ids, labels)
+    two = nn.Network([nn.GRU(4, 4, stateful=5), nn.Residual([nn.GRU(4, 4, stateful=10)])])
+    with pytest.raises(ValueError, match=r"batch_size is 5, but Residual1\.GRU1 carries the state of 10 rows over"):
+        nn.Trainer(two, nn.SGD(), batch_size=5).fit(np.zeros((25, 3, 4)), np.zeros((25, 3), int))
     with pytest.raises(ValueError, match="the data has 25 rows, .* set drop_last=True"):
         nn.Trainer(net, nn.SGD(), batch_size=10).fit(ids, labels)
     nn.Trainer(net, nn.SGD(), batch_size=10, drop_last=True).fit(ids, labels)
