@@ -139,6 +139,16 @@ def test_remove_duplicate_adds_the_gradients_of_one_weight() -> None:
     assert (len(params), len(grads)) == (5, 5)
 
 
+def test_nesterov_takes_the_velocity_after_its_update() -> None:
+    p, sgd = [np.array([1.0, -2.0])], optimizer.Nesterov(lr=0.1, momentum=0.5)
+    expected, v = p[0].copy(), np.zeros(2)
+    for g in ([1.0, 2.0], [-3.0, 0.5], [0.0, 1.0]):
+        sgd.update(p, [np.array(g)])
+        v = 0.5 * v - 0.1 * np.array(g)
+        expected += 0.25 * v - 0.15 * np.array(g)
+        assert p[0] == pytest.approx(expected, abs=1e-15)
+
+
 def test_clip_grads() -> None:
     grads = [np.array([3.0, 0.0]), np.array([[4.0]])]
     util.clip_grads(grads, 10.0)
