@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nnbackend.checks import positive_integer
+from nnbackend.checks import decay, positive, positive_integer
 from nnbackend.functions import (
     batch_normalization,
     batch_normalization_backward,
@@ -27,8 +27,7 @@ class Normalization(Layer):
 
     def __post_init__(self) -> None:
         positive_integer(f"{self.kind}: features", self.features)
-        if not self.eps > 0:
-            raise ValueError(f"{self.kind}: eps must be positive, got {self.eps!r}")
+        positive(f"{self.kind}: eps", self.eps)
         self.gamma = Parameter((self.features,), Constant(1.0))
         self.beta = Parameter((self.features,), Constant(0.0))
 
@@ -56,8 +55,7 @@ class BatchNormalization(Normalization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"{self.kind}: momentum must be at least 0 and below 1, got {self.momentum!r}")
+        decay(f"{self.kind}: momentum", self.momentum)
         self.running_mean = Parameter((self.features,), Constant(0.0), trainable=False)
         self.running_var = Parameter((self.features,), Constant(1.0), trainable=False)
 
