@@ -403,13 +403,16 @@ class Network:
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """Return x on the network's backend, in its dtype, or as integers if the first layer takes ids.
 
-        Raises ValueError if its shape does not fit the layers, or the first layer cannot take its values.
+        Raises ValueError if its shape does not fit the layers, its rows have no values, or the first layer cannot take
+        its values.
         """
         first, shape = self.first, self.input_shape
         rows = self.backend.asarray(x, None if first.input_dtype else self.dtype, argument)
         if shape is not None and not self.takes(tuple(rows.shape[1:])) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
+        if 0 in rows.shape[1:]:
+            raise ValueError(f"{argument}: expected rows of at least one value, got shape {tuple(rows.shape)}")
         if first.input_dtype:
             if not self.backend.xp.isdtype(rows.dtype, "integral"):
                 raise ValueError(f"{argument}: {first} takes integers, got dtype {rows.dtype}")
