@@ -178,6 +178,21 @@ def test_parameters_go_to_a_file_and_back(tmp_path: Path) -> None:
     assert all((p == was).all() for p, was in zip(other.params, kept, strict=True))
 
 
+def test_a_file_survives_what_cannot_be_saved(tmp_path: Path) -> None:
+    file = tmp_path / "net.pkl"
+    file.write_bytes(b"before")
+    model = base_model.BaseModel()
+    with pytest.raises(ValueError, match="params: BaseModel has none yet"):
+        model.save_params(file)
+    model.params = [np.zeros(2), object()]
+    with pytest.raises(TypeError):
+        model.save_params(file)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        language_model("GRU").save_params(tmp_path / "none" / "net.pkl")
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no pickle", pickle.dumps(Path), pickle.dumps([1, 2]), pickle.dumps({"a": 1})]
 )
