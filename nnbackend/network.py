@@ -230,8 +230,11 @@ class Network:
 
     @property
     def carried_rows(self) -> int:
-        """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0."""
-        return next((layer.carried_rows for layer in self._every if layer.carried_rows), 0)
+        """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0.
+
+        A frozen layer carries nothing over.
+        """
+        return next((layer.carried_rows for layer in self._every if layer.carried_rows and not layer.frozen), 0)
 
     @on_its_device
     def reset_state(self) -> None:

@@ -151,6 +151,19 @@ def test_a_carried_state_is_saved_and_copied(tmp_path: Path) -> None:
     assert not to_numpy(net.buffer.state).any()
 
 
+def test_a_frozen_layer_carries_nothing() -> None:
+    """It does what it does in inference mode, so that any batch will do, and the rows are shuffled."""
+    ids, labels = sequences(25)
+    net, plain = network(nn.LSTM, stateful=10), network(nn.LSTM)
+    for one in (net, plain):
+        one.freeze("LSTM1")
+        nn.Trainer(one, nn.Adam(0.01), batch_size=4, seed=4).fit(ids, labels, 2)
+    assert net.carried_rows == 0
+    assert to_numpy(net.buffer.data).tobytes() == to_numpy(plain.buffer.data).tobytes()
+    net.unfreeze()
+    assert net.carried_rows == 10
+
+
 def test_what_a_trainer_refuses_with_a_carried_state() -> None:
     ids, labels = sequences(25)
     net = network(nn.GRU, stateful=10)
