@@ -102,6 +102,7 @@ class Network:
             None  # how pictures become rows, as JSON-able values; see nnbackend.images
         )
 
+        self._y_shape: Shape | None = None
         self._root = Sequential(stack)
         place(self._root)
         self._every = list(self._root.walk())[1:]
@@ -135,15 +136,22 @@ class Network:
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
-        return self._root.forward(x, training)
+        y = self._root.forward(x, training)
+        self._y_shape = tuple(y.shape)
+        return y
 
     def backward(self, dy: Array | None = None) -> None:
         """Write the gradient of the loss of the last forward pass into `grads`.
 
-        dy: the gradient with respect to the raw output. If dy is None, the loss layer computes it.
+        dy: the gradient with respect to the raw output. If dy is None, the loss layer computes it. Raises ValueError if
+        there was no forward pass, or dy has not the shape of its output.
         """
+        if self._y_shape is None and type(self).forward is Network.forward:
+            raise ValueError("backward comes after a forward pass, and there was none")
         if dy is None:
             dy = self.loss_layer.backward()
+        if self._y_shape not in (None, tuple(dy.shape)):
+            raise ValueError(f"dy: expected shape {self._y_shape}, as the last output, got {tuple(dy.shape)}")
         self._root.backward(dy, need_dx=False)
         self.buffer.add_up()
         for part in self.frozen_parts:

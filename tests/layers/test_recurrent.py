@@ -151,6 +151,18 @@ def test_a_carried_state_is_saved_and_copied(tmp_path: Path) -> None:
     assert not to_numpy(net.buffer.state).any()
 
 
+def test_a_gradient_of_another_shape_than_the_output_is_refused() -> None:
+    net = nn.Network([nn.LSTM(3, 2)], nn.MeanSquaredError())
+    with pytest.raises(ValueError, match="backward comes after a forward pass"):
+        net.backward()
+    net.forward(np.zeros((2, 4, 3), "float32"))
+    for shape in ((2, 3, 2), (2, 5, 2), (1, 4, 2), (2, 2)):
+        with pytest.raises(
+            ValueError, match=re.escape(f"dy: expected shape (2, 4, 2), as the last output, got {shape}")
+        ):
+            net.backward(np.zeros(shape, "float32"))
+
+
 def test_a_frozen_layer_carries_nothing() -> None:
     """It does what it does in inference mode, so that any batch will do, and the rows are shuffled."""
     ids, labels = sequences(25)
