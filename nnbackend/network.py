@@ -104,6 +104,7 @@ class Network:
             None  # how pictures become rows, as JSON-able values; see nnbackend.images
         )
 
+        self._y_shape: Shape | None = None
         self._root = Sequential(stack)
         place(self._root)
         self._every = list(self._root.walk())[1:]
@@ -137,15 +138,22 @@ class Network:
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the raw output (logits, for a classifier) for a batch x on the network's backend and in its dtype."""
-        return self._root.forward(x, training)
+        y = self._root.forward(x, training)
+        self._y_shape = tuple(y.shape)
+        return y
 
     def backward(self, dy: Array | None = None) -> None:
         """Write the gradient of the loss of the last forward pass into `grads`.
 
-        dy: the gradient with respect to the raw output. If dy is None, the loss layer computes it.
+        dy: the gradient with respect to the raw output. If dy is None, the loss layer computes it. Raises ValueError if
+        there was no forward pass, or dy has not the shape of its output.
         """
+        if self._y_shape is None and type(self).forward is Network.forward:
+            raise ValueError("backward comes after a forward pass, and there was none")
         if dy is None:
             dy = self.loss_layer.backward()
+        if self._y_shape not in (None, tuple(dy.shape)):
+            raise ValueError(f"dy: expected shape {self._y_shape}, as the last output, got {tuple(dy.shape)}")
         self._root.backward(dy, need_dx=False)
         self.buffer.add_up()
         for part in self.frozen_parts:
@@ -232,8 +240,11 @@ class Network:
 
     @property
     def carried_rows(self) -> int:
-        """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0."""
-        return next((layer.carried_rows for layer in self._every if layer.carried_rows), 0)
+        """Return the rows of a training batch, if a layer carries their state over to the next batch; else 0.
+
+        A frozen layer carries nothing over.
+        """
+        return next((layer.carried_rows for layer in self._every if layer.carried_rows and not layer.frozen), 0)
 
     @on_its_device
     def reset_state(self) -> None:
@@ -405,13 +416,16 @@ class Network:
     def inputs(self, x: Any, argument: str = "x") -> Array:
         """Return x on the network's backend, in its dtype, or as integers if the first layer takes ids.
 
-        Raises ValueError if its shape does not fit the layers, or the first layer cannot take its values.
+        Raises ValueError if its shape does not fit the layers, its rows have no values, or the first layer cannot take
+        its values.
         """
         first, shape = self.first, self.input_shape
         rows = self.backend.asarray(x, None if first.input_dtype else self.dtype, argument)
         if shape is not None and not self.takes(tuple(rows.shape[1:])) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
+        if 0 in rows.shape[1:]:
+            raise ValueError(f"{argument}: expected rows of at least one value, got shape {tuple(rows.shape)}")
         if first.input_dtype:
             if not self.backend.xp.isdtype(rows.dtype, "integral"):
                 raise ValueError(f"{argument}: {first} takes integers, got dtype {rows.dtype}")

@@ -47,6 +47,8 @@ def generate(
     if host.ndim != 1 or host.size == 0 or host.dtype.kind not in "iu":
         raise ValueError(f"prompt: expected at least one id in a row, got shape {host.shape} of {host.dtype}")
     ids = [int(number) for number in host]
+    with network.backend.active():
+        network.inputs(np.asarray([ids if context is None else ids[-context:]]), "prompt")
     for number in range(length):
         window = ids if context is None else ids[-context:]
         y = to_numpy(network.predict(np.asarray([window])))

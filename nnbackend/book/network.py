@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from nnbackend.book.gradient import numerical_gradient
 from nnbackend.book.layers import BatchNormalization, Dropout, SoftmaxWithLoss
 from nnbackend.book.pickles import load_arrays
 from nnbackend.errors import ModelFileError
+from nnbackend.files import write_atomically
 from nnbackend.functions.array import Array, array_namespace, pieces
 
 
@@ -128,9 +128,11 @@ class LayeredNet:
         return {name: numerical_gradient(loss, self.params[name]) for name in self._owners}
 
     def save_params(self, file_name: str | os.PathLike[str] = "params.pkl") -> None:
-        """Write the parameters to a pickle of a dictionary of NumPy arrays, which the book's own code reads too."""
-        with Path(file_name).open("wb") as file:
-            pickle.dump({name: to_numpy(value) for name, value in self.params.items()}, file)
+        """Write the parameters to a pickle of a dictionary of NumPy arrays, which the book's own code reads too.
+
+        A file that was there before stays as it is if the new one cannot be written.
+        """
+        write_atomically(file_name, pickle.dumps({name: to_numpy(value) for name, value in self.params.items()}))
 
     def load_params(self, file_name: str | os.PathLike[str] = "params.pkl") -> None:
         """Take the parameters from a pickle that `save_params`, here or in the book, has written.

@@ -19,8 +19,9 @@ negative samples), because these are drawn on the host.
 device of their parameters, so `to_gpu` is allowed and not needed. The gradient of an embedding is the same in every
 run, also on a GPU.
 
-What differs: wrong shapes, labels and word numbers raise an error that names the argument. Results have the dtype of
-the parameters, while the book's layers with a time axis always give float32. Two arrays count as one weight if they
-share their memory, while the book compares their values. A pickle of parameters is read without running what is in it.
+What differs: wrong shapes, labels and word numbers raise an error that names the argument. Results have the common
+dtype of the input and the parameters, while the book's layers with a time axis always give float32. A weight and a
+transpose count as one if they share their memory, while the book compares their values. A pickle of parameters is read
+without running what is in it.
 Use `nnbackend` itself for new code.
 """

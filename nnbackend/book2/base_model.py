@@ -15,6 +15,7 @@ from nnbackend.book.pickles import load_arrays
 from nnbackend.book2.np import GPU, np
 from nnbackend.book2.util import to_cpu, to_gpu
 from nnbackend.errors import ModelFileError
+from nnbackend.files import write_atomically
 
 __all__ = ["GPU", "BaseModel", "np", "os", "pickle", "to_cpu", "to_gpu"]
 
@@ -35,10 +36,13 @@ class BaseModel:
     def save_params(self, file_name: str | os.PathLike[str] | None = None) -> None:
         """Write the parameters in float16 to a pickle of a list of NumPy arrays, which the book's own code reads too.
 
-        file_name: by default the name of the class, with ".pkl".
+        file_name: by default the name of the class, with ".pkl". A file that was there before stays as it is if the new
+        one cannot be written. Raises ValueError if there are no parameters.
         """
-        with Path(file_name or f"{type(self).__name__}.pkl").open("wb") as file:
-            pickle.dump([to_numpy(p).astype(numpy.float16) for p in self.params], file)
+        if self.params is None:
+            raise ValueError(f"params: {type(self).__name__} has none yet, so there is nothing to save")
+        content = pickle.dumps([to_numpy(p).astype(numpy.float16) for p in self.params])
+        write_atomically(file_name or f"{type(self).__name__}.pkl", content)
 
     def load_params(self, file_name: str | os.PathLike[str] | None = None) -> None:
         """Write the values of a pickle that `save_params`, here or in the book, has written into the parameters.

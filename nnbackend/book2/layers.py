@@ -76,6 +76,7 @@ class MatMul(Parts):
 
     def _gradients(self, dout: Any) -> list[Array]:
         dout, x, W = together(dout=dout, x=self.x, W=self.params[0])
+        expect("dout", dout, (*x.shape[:-1], W.shape[1]))
         return [dout @ W.T, as_rows(x).T @ as_rows(dout)]
 
 
@@ -88,6 +89,7 @@ class Affine(MatMul):
 
     def forward(self, x: Any) -> Array:
         y, b = together(y=super().forward(x), b=self.params[1])
+        expect_bias(b, y.shape[-1])
         return y + b
 
     def _gradients(self, dout: Any) -> list[Array]:
@@ -170,6 +172,26 @@ class Embedding(Parts):
         dW = array_namespace(W).empty_like(W)
         F.embedding_backward(array_namespace(dout).astype(dout, W.dtype, copy=False), idx, dW)
         self._write(dW)
+
+
+def expect(name: str, x: Array, shape: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless x has this shape, in which None stands for any length of at least 1."""
+    if x.ndim != len(shape) or any(m != n and (n is not None or m == 0) for m, n in zip(x.shape, shape, strict=False)):
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name}: expected shape ({expected}), got {tuple(x.shape)}")
+
+
+def expect_bias(b: Array, length: int) -> None:
+    """Raise ValueError unless b is (length,) or (1, length)."""
+    if tuple(b.shape) not in ((length,), (1, length)):
+        raise ValueError(f"b: expected shape ({length},), got {tuple(b.shape)}")
+
+
+def made(name: str, kept: Any) -> Any:
+    """Return what a forward has kept. Raise ValueError if there was none."""
+    if kept is None:
+        raise ValueError(f"{name}: the backward of a layer comes after its forward")
+    return kept
 
 
 def product(x: Array, W: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy
 
 from nnbackend.backends import to_numpy
 from nnbackend.book.arrays import together, whole
-from nnbackend.book2.layers import Bare, Embedding, SigmoidWithLoss
+from nnbackend.book2.layers import Bare, Embedding, SigmoidWithLoss, expect, made
 from nnbackend.book2.np import GPU, np
 from nnbackend.functions.array import Array, array_namespace
 
@@ -36,13 +36,15 @@ class EmbeddingDot(Bare):
 
     def forward(self, h: Any, idx: Any) -> Array:
         h, rows = together(h=h, rows=self.embed.forward(idx))
+        expect("h", h, tuple(rows.shape))
         self.cache = h, rows
         out: Array = array_namespace(h).sum(rows * h, axis=1)
         return out
 
     def backward(self, dout: Any) -> Array:
-        h, rows = self.cache
+        h, rows = made("dout", self.cache)
         (dout, _) = together(dout=dout, h=h)
+        expect("dout", dout, tuple(h.shape[:1]))
         self.embed.backward(dout[:, None] * h)
         dh: Array = dout[:, None] * rows
         return dh
@@ -57,6 +59,8 @@ class UnigramSampler:
 
     def __init__(self, corpus: Any, power: float, sample_size: int):
         words = to_numpy(corpus).reshape(-1)
+        if words.size and (words.dtype.kind not in "iu" or words.min() < 0):
+            raise ValueError(f"corpus: expected integers of at least 0, got {words.min()} of dtype {words.dtype}")
         counts = numpy.bincount(words) if words.size else numpy.zeros(0)
         if not counts.all():
             missing = int((counts == 0).argmax())
@@ -70,6 +74,11 @@ class UnigramSampler:
     def get_negative_sample(self, target: Any) -> Any:
         """Return sample_size different words, none of them the target, for each of target, (n,): (n, sample_size)."""
         target = to_numpy(target)
+        if target.ndim != 1 or target.dtype.kind not in "iu":
+            raise ValueError(f"target: expected integers, (n,), got shape {target.shape} of dtype {target.dtype}")
+        if target.size and not 0 <= target.min() <= target.max() < self.vocab_size:
+            found = f"{target.min()} to {target.max()}"
+            raise ValueError(f"target: expected words of the corpus, 0 to {self.vocab_size - 1}, got {found}")
         sample = numpy.zeros((len(target), self.sample_size), numpy.int32)
         for i, word in enumerate(target):
             p = self.word_p.copy()
@@ -89,6 +98,9 @@ class NegativeSamplingLoss(Bare):
         super().__init__()
         self.sample_size = sample_size
         self.sampler = UnigramSampler(corpus, power, sample_size)
+        if self.sampler.vocab_size > W.shape[0]:
+            words = self.sampler.vocab_size
+            raise ValueError(f"W: expected a row for each of {words} words, got shape {tuple(W.shape)}")
         self.loss_layers = [SigmoidWithLoss() for _ in range(sample_size + 1)]
         self.embed_dot_layers = [EmbeddingDot(W) for _ in range(sample_size + 1)]
         for layer in self.embed_dot_layers:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnbackend.book import optimizer as first_volume
 from nnbackend.book2.np import GPU, np
+from nnbackend.functions.array import Array
 
 __all__ = ["GPU", "SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop", "np"]
 
@@ -32,7 +33,14 @@ class Momentum(_OfLists, first_volume.Momentum):
 
 
 class Nesterov(_OfLists, first_volume.Nesterov):
-    """Updates p <- p + momentum^2 v - (1 + momentum) lr g; v <- momentum v - lr g."""
+    """Updates v <- momentum v - lr g; p <- p + momentum^2 v - (1 + momentum) lr g, with the new v.
+
+    The first volume takes the v before its update.
+    """
+
+    def _step(self, p: Array, g: Array, *kept: Array) -> tuple[Array, ...]:
+        v = self.momentum * kept[0] - self.lr * g
+        return p + self.momentum * self.momentum * v - (1 + self.momentum) * self.lr * g, v
 
 
 class AdaGrad(_OfLists, first_volume.AdaGrad):

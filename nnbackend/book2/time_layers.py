@@ -1,6 +1,7 @@
 """Provide the book's common.time_layers: layers over sequences, (n, T, ...), and one step of each recurrent layer.
 
-The results have the dtype of the parameters. `stateful=True` carries the state over to the next call of `forward`.
+The results have the common dtype of the input and the parameters. `stateful=True` carries the state over to the next
+call of `forward`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from nnbackend.book2.layers import (
     SigmoidWithLoss,
     Softmax,
     SoftmaxWithLoss,
+    expect,
+    expect_bias,
+    made,
 )
 from nnbackend.book2.np import GPU, np
 from nnbackend.functions.affine import product
@@ -73,6 +77,8 @@ class Step(Parts):
     A subclass says what follows the product of the input, a = x Wx + b.
     """
 
+    parts: ClassVar[int] = 1  # the k above
+
     def __init__(self, Wx: Any, Wh: Any, b: Any):
         super().__init__(Wx, Wh, b)
         self.cache: Any = None
@@ -94,14 +100,21 @@ class Step(Parts):
         return before.T @ as_rows(da)
 
     def _forward(self, x: Any, *state: Any) -> State:
-        x, Wx, Wh, b, *before = _arrays(self.params, x=x, **_named(state))
+        named = _named(state)
+        x, Wx, Wh, b, *before = _arrays(self.params, self.parts, x=x, **named)
+        expect("x", x, (None, Wx.shape[0]))
+        for name, value in zip(named, before, strict=True):
+            expect(f"{name}_prev", value, (x.shape[0], Wh.shape[0]))
         kept, after = self.step(F.affine(x, Wx, b), Wh, *before)
         self.cache = x, kept
         return after
 
     def _backward(self, *dstate: Any) -> tuple[Array, State]:
-        x, kept = self.cache
-        x, Wx, Wh, _, *after = _arrays(self.params, x=x, **_named(dstate, "d"))
+        x, kept = made("dh_next", self.cache)
+        named = _named(dstate, "d")
+        x, Wx, Wh, _, *after = _arrays(self.params, self.parts, x=x, **named)
+        for name, value in zip(named, after, strict=True):
+            expect(f"{name}_next", value, (x.shape[0], Wh.shape[0]))
         da, before = self.step_backward(kept, Wh, *after)
         xp = array_namespace(x)
         dWx, db = xp.empty_like(Wx), xp.empty_like(da[0, :])
@@ -143,6 +156,8 @@ class LSTM(Step):
     The four parts of the columns are f, g, i, o: forget gate, new content, input gate, output gate (section 6.2).
     """
 
+    parts = 4
+
     @staticmethod
     def step(a: Array, Wh: Array, *state: Array) -> tuple[Any, State]:
         h, c = state
@@ -171,6 +186,8 @@ class GRU(_StepOfH):
     The three parts of the columns are z, r and the new content, whose product takes the state after its reset:
     z, r <- sigmoid;  n <- tanh(x Wx + (r h) Wh + b);  h <- (1 - z) h + z n.
     """
+
+    parts = 3
 
     @staticmethod
     def step(a: Array, Wh: Array, *state: Array) -> tuple[Any, State]:
@@ -223,15 +240,15 @@ class _Recurrent(Parts):
     def forward(self, xs: Any) -> Array:
         before = {name: getattr(self, name) for name in self.states if self.stateful}
         given = {name: value for name, value in before.items() if value is not None}
-        xs, Wx, Wh, b, *found = _arrays(self.params, x=xs, **given)
-        _expect("xs", xs, (None, None, Wx.shape[0]))
+        xs, Wx, Wh, b, *found = _arrays(self.params, self.kind.parts, x=xs, **given)
+        expect("xs", xs, (None, None, Wx.shape[0]))
         n, steps, width = xs.shape[0], xs.shape[1], Wh.shape[0]
         at = dict(zip(given, found, strict=True))
         xp, kept, hs = array_namespace(xs), [], []
         zeros = xp.zeros((n, width), dtype=xs.dtype, device=device(xs))
         state: State = [at.get(name, zeros) for name in self.states]
         for name, value in zip(self.states, state, strict=True):
-            _expect(name, value, (n, width))
+            expect(name, value, (n, width))
         a = input_products(xs, Wx, b)
         for t in range(steps):
             one, state = self.kind.step(a[t, ...], Wh, *state)
@@ -243,9 +260,9 @@ class _Recurrent(Parts):
         return xp.stack(hs, axis=1)
 
     def backward(self, dhs: Any) -> Array:
-        xs, kept = self._cache
-        dhs, Wx, Wh, b = _arrays(self.params, x=dhs)
-        _expect("dhs", dhs, (*xs.shape[:2], Wh.shape[0]))
+        xs, kept = made("dhs", self._cache)
+        dhs, Wx, Wh, b = _arrays(self.params, self.kind.parts, x=dhs)
+        expect("dhs", dhs, (*xs.shape[:2], Wh.shape[0]))
         xp = array_namespace(dhs)
         dstate: State = [xp.zeros_like(dhs[:, 0, :])] * len(self.states)
         all_da = []
@@ -382,10 +399,10 @@ class TimeSoftmaxWithLoss(Bare):
     def forward(self, xs: Any, ts: Any) -> Any:
         xs, ts = together(xs=xs, ts=ts)
         (xs,) = floating(xs)
-        _expect("xs", xs, (None, None, None))
+        expect("xs", xs, (None, None, None))
         xp = array_namespace(xs)
         ts = xp.argmax(ts, axis=2) if ts.ndim == 3 else ts
-        _expect("ts", ts, tuple(xs.shape[:2]))
+        expect("ts", ts, tuple(xs.shape[:2]))
         ts = xp.reshape(ts, (-1,))
         counts = ts != self.ignore_label
         ts = labels(as_rows(xs), xp.where(counts, ts, xp.zeros_like(ts)))
@@ -397,7 +414,7 @@ class TimeSoftmaxWithLoss(Bare):
         return numpy.float64(number(loss))
 
     def backward(self, dout: Any = 1) -> Array:
-        ts, ys, weight, shape = self.cache
+        ts, ys, weight, shape = made("dout", self.cache)
         return array_namespace(ys).reshape(dout * F.softmax_cross_entropy_backward(ys, ts, weight), shape)
 
 
@@ -411,8 +428,8 @@ class TimeSigmoidWithLoss(Bare):
 
     def forward(self, xs: Any, ts: Any) -> Any:
         xs, ts = together(xs=xs, ts=ts)
-        _expect("xs", xs, (None, None))
-        _expect("ts", ts, tuple(xs.shape))
+        expect("xs", xs, (None, None))
+        expect("ts", ts, tuple(xs.shape))
         self.xs_shape, xp = tuple(xs.shape), array_namespace(xs)
         return self._layer.forward(xp.reshape(xs, (-1,)), xp.reshape(ts, (-1,)))
 
@@ -430,13 +447,13 @@ class Simple_TimeSoftmaxWithLoss(Bare):
 
     def forward(self, xs: Any, ts: Any) -> Any:
         xs, ts = together(xs=xs, ts=ts)
-        _expect("xs", xs, (None, None, None))
+        expect("xs", xs, (None, None, None))
         layer = SoftmaxWithLoss()
         self.cache = layer, tuple(xs.shape)
         return layer.forward(as_rows(xs), array_namespace(ts).reshape(ts, (-1,)))
 
     def backward(self, dout: Any = 1) -> Array:
-        layer, shape = self.cache
+        layer, shape = made("dout", self.cache)
         dx: Array = layer.backward(dout)
         return array_namespace(dx).reshape(dx, shape)
 
@@ -465,19 +482,20 @@ def _named(arrays: Sequence[Any], before: str = "") -> dict[str, Any]:
     return {f"{before}{name}": value for name, value in zip(("h", "c"), arrays, strict=False)}
 
 
-def _arrays(params: Sequence[Any], x: Any, **state: Any) -> list[Array]:
-    """Return x, the parameters Wx, Wh and b, and the state on one device and in one dtype."""
+def _arrays(params: Sequence[Any], parts: int, x: Any, **state: Any) -> list[Array]:
+    """Return x, the parameters Wx, Wh and b, and the state on one device and in one dtype.
+
+    Raise ValueError unless the parameters are (d, parts H), (H, parts H), and (parts H,) or (1, parts H).
+    """
     Wx, Wh, b = params
-    return list(floating(*together(x=x, Wx=Wx, Wh=Wh, b=b, **state)))
+    x, Wx, Wh, b, *rest = floating(*together(x=x, Wx=Wx, Wh=Wh, b=b, **state))
+    columns = parts * Wh.shape[0] if Wh.ndim else 0
+    expect("Wh", Wh, (None, columns))
+    expect("Wx", Wx, (None, columns))
+    expect_bias(b, columns)
+    return [x, Wx, Wh, array_namespace(b).reshape(b, (columns,)), *rest]
 
 
 def _joined(steps: Sequence[Array]) -> Array:
     """Return the (n, H) of all steps as (T n, H)."""
     return array_namespace(steps[0]).concat(list(steps), axis=0)
-
-
-def _expect(name: str, x: Array, shape: tuple[int | None, ...]) -> None:
-    """Raise ValueError unless x has this shape, in which None stands for any length of at least 1."""
-    if x.ndim != len(shape) or any(m != n and (n is not None or m == 0) for m, n in zip(x.shape, shape, strict=False)):
-        expected = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{name}: expected shape ({expected}), got {tuple(x.shape)}")

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy
 
-from nnbackend.book.arrays import take, together
+from nnbackend.book.arrays import take, together, whole
 from nnbackend.book2.np import GPU, np
-from nnbackend.book2.util import clip_grads
+from nnbackend.book2.util import check_norm, clip_grads
+from nnbackend.checks import number
 from nnbackend.functions.array import Array, array_namespace
 
 __all__ = ["GPU", "RnnlmTrainer", "Trainer", "clip_grads", "np", "numpy", "remove_duplicate", "sys", "time"]
@@ -85,8 +86,11 @@ class Trainer(_Loop):
     ) -> None:
         """Train for max_epoch epochs. x, t: arrays with a row each. max_grad: the largest norm of all gradients.
 
-        Raises ValueError if x and t differ in their number of rows, or if that is smaller than batch_size.
+        Raises ValueError if x and t differ in their number of rows, if that is smaller than batch_size, and for
+        numbers out of range.
         """
+        batch_size = whole("batch_size", batch_size, 1)
+        _check_loop(max_epoch, max_grad, eval_interval)
         (x,), (t,) = together(x=x), together(t=t)
         n, steps = x.shape[0], x.shape[0] // batch_size
         if t.shape[0] != n:
@@ -144,8 +148,11 @@ class RnnlmTrainer(_Loop):
     ) -> None:
         """Train for max_epoch epochs. xs, ts: (n,) word numbers, and the words that follow them.
 
-        Raises ValueError if xs and ts differ in length, or if xs has fewer words than a batch.
+        Raises ValueError if xs and ts differ in length, if xs has fewer words than a batch, and for numbers out of
+        range.
         """
+        batch_size, time_size = whole("batch_size", batch_size, 1), whole("time_size", time_size, 1)
+        _check_loop(max_epoch, max_grad, eval_interval)
         (xs,), (ts,) = together(xs=xs), together(ts=ts)
         steps = len(xs) // (batch_size * time_size)
         if len(ts) != len(xs):
@@ -168,12 +175,25 @@ class RnnlmTrainer(_Loop):
         return float(numpy.exp(loss))
 
 
+def _check_loop(max_epoch: Any, max_grad: Any, eval_interval: Any) -> None:
+    """Raise ValueError for what is no number of epochs, no norm, or no number of steps."""
+    whole("max_epoch", max_epoch, 0)
+    if max_grad is not None:
+        check_norm("max_grad", max_grad)
+    if eval_interval is not None:
+        number("eval_interval", eval_interval)
+        if not eval_interval > 0:
+            raise ValueError(f"eval_interval: expected a number above 0, or None, got {eval_interval!r}")
+
+
 def remove_duplicate(params: Sequence[Any], grads: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Return the parameters and gradients without repetition; the gradients of one weight are added.
 
     A parameter that occurs twice is one weight, and so is one that is the transpose of another in the same memory
-    (section 6.5). The sum is written into the gradient of the first.
+    (section 6.5). The sum is written into the gradient of the first. Raises ValueError if the lists differ in length.
     """
+    if len(params) != len(grads):
+        raise ValueError(f"grads: expected {len(params)} arrays, one for each of params, got {len(grads)}")
     kept: list[Any] = []
     sums: list[Any] = []
     for param, grad in zip(params, grads, strict=True):

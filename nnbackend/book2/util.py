@@ -13,6 +13,7 @@ import numpy
 from nnbackend.backends import resolve, to_numpy
 from nnbackend.book.arrays import number, together, whole
 from nnbackend.book2.np import GPU, np
+from nnbackend.checks import number as real_number
 from nnbackend.functions.array import Array, array_namespace
 
 __all__ = [
@@ -201,8 +202,21 @@ def to_gpu(x: Any) -> Any:
 # --- training and scores ------------------------------------------------------------------------------------------
 
 
+def check_norm(name: str, value: Any) -> None:
+    """Raise ValueError unless the value is a number of at least 0; infinity is one."""
+    real_number(name, value)
+    if not value >= 0:
+        raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
+
+
 def clip_grads(grads: Sequence[Any], max_norm: float) -> None:
-    """Multiply all gradients in place so that their common norm is at most max_norm (section 6.1.4)."""
+    """Multiply all gradients in place so that their common norm is at most max_norm (section 6.1.4).
+
+    Raises ValueError for a max_norm below 0.
+    """
+    check_norm("max_norm", max_norm)
+    if not grads:
+        return
     total = sum(array_namespace(g).sum(g**2) for g in grads)
     rate = max_norm / (array_namespace(total).sqrt(total) + 1e-6)
     if rate < 1:
@@ -214,8 +228,9 @@ def eval_perplexity(model: Any, corpus: Any, batch_size: int = 10, time_size: in
     """Return the perplexity of a language model on a text: exp of its mean loss. Print how much is done.
 
     model: has forward(x, t), perhaps with train_flg. corpus: word numbers, (words,). Raises ValueError if the corpus
-    has not the words of a batch and one more.
+    has not the words of a batch and one more, and for numbers out of range.
     """
+    batch_size, time_size = whole("batch_size", batch_size, 1), whole("time_size", time_size, 1)
     print("evaluating perplexity ...")
     words = to_numpy(corpus)
     n = len(words)

@@ -21,15 +21,16 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, causal: b
     """
     xp = array_namespace(q)
     scores = product(q, transposed(k)) * (1.0 / math.sqrt(q.shape[-1]))
-    least = float(xp.finfo(q.dtype).min)
+    allowed = mask
     if causal:
         steps, keys = (xp.arange(length, device=device(q)) for length in scores.shape[-2:])
-        scores = xp.where(keys[None, :] <= steps[:, None], scores, least)
-    if mask is not None:
-        scores = xp.where(mask, scores, least)
+        past = keys[None, :] <= steps[:, None]
+        allowed = past if mask is None else mask & past
+    if allowed is not None:
+        scores = xp.where(allowed, scores, float(xp.finfo(q.dtype).min))
     p = softmax(scores)
     if mask is not None:  # with nothing to look at, all scores are equal; the causal mask leaves its own step
-        p = xp.where(scores > least, p, 0.0)
+        p = xp.where(allowed, p, 0.0)
     return product(p, v), p
 
 

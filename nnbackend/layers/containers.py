@@ -78,8 +78,9 @@ class Stacks(Layer):
             if found is None or shape is None:
                 found = found or shape
                 continue
-            pairs = list(zip(found, shape, strict=False))
-            if len(shape) != len(found) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            one, other = _beside(found, shape), _beside(shape, found)
+            pairs = list(zip(one, other, strict=False))
+            if len(one) != len(other) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
                 raise ValueError(f"{self}: its branches take rows of shape {found} and of {shape}")
             found = tuple(b if a is None else a for a, b in pairs)
         return found
@@ -213,13 +214,35 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
     for layer, own in zip(layers, expected, strict=True):
         if shape is None or (own is not None and len(own) > len(shape) and own[-1] == shape[-1]):
             shape = own  # an affine layer says the last axis alone, and there may be more before it
-        shape = None if shape is None or None in shape else layer.output_shape(shape)  # type: ignore[arg-type]
+        unknown = shape is None or None in shape or _takes_steps([layer], shape)  # type: ignore[arg-type]
+        shape = None if unknown else layer.output_shape(shape) or None  # type: ignore[arg-type]
     first = None
     for layer, own in zip(reversed(layers), reversed(expected), strict=True):
-        if own is not None and len(own) == 1 and first is not None and len(first) > 1:
-            own = (*first[:-1], *own)
+        if own is not None and first is not None:
+            own = _beside(own, first)
         first = own or (first if layer.keeps_shape else None)
+    if first is not None and None not in first and _takes_steps(layers, first):  # type: ignore[arg-type]
+        return (None, *first)
     return first
+
+
+def _takes_steps(layers: Sequence[Layer], shape: Shape) -> bool:
+    """Say whether the layers take no rows of `shape`, but rows that have an axis of steps before it."""
+    return len(shape) == 1 and not _fit(layers, shape) and _fit(layers, (1, *shape))
+
+
+def _fit(layers: Sequence[Layer], shape: Shape) -> bool:
+    try:
+        for layer in layers:
+            shape = layer.output_shape(shape)
+    except ValueError:
+        return False
+    return True
+
+
+def _beside(shape: RowShape, other: RowShape) -> RowShape:
+    """Return `shape` with the axes that `other` has before the last, if it says the last alone, as an affine layer."""
+    return (*other[:-1], *shape) if len(shape) == 1 and len(other) > 1 else shape
 
 
 # --- places in a network ----------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class Trainer:
         self._places: int | None = 1  # that are classified in a row of the present fit; None if they differ
         self._held: list[tuple[slice, Array]] = []  # the values of frozen layers, and their places
         self._runner: Any = None  # keeps what it has made of the step from one fit to the next
-        self._drawn: tuple[tuple[int, int, int], Any] | None = None  # an order of rows, and what it depends on
+        self._drawn: tuple[tuple[int, int, int, int], Any] | None = None  # an order of rows, and what it depends on
         self._rows_of: Callable[[int, bool], None] = _in_memory  # fetches the rows of a step; see `_reading`
 
     def __repr__(self) -> str:
@@ -361,9 +361,12 @@ class Trainer:
             raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
 
     def _check_carried_rows(self, n: int) -> None:
+        for layer in self.network.every_layer().values():
+            if not layer.frozen and layer.carried_rows not in (0, self.batch_size):
+                raise ValueError(
+                    f"batch_size is {self.batch_size}, but {layer} carries the state of {layer.carried_rows} rows over"
+                )
         rows = self.network.carried_rows
-        if rows and self.batch_size != rows:
-            raise ValueError(f"batch_size is {self.batch_size}, but a layer carries the state of {rows} rows over")
         if rows and n % self.batch_size and not self.drop_last:
             raise ValueError(
                 f"the data has {n} rows, so the last batch has fewer than the {rows} rows whose state a layer carries "
@@ -662,9 +665,9 @@ class Trainer:
 
     def _draw(self, n: int, epoch: int) -> np.ndarray[Any, Any]:
         """Return the shuffled order of n rows in an epoch, on the host. Keep the last one, for the next call."""
-        wanted = (self.seed, epoch, n)
+        carries = self.network.carried_rows  # a batch then goes on where the one before has ended
+        wanted = (self.seed, epoch, n, carries)
         if self._drawn is None or self._drawn[0] != wanted:
-            carries = self.network.carried_rows  # a batch then goes on where the one before has ended
             order = np.arange(n) if carries else host_generator(self.seed, epoch).permutation(n)
             self._drawn = wanted, order
         return self._drawn[1]

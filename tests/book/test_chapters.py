@@ -635,6 +635,15 @@ def test_params_travel_by_the_book_s_pickles(on: Namespace, tmp_path: Path) -> N
         assert_close(second.params["W3"], 2 * values["W3"], "float64")
 
 
+def test_a_file_survives_params_that_cannot_be_saved(tmp_path: Path) -> None:
+    network, file = SimpleConvNet(), tmp_path / "params.pkl"
+    file.write_bytes(b"before")
+    network.params["W1"] = lambda: 0
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        network.save_params(file)
+    assert file.read_bytes() == b"before"
+
+
 class Runs:
     def __reduce__(self) -> Any:
         return exec, ("raise SystemExit('it was run')",)

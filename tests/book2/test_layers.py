@@ -11,7 +11,7 @@ from support import Namespace, assert_close
 from nnbackend.backends import to_numpy
 from nnbackend.book2 import layers as bl
 from nnbackend.book2 import time_layers as tl
-from nnbackend.book2.negative_sampling_layer import NegativeSamplingLoss, UnigramSampler
+from nnbackend.book2.negative_sampling_layer import EmbeddingDot, NegativeSamplingLoss, UnigramSampler
 
 SIZES = pytest.mark.parametrize("size", [(2, 5, 3, 4), (1, 1, 1, 1), (3, 1, 2, 5)], ids=str)  # n, T, d, H
 
@@ -313,10 +313,55 @@ X, WX, WH, B = np.zeros((2, 3, 4)), np.zeros((4, 8)), np.zeros((2, 8)), np.zeros
     (lambda: tl.TimeAffine(WX, B).backward(np.zeros((2, 8))), ValueError, "backward of a layer comes after"),
     (lambda: UnigramSampler([0, 1, 3], 0.75, 1), ValueError, "each number from 0 to 3, but 2 does not occur"),
     (lambda: UnigramSampler([0, 1, 2], 0.75, 3), ValueError, "more than 3 different words, got 3"),
+    (lambda: UnigramSampler([0, -1], 0.75, 1), ValueError, "corpus: expected integers of at least 0, got -1"),
+    (lambda: UnigramSampler([0.0, 1.0], 0.75, 1), ValueError, "corpus: expected integers .* of dtype float64"),
+    (lambda: UnigramSampler([0, 1, 2], 0.75, 1).get_negative_sample(np.array([3])), ValueError,
+     "target: expected words of the corpus, 0 to 2, got 3 to 3"),
+    (lambda: UnigramSampler([0, 1, 2], 0.75, 1).get_negative_sample(np.array([-1])), ValueError, "target: expected"),
+    (lambda: UnigramSampler([0, 1, 2], 0.75, 1).get_negative_sample(np.array([[1]])), ValueError,
+     r"target: expected integers, \(n,\), got shape \(1, 1\)"),
+    (lambda: NegativeSamplingLoss(np.zeros((2, 3)), [0, 1, 2]), ValueError, "corpus: expected more than 5"),
+    (lambda: NegativeSamplingLoss(np.zeros((2, 3)), [0, 1, 2], sample_size=1), ValueError,
+     r"W: expected a row for each of 3 words, got shape \(2, 3\)"),
+    (lambda: EmbeddingDot(np.zeros((4, 3))).forward(np.zeros((1, 3)), np.array([0, 1])), ValueError,
+     r"h: expected shape \(2, 3\), got \(1, 3\)"),
+    (lambda: EmbeddingDot(np.zeros((4, 3))).backward(np.zeros(2)), ValueError, "backward of a layer comes after"),
+    (lambda: bl.Affine(np.zeros((3, 2)), np.zeros(3)).forward(np.zeros((1, 3))), ValueError,
+     r"b: expected shape \(2,\), got \(3,\)"),
+    (lambda: wrong_dout(bl.Affine(np.zeros((3, 2)), np.zeros(2)), np.zeros((4, 3)), np.zeros((3, 2))), ValueError,
+     r"dout: expected shape \(4, 2\), got \(3, 2\)"),
+    (lambda: tl.TimeLSTM(WX[:, :7], WH, B).forward(X), ValueError, r"Wx: expected shape \(any, 8\), got \(4, 7\)"),
+    (lambda: tl.TimeLSTM(WX, WH[:, :7], B).forward(X), ValueError, r"Wh: expected shape \(any, 8\), got \(2, 7\)"),
+    (lambda: tl.TimeLSTM(WX, WH, B[:1]).forward(X), ValueError, r"b: expected shape \(8,\), got \(1,\)"),
+    (lambda: tl.TimeGRU(WX, WH, B).forward(X), ValueError, r"Wh: expected shape \(any, 6\), got \(2, 8\)"),
+    (lambda: tl.RNN(WX[:, :2], WH[:, :2], B[:2]).forward(X[:, 0], np.zeros((1, 2))), ValueError,
+     r"h_prev: expected shape \(2, 2\), got \(1, 2\)"),
+    (lambda: tl.LSTM(WX, WH, B).forward(X[:, 0, :3], np.zeros((2, 2)), np.zeros((2, 2))), ValueError,
+     r"x: expected shape \(any, 4\), got \(2, 3\)"),
+    (lambda: tl.LSTM(WX, WH, B).backward(np.zeros((2, 2)), np.zeros((2, 2))), ValueError, "comes after its forward"),
+    (lambda: tl.TimeLSTM(WX, WH, B).backward(X), ValueError, "backward of a layer comes after its forward"),
+    (lambda: tl.TimeSoftmaxWithLoss().backward(), ValueError, "backward of a layer comes after its forward"),
+    (lambda: tl.Simple_TimeSoftmaxWithLoss().backward(), ValueError, "backward of a layer comes after its forward"),
 ])  # fmt: skip
 def test_what_is_refused(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def wrong_dout(layer: Any, x: np.ndarray, dout: np.ndarray) -> None:
+    layer.forward(x)
+    layer.backward(dout)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_bias_may_be_a_row(kind: str) -> None:
+    k = PARTS[kind] * 2
+    x, Wx, Wh, b = drawn((2, 3, 4), (4, k), (2, k), (k,))
+    row, plain = (getattr(tl, f"Time{kind}")(Wx, Wh, value) for value in (b[None, :], b))
+    assert row.forward(x).tolist() == plain.forward(x).tolist()
+    row.backward(np.ones((2, 3, 2)))
+    plain.backward(np.ones((2, 3, 2)))
+    assert row.grads[2].tolist() == [plain.grads[2].tolist()]
 
 
 def test_a_state_of_another_size_is_refused() -> None:

@@ -139,6 +139,16 @@ def test_remove_duplicate_adds_the_gradients_of_one_weight() -> None:
     assert (len(params), len(grads)) == (5, 5)
 
 
+def test_nesterov_takes_the_velocity_after_its_update() -> None:
+    p, sgd = [np.array([1.0, -2.0])], optimizer.Nesterov(lr=0.1, momentum=0.5)
+    expected, v = p[0].copy(), np.zeros(2)
+    for g in ([1.0, 2.0], [-3.0, 0.5], [0.0, 1.0]):
+        sgd.update(p, [np.array(g)])
+        v = 0.5 * v - 0.1 * np.array(g)
+        expected += 0.25 * v - 0.15 * np.array(g)
+        assert p[0] == pytest.approx(expected, abs=1e-15)
+
+
 def test_clip_grads() -> None:
     grads = [np.array([3.0, 0.0]), np.array([[4.0]])]
     util.clip_grads(grads, 10.0)
@@ -166,6 +176,21 @@ def test_parameters_go_to_a_file_and_back(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"net.pkl: expected a list of arrays of shapes \[\(20, 6\), \(6, 32\)"):
         other.load_params(tmp_path / "net.pkl")
     assert all((p == was).all() for p, was in zip(other.params, kept, strict=True))
+
+
+def test_a_file_survives_what_cannot_be_saved(tmp_path: Path) -> None:
+    file = tmp_path / "net.pkl"
+    file.write_bytes(b"before")
+    model = base_model.BaseModel()
+    with pytest.raises(ValueError, match="params: BaseModel has none yet"):
+        model.save_params(file)
+    model.params = [np.zeros(2), object()]
+    with pytest.raises(TypeError):
+        model.save_params(file)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        language_model("GRU").save_params(tmp_path / "none" / "net.pkl")
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +328,33 @@ def test_the_backend_of_a_script(first: str, expected: str) -> None:
     (lambda: trainer.RnnlmTrainer(None, None).fit(np.zeros(9), np.zeros(9), 1, 2, 5), "xs: expected at least 10 words"),
     (lambda: util.eval_perplexity(None, np.zeros(351, int)[:350]), "corpus: expected more than 350 words"),
     (lambda: optimizer.SGD().update([np.zeros(2)], []), "grads: expected 1 arrays, one for each of params, got 0"),
+    (lambda: trainer.remove_duplicate([np.zeros(2)], []), "grads: expected 1 arrays, one for each of params, got 0"),
+    (lambda: util.clip_grads([np.zeros(2)], -1.0), "max_norm: expected a number of at least 0, got -1.0"),
+    (lambda: util.eval_perplexity(None, np.zeros(351, int), -2), "batch_size: expected a whole number of at least 1"),
+    (lambda: util.eval_perplexity(None, np.zeros(351, int), 2, 0), "time_size: expected a whole number of at least 1"),
 ])  # fmt: skip
 def test_what_is_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [trainer.Trainer, trainer.RnnlmTrainer])
+@pytest.mark.parametrize(("name", "value"), [
+    ("batch_size", 0), ("batch_size", -1), ("batch_size", 2.0), ("max_epoch", 1.5), ("max_grad", -1),
+    ("max_grad", "1"), ("max_grad", np.nan), ("eval_interval", 0), ("eval_interval", -20),
+])  # fmt: skip
+def test_what_a_trainer_refuses(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}"):
+        kind(None, None).fit(np.zeros(900, int), np.zeros(900, int), **{name: value})
+
+
+def test_a_time_size_is_at_least_1() -> None:
+    with pytest.raises(ValueError, match="time_size: expected a whole number of at least 1, got 0"):
+        trainer.RnnlmTrainer(None, None).fit(np.zeros(9, int), np.zeros(9, int), time_size=0)
+
+
+def test_nothing_is_clipped_without_gradients_or_by_infinity() -> None:
+    util.clip_grads([], 1.0)
+    grads = [np.array([3.0, 4.0])]
+    util.clip_grads(grads, np.inf)
+    assert grads[0].tolist() == [3.0, 4.0]

@@ -83,6 +83,14 @@ def test_a_step_that_may_look_at_nothing_answers_zero(on: Namespace) -> None:
     assert all(np.isfinite(g).all() for g in gradients)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_a_mask_does_not_hide_what_is_no_number(on: Namespace) -> None:
+    q, k, v = (np.ones((2, 3, 4)) for _ in range(3))
+    q[:, 1] = np.nan
+    y, _ = attention(*(on.array(a) for a in (q, k, v)), on.array(np.ones((3, 3), bool)))
+    assert np.isnan(to_numpy(y)).all(axis=(0, 2)).tolist() == [False, True, False]
+
+
 def test_large_scores_do_not_overflow(on: Namespace) -> None:
     q = on.array(np.full((1, 3, 2), 1e15, "float32"))
     y, p = attention(q, q, on.array(np.ones((1, 3, 1), "float32")), None, True)

@@ -336,6 +336,29 @@ def test_a_container_of_one_s_own(tmp_path: Path) -> None:
         nn.Network([twice, twice])
 
 
+# --- sequences beside layers that take the last axis alone ------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "shape"), [
+    (lambda: [nn.Residual([nn.LSTM(3, 4)], nn.Affine(3, 4))], (2, 5, 4)),
+    (lambda: [nn.Residual([nn.Affine(3, 4)], [nn.Tanh(), nn.GRU(3, 4)]), nn.LastStep()], (2, 4)),
+    (lambda: [nn.Parallel([nn.Affine(3, 4), nn.LSTM(3, 2), []], "concatenate"), nn.Affine(9, 2)], (2, 5, 2)),
+    (lambda: [nn.Affine(3, 4), nn.LastStep(), nn.Affine(4, 2)], (2, 2)),
+    (lambda: [nn.Affine(3, 4), nn.Sequential([nn.LastStep(), nn.Affine(4, 2)])], (2, 2)),
+    (lambda: [nn.LayerNormalization(3),
+              nn.Residual([nn.Parallel([[]], "concatenate"), nn.GRU(3, 4)], nn.Affine(3, 4))], (2, 5, 4)),
+])  # fmt: skip
+def test_the_shape_of_a_row_has_the_steps_that_some_branch_takes(make: Any, shape: tuple[int, ...]) -> None:
+    net, x = nn.Network(make(), nn.MeanSquaredError(), dtype="float64"), RNG.standard_normal((2, 5, 3))
+    assert net.input_shape == (None, 3)
+    assert tuple(net.predict(x).shape) == shape
+    assert_close(net.predict(x[0]), net.predict(x)[0], "float64", terms=50)
+    gradients = net.gradient(x, np.zeros(shape))
+    for name, value in net.numerical_gradient(x, np.zeros(shape)).items():
+        np.testing.assert_allclose(gradients[name], value, rtol=0, atol=CLOSE)
+    assert net.summary(2)
+
+
 # --- bad input --------------------------------------------------------------------------------------------------
 
 

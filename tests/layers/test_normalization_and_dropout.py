@@ -158,6 +158,7 @@ def test_a_fault_takes_the_statistics_back_too() -> None:
         (lambda: nn.LayerNormalization(3, eps=np.inf), "eps must be positive and finite, got inf"),
         (lambda: nn.LayerNormalization(3, eps="1e-5"), "LayerNormalization: eps must be a number, got '1e-5'"),
         (lambda: nn.Dropout("0.5"), "Dropout: dropout_ratio must be a number, got '0.5'"),
+        (lambda: nn.LayerNormalization(3, eps=None), "LayerNormalization: eps must be a number, got None"),
         (lambda: nn.Dropout(1.0), "dropout_ratio must be at least 0 and below 1, got 1.0"),
         (lambda: nn.Dropout(-0.1), "dropout_ratio must be"),
         (lambda: nn.ELU(-1), "alpha must be at least 0 and finite, got -1"),

@@ -151,11 +151,39 @@ def test_a_carried_state_is_saved_and_copied(tmp_path: Path) -> None:
     assert not to_numpy(net.buffer.state).any()
 
 
+def test_a_gradient_of_another_shape_than_the_output_is_refused() -> None:
+    net = nn.Network([nn.LSTM(3, 2)], nn.MeanSquaredError())
+    with pytest.raises(ValueError, match="backward comes after a forward pass"):
+        net.backward()
+    net.forward(np.zeros((2, 4, 3), "float32"))
+    for shape in ((2, 3, 2), (2, 5, 2), (1, 4, 2), (2, 2)):
+        with pytest.raises(
+            ValueError, match=re.escape(f"dy: expected shape (2, 4, 2), as the last output, got {shape}")
+        ):
+            net.backward(np.zeros(shape, "float32"))
+
+
+def test_a_frozen_layer_carries_nothing() -> None:
+    """It does what it does in inference mode, so that any batch will do, and the rows are shuffled."""
+    ids, labels = sequences(25)
+    net, plain = network(nn.LSTM, stateful=10), network(nn.LSTM)
+    for one in (net, plain):
+        one.freeze("LSTM1")
+        nn.Trainer(one, nn.Adam(0.01), batch_size=4, seed=4).fit(ids, labels, 2)
+    assert net.carried_rows == 0
+    assert to_numpy(net.buffer.data).tobytes() == to_numpy(plain.buffer.data).tobytes()
+    net.unfreeze()
+    assert net.carried_rows == 10
+
+
 def test_what_a_trainer_refuses_with_a_carried_state() -> None:
     ids, labels = sequences(25)
     net = network(nn.GRU, stateful=10)
-    with pytest.raises(ValueError, match="batch_size is 5, but a layer carries the state of 10 rows over"):
+    with pytest.raises(ValueError, match="batch_size is 5, but GRU1 carries the state of 10 rows over"):
         nn.Trainer(net, nn.SGD(), batch_size=5).fit(ids, labels)
+    two = nn.Network([nn.GRU(4, 4, stateful=5), nn.Residual([nn.GRU(4, 4, stateful=10)])])
+    with pytest.raises(ValueError, match=r"batch_size is 5, but Residual1\.GRU1 carries the state of 10 rows over"):
+        nn.Trainer(two, nn.SGD(), batch_size=5).fit(np.zeros((25, 3, 4)), np.zeros((25, 3), int))
     with pytest.raises(ValueError, match="the data has 25 rows, .* set drop_last=True"):
         nn.Trainer(net, nn.SGD(), batch_size=10).fit(ids, labels)
     nn.Trainer(net, nn.SGD(), batch_size=10, drop_last=True).fit(ids, labels)

@@ -216,7 +216,9 @@ def test_the_setting_is_kept_and_older_files_are_read(tmp_path: Path) -> None:
     (lambda: network().loss(X, np.abs(T[:, 0])), "expected (9, 5) integer labels or (9, 5, 3) one-hot rows"),
     (lambda: network().loss(X, np.abs(T[:, :4])), "expected (9, 5) integer labels or (9, 5, 3) one-hot rows"),
     (lambda: network().loss(X, np.abs(T[:8])), "x has 9 rows, but t has 8"),
-    (lambda: network().loss(X[:, :0], T[:, :0]), "t is empty: expected at least one label, got shape (9, 0)"),
+    (lambda: network().loss(X[:, :0], T[:, :0]), "x: expected rows of at least one value, got shape (9, 0, 4)"),
+    (lambda: nn.SoftmaxWithLoss().target(T[:, :0], 9, (0, 3), nn.backend(), "float32"),
+     "t is empty: expected at least one label, got shape (9, 0)"),
     (lambda: network().predict(X[..., :3]), "x: expected shape (n, 4), got (9, 5, 3)"),
     (lambda: nn.Affine(4, 2).initialize().forward(X[..., :3].astype("float32")), "(n, ..., 4), got (9, 5, 3)"),
     (lambda: nn.Network([nn.Convolution(1, 4, 2), nn.Affine(4, 3)]).loss(np.zeros((2, 3, 3, 1)), [0, 1]),
@@ -225,6 +227,23 @@ def test_the_setting_is_kept_and_older_files_are_read(tmp_path: Path) -> None:
 def test_bad_input(use: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         use()
+
+
+@pytest.mark.parametrize("loss", [nn.SoftmaxWithLoss, nn.MeanSquaredError])
+def test_rows_without_a_step_are_refused(loss: Any) -> None:
+    net, ids = nn.Network([nn.Affine(4, 2)], loss()), nn.Network([nn.Embedding(7, 4)], loss())
+    x, t = np.zeros((3, 0, 4)), np.zeros((3, 0, 2))
+    for use in (
+        lambda: net.predict(x),
+        lambda: net.loss(x, t),
+        lambda: net.gradient(x, t),
+        lambda: nn.Trainer(net, nn.SGD(0.1), batch_size=3).fit(x, t),
+    ):
+        with pytest.raises(ValueError, match=r"x: expected rows of at least one value, got shape \(3, 0, 4\)"):
+            use()
+    with pytest.raises(ValueError, match=r"x: expected rows of at least one value, got shape \(3, 0\)"):
+        ids.predict(np.zeros((3, 0), int))
+    assert tuple(net.predict(np.zeros((0, 5, 4))).shape) == (0, 5, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
