@@ -82,8 +82,8 @@ def find_pictures(folder: Path) -> PictureFolder:
 
     The folder may instead hold `train`, and `validation` (or `val`) and `test`, each with folders of classes. Hidden
     files are not looked at.
-    Raises DataError, which names the folder, if it holds no pictures, or fewer than two classes, or if a class is not
-    in `train`.
+    Raises DataError, which names the folder, if it cannot be read, holds no pictures, or fewer than two classes, or if
+    a class is not in `train`.
     """
     parts = {part: place for part, names in PARTS.items() if (place := _first_folder(folder, names)) is not None}
     if "train" not in parts or not _folders(parts["train"]):  # a class may have the name of a part
@@ -128,7 +128,7 @@ def measured(pictures: PictureFolder, side: int | None) -> PicturePreparation:
     files = [path for path, _ in pictures.files["train"]]
     sizes, grey = list[tuple[int, int]](), True
     for path in files[:: -(-len(files) // _MEASURED)]:
-        with opened_picture(path, "a picture", 2**16) as image:
+        with opened_picture(path, "a picture", 2**16, colour=True) as image:
             sizes.append(image.size)
             grey = grey and (image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F")))
     width, height = (float(np.median(lengths)) for lengths in zip(*sizes, strict=True))
@@ -160,12 +160,17 @@ def _folders(folder: Path) -> list[Path]:
 def _files(folder: Path, deep: bool = True) -> tuple[list[Path], list[Path]]:
     """Return the pictures in a folder, by their names, and the other files. Hidden ones are left out."""
     pictures, others = list[Path](), list[Path]()
-    for at, folders, names in os.walk(folder):
+    for at, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if deep and not _hidden(Path(name)))
         for name in sorted(names):
             if not _hidden(Path(name)):
                 (pictures if Path(name).suffix.lower() in PICTURES else others).append(Path(at, name))
     return pictures, others
+
+
+def _refuse(error: OSError) -> None:
+    """Raise DataError for a folder that cannot be read: its pictures would be left out unsaid."""
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
 
 def _hidden(path: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +110,22 @@ def test_colours_are_kept_if_there_are_any(tmp_path: Path) -> None:
     assert t.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
+def test_colours_are_seen_in_every_format(format: str, tmp_path: Path) -> None:
+    colours = {"blue": (20, 20, 230), "red": (230, 20, 20)}
+    for name, colour in colours.items():
+        save(tmp_path / name / f"1.{format.lower()}", np.full((16, 16, 3), colour, np.uint8), format=format)
+    x, t = load_prepared(tmp_path, validation=0).train
+    assert (x.shape, t.tolist()) == ((2, 16, 16, 3), [0, 1])
+    np.testing.assert_allclose(x.mean(axis=(1, 2)) * 255, list(colours.values()), atol=4)
+
+
+def test_grey_photos_stay_grey(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / name / "1.jpg", np.full((16, 16), 100, np.uint8))
+    assert load_prepared(tmp_path, validation=0).train[0].shape == (2, 16, 16, 1)
+
+
 def test_pictures_of_every_mode_as_pillow_shows_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (5, 5)).astype(np.uint8)
@@ -167,6 +185,21 @@ def test_folders_that_hold_no_classes(tmp_path: Path) -> None:
         pictures_in(tmp_path / "none")
     with pytest.raises(nn.DataError, match="nowhere: there is no such file or folder"):
         load_prepared(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"cat": 10, "dog": 200, "cow": 100}, 2)
+    list_folder = os.scandir
+
+    def refuse(path: str | os.PathLike[str]) -> Any:
+        if Path(path).name == "cow":
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for find in (find_pictures, pictures_in):
+        with pytest.raises(nn.DataError, match=r"cow: cannot be read \(Permission denied\)"):
+            find(tmp_path)
 
 
 @pytest.mark.parametrize(
