@@ -182,7 +182,7 @@ def _from_arrow(pyarrow: Any, column: Any) -> HostArray:
         return objects(column.to_pylist())
     if hasattr(types, "is_string_view") and types.is_string_view(kind):
         return objects(column.to_pylist())
-    return objects([_Strange(str(kind))] * len(column))
+    return objects([_Strange(column, i) if there else None for i, there in enumerate(column.is_valid().to_pylist())])
 
 
 def objects(values: Sequence[Any]) -> HostArray:
@@ -192,11 +192,24 @@ def objects(values: Sequence[Any]) -> HostArray:
     return column
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Strange:
-    """Stands for a cell of a kind that is neither word nor number."""
+    """Stands for a cell of a kind that is neither word nor number, in a row of a column of Arrow."""
 
-    kind: str
+    column: Any
+    row: int
+
+    @property
+    def kind(self) -> str:
+        """Return the name of the kind."""
+        return str(self.column.type)
+
+    def __str__(self) -> str:
+        cell = self.column.slice(self.row, 1)
+        try:
+            return str(cell[0].as_py())
+        except ValueError:  # Python has no nanoseconds
+            return str(cell.cast("string")[0].as_py())
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -216,14 +229,21 @@ def write_table(path: Path, columns: Mapping[str, HostArray], separator: str = "
     if path.suffix.lower() == ".parquet":
         pyarrow, parquet = _pyarrow()
         packed = io.BytesIO()
-        parquet.write_table(pyarrow.table({name: _to_arrow(values) for name, values in columns.items()}), packed)
+        table = pyarrow.table({name: _to_arrow(pyarrow, values) for name, values in columns.items()})
+        parquet.write_table(table, packed)
         write_atomically(path, packed.getvalue())
     else:
         write_atomically(path, csv_text(columns, "\t" if path.suffix.lower() == ".tsv" else separator).encode())
 
 
-def _to_arrow(values: HostArray) -> Any:
-    return [None if isinstance(value, _Strange) else value for value in values] if values.dtype == object else values
+def _to_arrow(pyarrow: Any, values: HostArray) -> Any:
+    if values.dtype != object:
+        return values
+    strange = next((value for value in values if isinstance(value, _Strange)), None)
+    if strange is None:
+        return values.tolist()
+    rows = [value.row if isinstance(value, _Strange) else None for value in values]
+    return strange.column.take(pyarrow.array(rows, "int64"))
 
 
 def csv_text(columns: Mapping[str, HostArray], separator: str = ",") -> str:

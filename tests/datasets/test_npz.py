@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nnbackend as nn
-from nnbackend.datasets.npz import ArrayPreparation, array_inputs
+from nnbackend.datasets.npz import ArrayPreparation, array_inputs, write_arrays
 from nnbackend.datasets.prepared import load_prepared, preparation
 from nnbackend.datasets.targets import Target
 
@@ -129,6 +129,17 @@ def test_inputs_to_answer(tmp_path: Path) -> None:
         known.rows(path, X[:, :2], "float64")
     with pytest.raises(nn.DataError, match=r"the value at \[5, 1\] is inf; fill in"):
         known.rows(path, np.where(np.arange(120).reshape(40, 3) == 16, np.inf, X), "float64")
+
+
+def test_answers_of_any_name_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    words = np.array(["a", None, 1], object)
+    write_arrays(path, {"file": words, "allow_pickle": np.arange(3), "größe": np.ones((3, 2), "f")})
+    with np.load(path) as read:
+        assert set(read) == {"file", "allow_pickle", "größe"}
+        assert read["file"].tolist() == ["a", "", "1"]
+        assert read["allow_pickle"].tolist() == [0, 1, 2]
+        assert (read["größe"].shape, read["größe"].dtype) == ((3, 2), np.float32)
 
 
 def test_a_preparation_is_checked() -> None:

@@ -13,7 +13,15 @@ import pytest
 
 import nnbackend as nn
 from nnbackend.datasets.prepared import load_prepared
-from nnbackend.datasets.table import Column, TablePreparation, is_table, read_table, table_target, write_table
+from nnbackend.datasets.table import (
+    Column,
+    TablePreparation,
+    csv_text,
+    is_table,
+    read_table,
+    table_target,
+    write_table,
+)
 from nnbackend.datasets.targets import Target
 
 ROWS = [("Paris", 50, 1.5), ("Oslo", 61, -2.0), ("Rome, old", 72, 0.25), ('"New" Rome', 83, 1e3)]
@@ -172,6 +180,31 @@ def test_the_kinds_of_columns_in_parquet(tmp_path: Path) -> None:
     frame.with_columns(byte=pl.Series([1, None, 3, None])).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(nn.DataError, match=r"missing values: column 'byte' in 2 of 4 rows \(first: row 2\)"):
         table_target(read_table(tmp_path / "a.parquet"), "yes", drop=["day"])
+
+
+def test_cells_that_are_neither_words_nor_numbers_come_back(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {
+        "n": [1.5, 2.5, 3.5],
+        "instant": pyarrow.array([0, None, 10**18 + 1], "timestamp[ns]"),
+        "day": pyarrow.array([datetime.date(2020, 1, 2), None, datetime.date(2020, 1, 3)]).dictionary_encode(),
+        "list": [[1], None, [2, 3]],
+        "bytes": [b"a", b"\xff", None],
+        "none": pyarrow.nulls(3),
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    write_table(tmp_path / "b.parquet", table.columns)
+    before, after = (parquet.read_table(tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    assert after.schema.field("instant").type == pyarrow.timestamp("ns")
+    for name in columns:
+        kind = {"instant": "int64", "day": "date32[day]"}.get(name, after.schema.field(name).type)
+        assert after[name].cast(kind).to_pylist() == before[name].cast(kind).to_pylist()
+    lines = csv_text(table.columns).splitlines()
+    assert lines[1:3] == ["1.5,1970-01-01 00:00:00,2020-01-02,[1],b'a',", "2.5,,,,b'\\xff',"]
+    assert lines[3] == '3.5,2001-09-09 01:46:40.000000001,2020-01-03,"[2, 3]",,'
 
 
 LONG = "".join(f"{i},{i * 7 % 100},{'ab'[i % 2]}\n" for i in range(100, 160))
