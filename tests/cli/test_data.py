@@ -195,6 +195,10 @@ def test_where_answers_may_not_be_written(table: Path, tmp_path: Path, capsys: p
     assert "there is no folder" in error_of([*command, "-o", str(tmp_path / "none" / "a.csv")], 2, capsys)
     assert "one file holds the answers to one FILE" in error_of([*command, str(net), "-o", "a.csv"], 2, capsys)
     assert "takes the rows of a table" in error_of(["predict", str(net), str(tmp_path / "a.npz")], 1, capsys)
+    show = ["--show", str(tmp_path / "a.png")]
+    assert "nothing is drawn" in error_of([*command, *show, "-o", str(tmp_path / "a.csv")], 2, capsys)
+    assert main([*command, *show]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("a.png is not drawn")
     assert table.read_bytes() == before
 
 
