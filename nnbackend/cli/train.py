@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import shlex
@@ -254,7 +255,7 @@ def _settings(arguments: argparse.Namespace) -> TrainSettings:
         path = Path(arguments.data_set)
         if arguments.data != "auto":
             raise UsageError(f"argument --data: it belongs to mnist, and DATA is {arguments.data_set}")
-        if not path.suffix and path.parent == Path() and not any(Path().glob(f"{path.name}*")):
+        if not path.suffix and path.parent == Path() and not any(Path().glob(f"{glob.escape(path.name)}*")):
             raise UsageError(f"{unknown_name('data set', arguments.data_set, ['mnist'])} Or the path of data.")
         values["data"] = os.fspath(path)
     return TrainSettings(**values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from nnbackend.datasets.mnist import HostData, mnist_host
 from nnbackend.datasets.npz import ArrayPreparation, array_pair, array_scaling
 from nnbackend.datasets.table import TABLES, TablePreparation, counting_columns, is_table, read_table, table_target
 from nnbackend.datasets.tables import NPZ_KEYS
-from nnbackend.datasets.targets import Target, recognised, word
+from nnbackend.datasets.targets import TASKS, Target, recognised, word
 from nnbackend.errors import DataError, unknown_name
 from nnbackend.random import host_generator
 
@@ -105,6 +106,8 @@ def load_prepared(
     that cannot be read. Gives a UserWarning for files that are left out, and for a column that counts the rows.
     """
     check_float(dtype)
+    if task not in TASKS:
+        raise ValueError(f"task: {unknown_name('task', task, TASKS)}")
     if validation is not None and not (isinstance(validation, int | float) and 0 <= validation < 1):
         raise ValueError(f"validation must be at least 0 and below 1, got {validation!r}")
     if isinstance(drop, str):
@@ -115,7 +118,7 @@ def load_prepared(
         raise ValueError("side: only the pictures in a folder are scaled to one size")
     if side is not None:
         positive_integer("side", side)
-    if path.parent != Path() and not os.path.exists(path) and not _found(path.parent, f"{path.name}-*"):  # noqa: PTH110
+    if path.parent != Path() and not os.path.exists(path) and not _found(path.parent, f"{glob.escape(path.name)}-*"):  # noqa: PTH110
         raise DataError(f"{data}: there is no such file or folder")
     of_table = {"target": target} | {"drop": tuple(drop) or None}
     if str(data) not in _MNIST and is_table(path) and (target is not None or not _is_mnist_csv(path)):
@@ -191,7 +194,7 @@ def _table(path: Path, target: str | None, task: str, drop: Sequence[str], split
 
 def _arrays(path: Path, task: str, split: _Split, dtype: str) -> PreparedData:
     arrays, names = array_pair(path)
-    if set(NPZ_KEYS) <= set(names) and task != "numbers" and _is_images(arrays["x_train"]):
+    if set(NPZ_KEYS) <= set(names) and task != "numbers" and _of_mnist(arrays):
         return _mnist(path, split, dtype)
     x, t = arrays[names[0]], arrays[names[1]].reshape(-1)
     aim, answers = recognised(names[1], t, task, lambda row: f"{path}: {names[1]}[{row}]", "--task numbers")
@@ -211,7 +214,7 @@ def _test_answers(path: Path, name: str, t: HostArray, aim: Target) -> HostArray
         if t.dtype.kind not in "biuf" or not np.isfinite(t).all():
             raise DataError(f"{path}: {name} is {t.dtype}, expected finite numbers")
         return t.astype(np.float64)
-    words = [word(value) for value in t.tolist()]
+    words = [word(value) for value in t]
     number = {one: i for i, one in enumerate(aim.classes)}
     unknown = [one for one in words if one not in number]
     if unknown:
@@ -256,8 +259,10 @@ def _mnist(data: str | os.PathLike[str], split: _Split, dtype: str) -> PreparedD
     return _prepared(pixels(host.x_train), t, rows, target, name=host.name, source=host.source, test=test)
 
 
-def _is_images(x: HostArray) -> bool:
-    return x.dtype == np.uint8 and x.ndim == 3
+def _of_mnist(arrays: Mapping[str, HostArray]) -> bool:
+    """Say whether arrays are those of a data set of the form of MNIST: images of bytes, and labels from 0 on."""
+    x, *labels = (arrays[name] for name in ("x_train", "y_train", "y_test"))
+    return x.dtype == np.uint8 and x.ndim == 3 and all(t.ndim == 1 and t.dtype.kind in "iu" for t in labels)
 
 
 def _is_mnist_folder(path: Path) -> bool:
@@ -277,5 +282,7 @@ def _found(folder: Path, *patterns: str) -> bool:
 def _is_mnist_csv(path: Path) -> bool:
     """Say whether a CSV file is one of the two of a data set of the form of MNIST."""
     return (
-        path.suffix == ".csv" and "train" in path.name and is_file(path.with_name(path.name.replace("train", "test")))
+        path.suffix.lower() == ".csv"
+        and "train" in path.name
+        and is_file(path.with_name(path.name.replace("train", "test")))
     )

@@ -208,6 +208,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
         ({"target": "a"}, "target: only a table has columns"),
         ({"drop": ["a"]}, "drop: only a table has columns"),
         ({"task": "numbers"}, "task: the answers of pictures are classes"),
+        ({"task": "number"}, "task: unknown task 'number'. Did you mean 'numbers'"),
         ({"side": 0}, "side must be a positive integer"),
     ],
 )
