@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ __all__ = [
 TABLES = (".csv", ".tsv", ".parquet")
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null"})  # cells of CSV that stand for a missing value, any case
 MOST_WORDS = 2000  # different words of a column: each is a column of its own for the network
+_COMMAS = re.compile(r"[+-]?[\d.]*(?:,\d+)*(?:[eE][+-]?\d+)?")  # numbers, with commas or without
 _SHOWN = 5  # columns or words that a message lists
 
 
@@ -77,7 +80,8 @@ def is_table(path: Path) -> bool:
 def read_table(path: Path) -> Table:
     """Read a table. Its columns have names: in CSV and TSV the first line holds them.
 
-    CSV is UTF-8, with commas between the cells; semicolons or tabs do, too, if the first line has no comma.
+    CSV is UTF-8, with commas between the cells; semicolons or tabs do, too, if the first line has no comma
+    outside of quotes.
     A column without a name that counts the rows, as pandas writes it, is left out.
     Raises DataError, which names file and line, if the file is missing, damaged, empty, or no table. Raises
     ImportError, with the pip command, if PyArrow is needed and not installed.
@@ -124,7 +128,7 @@ def _read_csv(path: Path) -> Table:
     for i, name in enumerate(names):
         columns[name] = np.empty(len(rows), object)
         columns[name][:] = [row[i] for row in rows]
-    if "" in columns and rows and _counts(columns[""]):
+    if "" in columns and rows and (_counts(columns[""]) or (len(rows) == 1 and rows[0][names.index("")].isdecimal())):
         del columns[""]  # the index that pandas writes
     if "" in columns:
         raise DataError(f"{path}: column {names.index('') + 1} has no name; the first line must name every column")
@@ -134,7 +138,8 @@ def _read_csv(path: Path) -> Table:
 def _separator(path: Path, first: str) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
-    return next((mark for mark in ",;\t" if mark in first), ",")
+    bare = re.sub('"[^"]*"', "", first)  # a name in quotes may hold a comma
+    return next((mark for mark in ",;\t" if mark in bare), ",")
 
 
 def _checked_names(path: Path, cells: Sequence[str]) -> list[str]:
@@ -250,7 +255,10 @@ def csv_text(columns: Mapping[str, HostArray], separator: str = ",") -> str:
     """Return columns by name as the text of a CSV file. A missing value is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
-    writer.writerow(columns)
+    # the marks that stand in no quotes in the first line tell the separator to `read_table`
+    quoted = any(mark in name for name in columns for mark in ",;\t")
+    heads = csv.writer(text, writer.dialect, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
+    heads.writerow(columns)
     writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
     return text.getvalue()
 
@@ -401,6 +409,7 @@ def table_target(
         raise DataError(f"{table.path}: there is no column beside {target!r} to learn from")
     _refuse_missing(table, [target, *names])
     _refuse_strange(table, [target, *names])
+    _doubt_commas(table, [target, *names])
     _is_number_column(table, target)  # a few cells that are no numbers are a mistake in a target, too
     aim, t = recognised(target, table.columns[target], task, lambda row: table.where(row, target), "--task numbers")
     columns = [_recognised_column(table, name) for name in names]
@@ -444,6 +453,21 @@ def _is_number_column(table: Table, name: str) -> bool:
             f"{len(values)} rows have one there; correct it, remove the row, or leave the column out"
         )
     return not bad.any()
+
+
+def _doubt_commas(table: Table, names: Sequence[str]) -> None:
+    """Warn of columns of words that are numbers with a comma, as programs write them in many languages."""
+    for name in names:
+        values = table.columns[name]
+        words = [value for value in values if isinstance(value, str)] if values.dtype == object else []
+        with_comma = next((one for one in words if "," in one), None)
+        if with_comma is None or not all(_COMMAS.fullmatch(one.strip()) for one in words):
+            continue
+        warnings.warn(
+            f"{table.path}: the numbers of column {name!r} have commas, as {with_comma.strip()!r}, and are taken for "
+            "words; write a point before decimals, and nothing between thousands",
+            stacklevel=5,
+        )
 
 
 def _too_many(words: int, rows: int) -> bool:

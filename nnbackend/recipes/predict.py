@@ -64,7 +64,7 @@ class Answers:
         if path.suffix.lower() == ".npz":
             write_arrays(path, self.columns)
         else:
-            write_table(path, self.columns, self.separator)
+            write_table(path, self.columns, "," if self.separator == "\t" else self.separator)
 
 
 def gives_table(path: str | os.PathLike[str]) -> bool:

@@ -99,6 +99,32 @@ def test_the_ways_in_which_csv_is_written(text: str, tmp_path: Path) -> None:
     assert [(one.name, one.mean, one.scale) for one in measured] == [("size", 55.5, 5.5), ("value", -0.25, 1.75)]
 
 
+def test_one_row_with_the_index_of_pandas(tmp_path: Path) -> None:
+    assert list(read_table(text_of(tmp_path / "a.csv", ",a,b\n17,x,2\n")).columns) == ["a", "b"]
+    with pytest.raises(nn.DataError, match="column 1 has no name"):
+        read_table(text_of(tmp_path / "a.csv", ",a,b\ny,x,2\n"))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_names_with_commas_do_not_hide_the_separator(separator: str, tmp_path: Path) -> None:
+    columns = {"a, b": np.array([1, 2]), 'c;"d"': np.array(["x,y", "z;\t"], object), "e\tf": np.array([0.5, 1.5])}
+    path = tmp_path / "a.csv"
+    write_table(path, columns, separator)
+    read = read_table(path)
+    assert list(read.columns) == list(columns)
+    assert read.columns['c;"d"'].tolist() == ["x,y", "z;\t"]
+    pandas = pytest.importorskip("pandas")
+    assert pandas.read_csv(path, sep=separator).columns.tolist() == list(columns)
+
+
+@pytest.mark.parametrize("cells", [["1,5", "2,25", "3"] * 4, ["1.234,5", "1,5e3", "-7,0"] * 4, ["1,234", "12"] * 6])
+def test_numbers_with_commas_are_doubted(cells: list[str], tmp_path: Path) -> None:
+    text = "a;b\n" + "".join(f"{cell};{'xy'[i % 2]}\n" for i, cell in enumerate(cells))
+    with pytest.warns(UserWarning, match=rf"the numbers of column 'a' have commas, as '{cells[0]}', and are taken for"):
+        load_prepared(text_of(tmp_path / "a.csv", text), target="b")
+    load_prepared(text_of(tmp_path / "a.csv", text.replace("1,", "one, ")), target="b")  # words, without a warning
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -67,6 +67,10 @@ def test_numbers_come_back_in_their_unit(prices: TrainingResult, flats: Path, tm
     assert read["size"] == [repr(value) for value in SIZE.tolist()]  # as they were written
     np.testing.assert_allclose(np.array(read["prediction"], float), predicted)
 
+    (tmp_path / "new.tsv").write_text("size\tcity\n50\tOslo\n")
+    predict_data(run.network, tmp_path / "new.tsv").write(tmp_path / "out.csv")
+    assert list(read_csv(tmp_path / "out.csv")) == ["size", "city", "prediction"]  # with commas, as the name says
+
 
 def test_classes_have_names_and_probabilities(flats: Path, tmp_path: Path) -> None:
     settings = TrainSettings(data=str(flats), target="kind", drop=("price",), validation=0.2, backend="numpy")
