@@ -132,7 +132,15 @@ def load_prepared(
         raise ValueError("task: the answers of pictures are classes, got 'numbers'")
     if str(data) not in _MNIST and is_folder(path) and not _is_mnist_folder(path):
         return _folder(path, side, split, dtype)
-    return _mnist(data, split, dtype)
+    try:
+        return _mnist(data, split, dtype)
+    except DataError as error:
+        if str(data) in _MNIST or not is_table(path):
+            raise
+        raise DataError(
+            f"{error}; it lies beside a file for a test, as images of the form of MNIST do; for any other table, name "
+            "the column to predict as the target"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,14 @@ def test_the_ways_in_which_csv_is_written(text: str, tmp_path: Path) -> None:
     assert [(one.name, one.mean, one.scale) for one in measured] == [("size", 55.5, 5.5), ("value", -0.25, 1.75)]
 
 
+def test_a_table_for_a_test_beside_it_does_not_hide_that_the_target_is_missing(tmp_path: Path) -> None:
+    text_of(tmp_path / "test.csv", "a\n1\n")
+    path = text_of(tmp_path / "train.csv", "a,b\n" + "x,1.5\ny,2.5\n" * 9)
+    with pytest.raises(nn.DataError, match=r"train.csv: .*; for any other table, name the column to predict"):
+        load_prepared(path)
+    assert len(load_prepared(path, target="b", validation=0).train[0]) == 18
+
+
 def test_one_row_with_the_index_of_pandas(tmp_path: Path) -> None:
     assert list(read_table(text_of(tmp_path / "a.csv", ",a,b\n17,x,2\n")).columns) == ["a", "b"]
     with pytest.raises(nn.DataError, match="column 1 has no name"):
