@@ -99,7 +99,8 @@ def load_prepared(
     target: for a table, the column to predict. drop: its columns to leave out. task: "classes", "numbers", or "auto",
     which recognises what is asked for. validation: the part of the rows to train on that is held out, at least 0 and
     below 1; None holds out 0.1 if the data has no part for a test or validation. Of classes the same part of each is
-    held out. side: height and width to which pictures in a folder are scaled. seed: decides what is held out.
+    held out. Of a folder with a part for validation nothing else is held out. side: height and width to which pictures
+    in a folder are scaled. seed: decides what is held out.
 
     Means and deviations come from the rows to train on alone.
     Raises ValueError or TypeError for arguments out of range and DataError, which names file, row and column, for data
@@ -250,6 +251,8 @@ def _folder(path: Path, side: int | None, split: _Split, dtype: str) -> Prepared
         if name in found.files:
             others[name] = part(name)
     if "validation" in found.files:
+        if split.part:
+            raise ValueError(f"validation: {path} has a folder for it, so that no part is held out; got {split.part}")
         split = replace(split, part=0.0)
     return _prepared(x, t, split.rows(t, True, tested="test" in found.files), chosen.target, **others)
 

@@ -55,6 +55,8 @@ def test_parts_in_folders_of_their_own(validation: str, tmp_path: Path) -> None:
     assert data.test is not None
     assert [len(part[0]) for part in (data.train, data.validation, data.test)] == [10, 4, 6]
     assert data.test[1].tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"validation: .* has a folder for it, so that no part is held out; got 0.2"):
+        load_prepared(tmp_path, validation=0.2)
     write(tmp_path / "test", {"bird": 0}, 1)
     with pytest.raises(nn.DataError, match=r"0.png: the class 'bird' is not in .*train"):
         load_prepared(tmp_path)
