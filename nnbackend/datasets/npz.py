@@ -48,7 +48,12 @@ class ArrayPreparation:
         if not finite.all():
             at = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise DataError(f"{path}: the value at {list(at)} is {x[at]}; fill in what is missing, or remove the row")
-        scaled: HostArray = ((x - np.array(self.mean)) / np.array(self.scale)).astype(dtype)
+        with np.errstate(over="ignore"):
+            scaled: HostArray = ((x - np.array(self.mean)) / np.array(self.scale)).astype(dtype)
+        finite = np.isfinite(scaled)
+        if not finite.all():
+            at = tuple(int(i) for i in np.argwhere(~finite)[0])
+            raise DataError(f"{path}: the value at {list(at)} is {x[at]}, far larger than those to train on")
         return scaled[..., None] if len(self.shape) == 2 else scaled
 
     def stored(self) -> dict[str, Any]:

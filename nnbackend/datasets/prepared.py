@@ -106,6 +106,8 @@ def load_prepared(
     Raises ValueError or TypeError for arguments out of range and DataError, which names file, row and column, for data
     that cannot be read. Gives a UserWarning for files that are left out, and for a column that counts the rows.
     """
+    if not isinstance(data, str | os.PathLike):
+        raise TypeError(f"data: got {data!r}, expected a string or a path")
     check_float(dtype)
     if task not in TASKS:
         raise ValueError(f"task: {unknown_name('task', task, TASKS)}")

@@ -100,7 +100,10 @@ def _read_csv(path: Path) -> Table:
     line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = _separator(path, file.readline(2**20))
+            first = file.readline(2**20)
+            while first and not first.strip():  # an empty line
+                first = file.readline(2**20)
+            separator = _separator(path, first)
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=True)
             for cells in reader:
@@ -308,7 +311,15 @@ class Column:
             if bad.any():
                 row = int(bad.argmax())
                 raise DataError(f"{table.where(row, self.name)}: {_cell(values[row])} is not a finite number")
-            out[:, 0] = (numbers - self.mean) / self.scale
+            with np.errstate(over="ignore"):
+                out[:, 0] = (numbers - self.mean) / self.scale
+            bad = ~np.isfinite(out[:, 0])
+            if bad.any():
+                row = int(bad.argmax())
+                raise DataError(
+                    f"{table.where(row, self.name)}: {_cell(values[row])} is far larger than the numbers to train on, "
+                    f"whose mean is {self.mean:.4g}"
+                )
             return
         known = {one: i for i, one in enumerate(self.words)}
         for row, value in enumerate(values):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.datasets.arrays import stacked
@@ -78,14 +80,15 @@ def predict_data(network: Network, path: str | os.PathLike[str]) -> Answers:
     The data is prepared as that which the network was trained on. A table needs the columns that the network has
     learned from, by their names; the column of the target may be missing.
     Raises DataError, which names file, row and column: for a column that is missing, a missing value, a word that did
-    not occur in training, a broken picture. Raises ValueError if the network does not take data of this kind.
+    not occur in training, a number too large for a finite answer, a broken picture. Raises ValueError if the network
+    does not take data of this kind.
     """
     path, known = Path(path), preparation(network.preparation)
     if isinstance(known, TablePreparation):
         if not is_table(path):
             raise ValueError(f"{path}: the network takes the rows of a table ({', '.join(TABLES)})")
         table = read_table(path)
-        answers = _answers(network, known.rows(table, network.dtype), known)
+        answers = _answers(network, known.rows(table, network.dtype), known, table.where)
         twice = [name for name in answers if name in table.columns]
         if twice:
             raise DataError(f"{path}: there is a column {twice[0]!r} already, the name of one that is to be added")
@@ -93,7 +96,8 @@ def predict_data(network: Network, path: str | os.PathLike[str]) -> Answers:
     if isinstance(known, ArrayPreparation):
         if path.suffix.lower() != ".npz":
             raise ValueError(f"{path}: the network takes rows of arrays, in an .npz file")
-        return Answers(_answers(network, known.rows(path, array_inputs(path), network.dtype), known))
+        inputs = known.rows(path, array_inputs(path), network.dtype)
+        return Answers(_answers(network, inputs, known, lambda row: f"{path}: row {row}"))
     if is_table(path) or path.suffix.lower() == ".npz":
         raise ValueError(f"{path}: the network takes pictures")
     names, rows = list[str](), list[HostArray]()
@@ -186,10 +190,18 @@ def _output(network: Network, x: HostArray) -> HostArray:
     return y
 
 
-def _answers(network: Network, x: HostArray, known: Known) -> dict[str, HostArray]:
-    if known.target.classes is not None:
-        return _columns(_output(network, x), known)
-    return {ANSWER: known.target.restored(to_numpy(network.predict(x)).reshape(-1))}
+def _answers(network: Network, x: HostArray, known: Known, where: Callable[[int], str]) -> dict[str, HostArray]:
+    """Return the columns of answers to rows. where: says in which file and row the row of an index is."""
+    classes = known.target.classes is not None
+    with np.errstate(over="ignore", invalid="ignore"):
+        y: HostArray = _output(network, x) if classes else to_numpy(network.predict(x)).reshape(len(x), -1)
+    bad = ~np.isfinite(y).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{where(int(bad.argmax()))}: the network gives no finite answer; a number there is far larger than those "
+            "that it has learned from"
+        )
+    return _columns(y, known) if classes else {ANSWER: known.target.restored(y.reshape(-1))}
 
 
 def _columns(y: HostArray, known: Known | None) -> dict[str, HostArray]:

@@ -163,6 +163,8 @@ def test_inputs_to_answer(tmp_path: Path) -> None:
         array_inputs(path)
     with pytest.raises(nn.DataError, match=r"got float64 of shape \(40, 2\), expected numbers of shape \(n, 3\)"):
         known.rows(path, X[:, :2], "float64")
+    with pytest.raises(nn.DataError, match=r"the value at \[5, 1\] is 1e\+300, far larger than those to train on"):
+        known.rows(path, np.where(np.arange(120).reshape(40, 3) == 16, 1e300, X), "float32")
     with pytest.raises(nn.DataError, match=r"the value at \[5, 1\] is inf; fill in"):
         known.rows(path, np.where(np.arange(120).reshape(40, 3) == 16, np.inf, X), "float64")
 

@@ -87,6 +87,7 @@ def test_tables_of_other_programs(write: object, ending: str, tmp_path: Path) ->
     [
         "\ufeffcity,size,value\r\nParis,50,1.5\r\n\r\nOslo,61,-2\r\n",
         "city;size;value\nParis;50;1.5\nOslo; 61 ;-2e0",
+        "\r\n\ncity;size;value\nParis;50;1.5\nOslo; 61 ;-2e0",
         "city\tsize\tvalue\n Paris\t50\t1.5\nOslo\t+61\t-2.\n\n\n",
         'city, size, value\n"Paris", 50, 1.5\nOslo, 61, -2\n',
     ],

@@ -91,6 +91,21 @@ def test_classes_have_names_and_probabilities(flats: Path, tmp_path: Path) -> No
         predict_data(run.network, tmp_path / "again.csv")
 
 
+@pytest.mark.parametrize("target", ["price", "kind"])
+def test_numbers_too_large_for_an_answer_are_named(target: str, flats: Path, tmp_path: Path) -> None:
+    other = ({"price", "kind"} - {target}).pop()
+    run = train_data(TrainSettings(data=str(flats), target=target, drop=(other,), epochs=1, backend="numpy"))
+    new = write_csv(tmp_path / "new.csv", size=np.array([50.0, 1e300]), city=CITY[:2])
+    with pytest.raises(nn.DataError, match=r"new.csv: line 3, column 'size': '1e\+300' is far larger than the numbers"):
+        predict_data(run.network, new)
+    stored = run.network.preparation
+    assert stored is not None
+    large = 3e38 * next(one["scale"] for one in stored["columns"] if one["name"] == "size")  # below the largest float32
+    new = write_csv(tmp_path / "new.csv", size=np.array([50.0, large]), city=CITY[:2])
+    with pytest.raises(nn.DataError, match=r"new.csv: line 3: the network gives no finite answer; a number there is "):
+        predict_data(run.network, new)
+
+
 def test_parquet_gets_parquet(prices: TrainingResult, tmp_path: Path) -> None:
     polars = pytest.importorskip("polars")
     pytest.importorskip("pyarrow")
