@@ -32,13 +32,15 @@ _LISTED = 3  # names in a message
 @dataclass(frozen=True)
 class PictureFolder:
     """Holds the files of a folder of pictures. files: by part ("train", and if there are "validation" and "test") the
-    pictures with their classes, integers from 0. left_out: the files that are no pictures by their names.
+    pictures with their classes, integers from 0. left_out: the files that are no pictures by their names. loose: the
+    pictures that lie beside the folders of classes.
     """
 
     path: Path
     classes: tuple[str, ...]
     files: dict[str, list[tuple[Path, int]]]
     left_out: tuple[Path, ...] = ()
+    loose: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,19 +90,20 @@ def find_pictures(folder: Path) -> PictureFolder:
     parts = {part: place for part, names in PARTS.items() if (place := _first_folder(folder, names)) is not None}
     if "train" not in parts or not _folders(parts["train"]):  # a class may have the name of a part
         parts = {"train": folder}
-    pictures, left_out = dict[str, list[tuple[Path, str]]](), list[Path]()
+    pictures, left_out, loose = dict[str, list[tuple[Path, str]]](), list[Path](), list[Path]()
     for part in parts:
         pictures[part] = []
+        loose += _files(parts[part], deep=False)[0]
         for one in _folders(parts[part]):
             inside, others = _files(one)
             pictures[part] += [(path, one.name) for path in inside]
             left_out += others
     classes = sorted({name for _, name in pictures["train"]})
     if len(classes) < 2:
-        loose = "; pictures lie in it, but not in folders" if _files(parts["train"], deep=False)[0] else ""
+        hint = "; pictures lie in it, but not in folders" if loose else ""
         raise DataError(
             f"{parts['train']}: expected a folder of pictures for each of two classes or more, found "
-            f"{len(classes)}{loose} (or the IDX files of a data set of the form of MNIST); the names of pictures end "
+            f"{len(classes)}{hint} (or the IDX files of a data set of the form of MNIST); the names of pictures end "
             f"in {', '.join(sorted(PICTURES))}"
         )
     number = {name: i for i, name in enumerate(classes)}
@@ -109,7 +112,7 @@ def find_pictures(folder: Path) -> PictureFolder:
             if name not in number:
                 raise DataError(f"{path}: the class {name!r} is not in {parts['train']}")
     files = {part: [(path, number[name]) for path, name in found] for part, found in pictures.items() if found}
-    return PictureFolder(folder, tuple(classes), files, tuple(left_out))
+    return PictureFolder(folder, tuple(classes), files, tuple(left_out), tuple(loose))
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -241,6 +241,11 @@ def _folder(path: Path, side: int | None, split: _Split, dtype: str) -> Prepared
             f"{listed(found.left_out)}",
             stacklevel=3,
         )
+    if found.loose:
+        warnings.warn(
+            f"{path}: {len(found.loose)} pictures lie in no folder of a class and are left out: {listed(found.loose)}",
+            stacklevel=3,
+        )
     chosen = measured(found, side)
 
     def part(name: str) -> tuple[HostArray, HostArray]:

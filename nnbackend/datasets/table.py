@@ -241,7 +241,8 @@ def write_table(path: Path, columns: Mapping[str, HostArray], separator: str = "
         parquet.write_table(table, packed)
         write_atomically(path, packed.getvalue())
     else:
-        write_atomically(path, csv_text(columns, "\t" if path.suffix.lower() == ".tsv" else separator).encode())
+        text = csv_text(columns, "\t" if path.suffix.lower() == ".tsv" else separator)
+        write_atomically(path, text.encode("utf-8", "backslashreplace"))  # a name of a folder need not be UTF-8
 
 
 def _to_arrow(pyarrow: Any, values: HostArray) -> Any:

@@ -105,7 +105,8 @@ def predict_data(network: Network, path: str | os.PathLike[str]) -> Answers:
     for piece in pieces(len(paths), PICTURES_AT_ONCE):
         x = [_images(network, known, one) for one in paths[piece]]
         for one, images in zip(paths[piece], x, strict=True):
-            name = str(one.relative_to(path) if path.is_dir() else one)
+            raw = os.fsencode(one.relative_to(path) if path.is_dir() else one)
+            name = raw.decode("utf-8", "backslashreplace")  # a name need not be UTF-8, a table must
             names += [name] if len(images) == 1 else [f"{name}[{i}]" for i in range(len(images))]
         rows.append(_output(network, stacked(x)))
     return Answers({"file": objects(names), **_columns(stacked(rows), known)})

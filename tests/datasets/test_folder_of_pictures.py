@@ -85,6 +85,10 @@ def test_what_is_found_and_what_is_left_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"1 files are no pictures by their names and are left out: notes.txt"):
         assert len(load_prepared(tmp_path, validation=0).train[0]) == 5
     assert len(pictures_in(tmp_path)) == 5
+    (tmp_path / "dog" / "notes.txt").unlink()
+    write(tmp_path, {"": 50}, 1)
+    with pytest.warns(UserWarning, match=r"1 pictures lie in no folder of a class and are left out: 0.png"):
+        assert len(load_prepared(tmp_path, validation=0).train[0]) == 5
 
 
 @pytest.mark.parametrize(

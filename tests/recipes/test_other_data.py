@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,22 @@ def test_parquet_gets_parquet(prices: TrainingResult, tmp_path: Path) -> None:
     assert read["n"].to_list() == list(range(N))
     assert read["city"].to_list() == CITY.tolist()
     np.testing.assert_array_equal(read["prediction"].to_numpy(), answers.columns["prediction"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8, or UTF-16, by the system")
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npz"])
+def test_names_that_are_not_utf_8(ending: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    for name in ("dark", "light"):
+        (tmp_path / "shades" / name).mkdir(parents=True)
+        path = os.fsencode(tmp_path / "shades" / name) + b"/\xff1.png"
+        image.new("L", (8, 8), 200 * (name == "light")).save(path, "PNG")
+    run = train_data(TrainSettings(data=str(tmp_path / "shades"), epochs=1, backend="numpy"))
+    answers = predict_data(run.network, tmp_path / "shades")
+    assert answers.columns["file"].tolist() == [r"dark/\xff1.png", r"light/\xff1.png"]
+    answers.write(tmp_path / f"out{ending}")
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
