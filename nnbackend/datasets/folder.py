@@ -56,7 +56,13 @@ class PicturePreparation:
     def rows(self, paths: Sequence[Path], dtype: str) -> HostArray:
         """Read pictures. Return (n, height, width, channels). Raises DataError, which names the file."""
         shape = (self.height, self.width, self.channels)
-        x = np.empty((len(paths), *shape), dtype)
+        try:
+            x = np.empty((len(paths), *shape), dtype)
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than NumPy can count
+            size = " x ".join(map(str, shape))
+            raise DataError(
+                f"there is not enough memory for {len(paths)} pictures of {size}; take a smaller side"
+            ) from error
         for row, path in zip(x, paths, strict=True):
             np.divide(read_picture(path, *shape), 255, out=row, dtype=dtype)
         return x

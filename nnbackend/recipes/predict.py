@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nnbackend.backends import to_numpy
-from nnbackend.datasets.arrays import stacked
+from nnbackend.datasets.arrays import computed, stacked
 from nnbackend.datasets.folder import PicturePreparation, pictures_in
 from nnbackend.datasets.idx import HostArray
 from nnbackend.datasets.npz import ArrayPreparation, array_inputs, write_arrays
@@ -194,12 +192,10 @@ def _output(network: Network, x: HostArray) -> HostArray:
 def _answers(network: Network, x: HostArray, known: Known, where: Callable[[int], str]) -> dict[str, HostArray]:
     """Return the columns of answers to rows. where: says in which file and row the row of an index is."""
     classes = known.target.classes is not None
-    with np.errstate(over="ignore", invalid="ignore"):
-        y: HostArray = _output(network, x) if classes else to_numpy(network.predict(x)).reshape(len(x), -1)
-    bad = ~np.isfinite(y).all(axis=1)
-    if bad.any():
+    y, bad = computed(lambda: _output(network, x) if classes else to_numpy(network.predict(x)).reshape(len(x), -1))
+    if bad is not None:
         raise DataError(
-            f"{where(int(bad.argmax()))}: the network gives no finite answer; a number there is far larger than those "
+            f"{where(bad)}: the network gives no finite answer; a number there is far larger than those "
             "that it has learned from"
         )
     return _columns(y, known) if classes else {ANSWER: known.target.restored(y.reshape(-1))}

@@ -126,6 +126,13 @@ def test_colours_are_seen_in_every_format(format: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(x.mean(axis=(1, 2)) * 255, list(colours.values()), atol=4)
 
 
+@pytest.mark.parametrize("side", [10**7, 10**10])
+def test_pictures_that_do_not_fit_in_memory(side: int, tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 10, "dog": 200}, 2)
+    with pytest.raises(nn.DataError, match=r"not enough memory for 4 pictures of \d+ x \d+ x 1; take a smaller side"):
+        load_prepared(tmp_path, side=side)
+
+
 def test_grey_photos_stay_grey(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / name / "1.jpg", np.full((16, 16), 100, np.uint8))
