@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnbackend.checks import positive_integer
 from nnbackend.datasets.idx import read_idx
 from nnbackend.datasets.mnist import upright
 from nnbackend.datasets.picture import check_file, opened_picture, stretched
@@ -115,6 +116,7 @@ def read_images(path: str | os.PathLike[str], side: int = 28, preparation: Prepa
     Raises DataError, which names the file, if its images have another shape. For a picture it raises and warns as
     `read_digit` does.
     """
+    positive_integer("side", side)
     path = Path(path)
     if not _holds_idx(path):
         return read_digit(path, side, preparation)[None, :]
@@ -141,6 +143,7 @@ def read_digit(path: str | os.PathLike[str], side: int = 28, preparation: Prepar
     damaged, blank, not a picture, or so large that it may be a decompression bomb. Raises ImportError, with the pip
     command, if Pillow is not installed.
     """
+    positive_integer("side", side)
     path = Path(path)
     wanted = Preparation.of(None, side) if preparation is None else preparation
     grey = _grey(path)
@@ -215,11 +218,15 @@ def _placed(ink: Pixels, side: int, wanted: Preparation) -> Pixels:
 def draw_images(path: str | os.PathLike[str], images: npt.ArrayLike, captions: list[str]) -> None:
     """Draw images, (n, side, side) from 0 to 1, as a PNG: ten in a row, each above its caption.
 
-    Raises OSError if the file cannot be written.
+    Raises ValueError if there are no images, or not as many captions, and OSError if the file cannot be written.
     """
     from PIL import Image, ImageDraw
 
     values = (np.clip(np.asarray(images, np.float32), 0, 1) * 255).astype(np.uint8)
+    if values.ndim != 3 or not values.size:
+        raise ValueError(f"images: expected shape (n, side, side) of at least one image, got {values.shape}")
+    if len(captions) != len(values):
+        raise ValueError(f"captions: expected one for each of {len(values)} images, got {len(captions)}")
     zoom = max(1, 112 // values.shape[1])
     cell = values.shape[1] * zoom + 16
     columns = min(10, len(values))

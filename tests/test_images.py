@@ -14,7 +14,7 @@ import pytest
 
 import nnbackend as nn
 from nnbackend.datasets import mnist_host, write_idx
-from nnbackend.images import Preparation, preparation_of, read_digit, read_images
+from nnbackend.images import Preparation, draw_images, preparation_of, read_digit, read_images
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -458,6 +458,22 @@ def test_solid_things_keep_their_greys(tmp_path: Path) -> None:
 def test_what_is_no_preparation(stored: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="a preparation"):
         Preparation.of(stored, 28)
+
+
+@pytest.mark.parametrize("side", [0, -1, 2.5])
+def test_a_side_is_a_positive_integer(side: Any, tmp_path: Path) -> None:
+    Image.fromarray(stroke()).save(tmp_path / "a.png")
+    for read in (read_digit, read_images):
+        with pytest.raises(ValueError, match="side must be a positive integer, got "):
+            read(tmp_path / "a.png", side)
+
+
+def test_what_cannot_be_drawn(tmp_path: Path) -> None:
+    for shape in ((0, 8, 8), (8, 8)):
+        with pytest.raises(ValueError, match=r"images: expected shape \(n, side, side\) of at least one image, got "):
+            draw_images(tmp_path / "a.png", np.zeros(shape), [])
+    with pytest.raises(ValueError, match="captions: expected one for each of 2 images, got 1"):
+        draw_images(tmp_path / "a.png", np.zeros((2, 8, 8)), ["a"])
 
 
 def test_images_that_are_no_squares() -> None:

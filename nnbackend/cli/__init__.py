@@ -6,7 +6,6 @@ A script may also import the functions of `nnbackend.recipes` from here, by the 
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 from nnbackend import __version__
 from nnbackend.backends.base import ROOMS
 from nnbackend.cli import completion, doctor, interchange, predict, report, train
-from nnbackend.cli.output import INTERRUPTED, complain, say
+from nnbackend.cli.output import INTERRUPTED, complain, drop_output, say
 from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError
 from nnbackend.errors import NNBackendError
 from nnbackend.recipes import MnistSettings as Settings
@@ -36,11 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         arguments.argv = sys.argv[1:] if argv is None else list(argv)
         status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as in `nnbackend ... >&-`
+            sys.stdout.flush()
     except UsageError as error:
         return complain(error, 2)
-    except BrokenPipeError:  # as in `nnbackend ... | head`: drop the rest of the buffer, since nobody reads it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # as in `nnbackend ... | head`: drop the rest of the buffer
+        drop_output()
         return 1
     except (NNBackendError, ValueError, TypeError, OSError, ImportError) as error:
         return complain(error)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnbackend.cli.output import say
-from nnbackend.cli.parser import Parser
+from nnbackend.cli.parser import Parser, check_apart
 from nnbackend.errors import unknown_name
 from nnbackend.files import write_atomically
 from nnbackend.network import Network, load
@@ -62,6 +62,7 @@ def _conformance(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    check_apart("FILE", arguments.output, [arguments.model])
     network = load(arguments.model, backend="numpy")
     shape = None if arguments.input_shape is None else tuple(arguments.input_shape)
     say(FORMATS[arguments.output.suffix.lower()](network, arguments.output, shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TextIO
 
@@ -24,10 +25,24 @@ def complain(error: object, status: int = 1) -> int:
     return status
 
 
-def print_line(line: str, stream: TextIO) -> None:
-    """Print a line. Escape characters that the encoding of the stream lacks; names of files may hold some."""
+def drop_output() -> None:
+    """Drop what is printed on stdout from here on, since nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_line(line: str, stream: TextIO | None) -> None:
+    """Print a line. Escape characters that the encoding of the stream lacks; names of files may hold some.
+
+    A process that was started without this stream has None in its place, and prints nothing.
+    """
+    if stream is None:
+        return
     try:
-        print(line, file=stream, flush=True)
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        try:
+            print(line, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        if stream is not sys.stderr:  # that nobody reads a warning ends no work
+            raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,6 +60,19 @@ def _integer(text: str, low: int) -> int:
     if value < low:
         raise argparse.ArgumentTypeError(f"expected an integer of at least {low}, got {text!r}")
     return value
+
+
+def check_apart(argument: str, path: Path, read: Iterable[str | os.PathLike[str]], what: str = "is read by") -> None:
+    """Raise UsageError if the file `path`, which is to be written, is one of those that are read, by whatever name."""
+    if any(_same(path, other) for other in read):
+        raise UsageError(f"argument {argument}: {path} {what} this command")
+
+
+def _same(path: Path, other: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.realpath(path) == os.path.realpath(other) or path.samefile(other)
+    except (OSError, ValueError):  # one of them is not there
+        return False
 
 
 def check_output(argument: str, path: Path) -> None:

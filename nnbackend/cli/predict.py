@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbackend.cli.output import complain, say, warn
-from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option, check_output, positive
+from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option, check_apart, check_output, positive
 from nnbackend.errors import DataError
 from nnbackend.images import draw_images
 from nnbackend.network import load
@@ -96,6 +96,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.show is not None and shown:
         draw_images(arguments.show, shown, captions)
         say(f"drew the images that the network saw in {arguments.show}")
+    elif arguments.show is not None:
+        say(f"no image was classified by itself: {arguments.show} is not drawn")
     return status
 
 
@@ -113,10 +115,11 @@ def _check_table(arguments: argparse.Namespace) -> None:
     """Raise UsageError, before the work, if -o cannot write its file or would overwrite an input."""
     if arguments.output.suffix.lower() not in OUTPUTS:
         raise UsageError(f"argument -o: {arguments.output}: a name that ends in {', '.join(OUTPUTS)} is needed")
+    if arguments.show is not None:
+        raise UsageError("argument --show: with -o the answers are written to a table, and nothing is drawn")
     if len(arguments.files) > 1:
         raise UsageError(f"argument -o: one file holds the answers to one FILE, and there are {len(arguments.files)}")
-    if any(arguments.output.absolute() == Path(path).absolute() for path in (*arguments.files, arguments.model)):
-        raise UsageError(f"argument -o: {arguments.output} is read by this command")
+    check_apart("-o", arguments.output, (*arguments.files, arguments.model))
     check_output("-o", arguments.output)
 
 
@@ -124,8 +127,7 @@ def _check_drawing(arguments: argparse.Namespace) -> None:
     """Raise UsageError, before the work, if --show cannot draw in its file or would overwrite an input."""
     if arguments.show.suffix.lower() != ".png":
         raise UsageError(f"argument --show: {arguments.show}: a name that ends in .png is needed")
-    if any(arguments.show.absolute() == Path(path).absolute() for path in (*arguments.files, arguments.model)):
-        raise UsageError(f"argument --show: {arguments.show} is read by this command")
+    check_apart("--show", arguments.show, (*arguments.files, arguments.model))
     check_output("--show", arguments.show)
     if find_spec("PIL") is None:
         raise UsageError('argument --show: drawing needs Pillow: pip install "nnbackend[plot]"')

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnbackend.cli.output import say
-from nnbackend.cli.parser import EXIT_STATUS, Parser, check_output
+from nnbackend.cli.parser import EXIT_STATUS, Parser, check_apart, check_output
 from nnbackend.report import read_run, write_comparison
 
 
@@ -28,6 +28,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    check_apart("--output", arguments.output, arguments.runs)
     check_output("--output", arguments.output)
     write_comparison(arguments.output, [read_run(path) for path in arguments.runs], title=arguments.title)
     say(f"compared {len(arguments.runs)} runs in {arguments.output}")

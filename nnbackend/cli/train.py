@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import shlex
@@ -16,8 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, say, warn
-from nnbackend.cli.parser import EXIT_STATUS, Parser, UsageError, backend_option, check_output, natural, positive
+from nnbackend.cli.output import INTERRUPTED, TERMINATED, complain, drop_output, say, warn
+from nnbackend.cli.parser import (
+    EXIT_STATUS,
+    Parser,
+    UsageError,
+    backend_option,
+    check_apart,
+    check_output,
+    natural,
+    positive,
+)
 from nnbackend.datasets.targets import TASKS
 from nnbackend.diagnosis import Finding
 from nnbackend.errors import NumericalError, unknown_name
@@ -158,11 +168,26 @@ def _run(arguments: argparse.Namespace) -> int:
         if path is not None:
             check_output(f"--{name}", path)
     settings = _settings(arguments)
+    taken = [] if settings.data in ("auto", "full", "sample") else [Path(settings.data)]
+    inputs = len(taken)
+    for name, path in (("checkpoint", None if checkpoint is None else checkpoint.file), *files.items()):
+        if path is not None:
+            check_apart(f"--{name}", path, taken[:inputs])
+            check_apart(f"--{name}", path, taken[inputs:], "is written twice by")
+            taken.append(path)
     processes = communicator()
+
+    def tell(line: str) -> None:
+        try:
+            say(line)
+        except BrokenPipeError:  # as in `nnbackend train ... | head`: the files are still written
+            if checkpoint is None and not any(files.values()):
+                raise
+            drop_output()
 
     def note(line: str) -> None:
         if processes.is_root and not arguments.quiet:
-            say(line)
+            tell(line)
 
     report = None if arguments.report is None else TrainingReport(arguments.report, command=_repeating(arguments))
     how_to_go_on = "" if checkpoint is None else f"go on with: {_command(arguments)}"
@@ -197,10 +222,10 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in _table(result):
         note(line)
     if history.interrupted:
-        say(f"interrupted after {len(history)} of {result.settings['epochs']} epochs")
+        tell(f"interrupted after {len(history)} of {result.settings['epochs']} epochs")
         if how_to_go_on:
-            say(how_to_go_on)
-    say(_summary(result))
+            tell(how_to_go_on)
+    tell(_summary(result))
     if result.advice is not None and not history.interrupted:
         note(result.advice)
     if arguments.save is not None:
@@ -210,7 +235,7 @@ def _run(arguments: argparse.Namespace) -> int:
         plot_history(history, arguments.plot)
         note(f"drew the curves in {arguments.plot}")
     elif arguments.plot is not None:
-        say(f"no epoch was completed: {arguments.plot} is not drawn")
+        tell(f"no epoch was completed: {arguments.plot} is not drawn")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result.record(), indent=2) + "\n", encoding="utf-8")
         note(f"wrote the record to {arguments.json}")
@@ -230,7 +255,7 @@ def _settings(arguments: argparse.Namespace) -> TrainSettings:
         path = Path(arguments.data_set)
         if arguments.data != "auto":
             raise UsageError(f"argument --data: it belongs to mnist, and DATA is {arguments.data_set}")
-        if not path.suffix and path.parent == Path() and not any(Path().glob(f"{path.name}*")):
+        if not path.suffix and path.parent == Path() and not any(Path().glob(f"{glob.escape(path.name)}*")):
             raise UsageError(f"{unknown_name('data set', arguments.data_set, ['mnist'])} Or the path of data.")
         values["data"] = os.fspath(path)
     return TrainSettings(**values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from nnbackend.backends import Backend
 from nnbackend.backends import backend as current_backend
 from nnbackend.functions.array import Array
 
-__all__ = ["check_float", "place", "stacked"]
+__all__ = ["check_float", "computed", "place", "stacked"]
 
 _FLOATS = ("float32", "float64")
 
@@ -34,3 +34,14 @@ def place(x: npt.NDArray[Any], t: npt.NDArray[Any], dtype: str, backend: Backend
 def stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Return the rows of all arrays, one after the other, as one array."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def computed(rows: Callable[[], npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], int | None]:
+    """Return the rows that a function computes, (n, values), and the number of the first that is not finite, or None.
+
+    NumPy's warnings of what overflows are left out, since the number tells it.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = rows()
+    bad = ~np.isfinite(y).all(axis=1)
+    return y, int(bad.argmax()) if bad.any() else None

@@ -32,13 +32,15 @@ _LISTED = 3  # names in a message
 @dataclass(frozen=True)
 class PictureFolder:
     """Holds the files of a folder of pictures. files: by part ("train", and if there are "validation" and "test") the
-    pictures with their classes, integers from 0. left_out: the files that are no pictures by their names.
+    pictures with their classes, integers from 0. left_out: the files that are no pictures by their names. loose: the
+    pictures that lie beside the folders of classes.
     """
 
     path: Path
     classes: tuple[str, ...]
     files: dict[str, list[tuple[Path, int]]]
     left_out: tuple[Path, ...] = ()
+    loose: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,13 @@ class PicturePreparation:
     def rows(self, paths: Sequence[Path], dtype: str) -> HostArray:
         """Read pictures. Return (n, height, width, channels). Raises DataError, which names the file."""
         shape = (self.height, self.width, self.channels)
-        x = np.empty((len(paths), *shape), dtype)
+        try:
+            x = np.empty((len(paths), *shape), dtype)
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than NumPy can count
+            size = " x ".join(map(str, shape))
+            raise DataError(
+                f"there is not enough memory for {len(paths)} pictures of {size}; take a smaller side"
+            ) from error
         for row, path in zip(x, paths, strict=True):
             np.divide(read_picture(path, *shape), 255, out=row, dtype=dtype)
         return x
@@ -82,25 +90,26 @@ def find_pictures(folder: Path) -> PictureFolder:
 
     The folder may instead hold `train`, and `validation` (or `val`) and `test`, each with folders of classes. Hidden
     files are not looked at.
-    Raises DataError, which names the folder, if it holds no pictures, or fewer than two classes, or if a class is not
-    in `train`.
+    Raises DataError, which names the folder, if it cannot be read, holds no pictures, or fewer than two classes, or if
+    a class is not in `train`.
     """
     parts = {part: place for part, names in PARTS.items() if (place := _first_folder(folder, names)) is not None}
     if "train" not in parts or not _folders(parts["train"]):  # a class may have the name of a part
         parts = {"train": folder}
-    pictures, left_out = dict[str, list[tuple[Path, str]]](), list[Path]()
+    pictures, left_out, loose = dict[str, list[tuple[Path, str]]](), list[Path](), list[Path]()
     for part in parts:
         pictures[part] = []
+        loose += _files(parts[part], deep=False)[0]
         for one in _folders(parts[part]):
             inside, others = _files(one)
             pictures[part] += [(path, one.name) for path in inside]
             left_out += others
     classes = sorted({name for _, name in pictures["train"]})
     if len(classes) < 2:
-        loose = "; pictures lie in it, but not in folders" if _files(parts["train"], deep=False)[0] else ""
+        hint = "; pictures lie in it, but not in folders" if loose else ""
         raise DataError(
             f"{parts['train']}: expected a folder of pictures for each of two classes or more, found "
-            f"{len(classes)}{loose} (or the IDX files of a data set of the form of MNIST); the names of pictures end "
+            f"{len(classes)}{hint} (or the IDX files of a data set of the form of MNIST); the names of pictures end "
             f"in {', '.join(sorted(PICTURES))}"
         )
     number = {name: i for i, name in enumerate(classes)}
@@ -109,7 +118,7 @@ def find_pictures(folder: Path) -> PictureFolder:
             if name not in number:
                 raise DataError(f"{path}: the class {name!r} is not in {parts['train']}")
     files = {part: [(path, number[name]) for path, name in found] for part, found in pictures.items() if found}
-    return PictureFolder(folder, tuple(classes), files, tuple(left_out))
+    return PictureFolder(folder, tuple(classes), files, tuple(left_out), tuple(loose))
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -128,7 +137,7 @@ def measured(pictures: PictureFolder, side: int | None) -> PicturePreparation:
     files = [path for path, _ in pictures.files["train"]]
     sizes, grey = list[tuple[int, int]](), True
     for path in files[:: -(-len(files) // _MEASURED)]:
-        with opened_picture(path, "a picture", 2**16) as image:
+        with opened_picture(path, "a picture", 2**16, colour=True) as image:
             sizes.append(image.size)
             grey = grey and (image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F")))
     width, height = (float(np.median(lengths)) for lengths in zip(*sizes, strict=True))
@@ -160,12 +169,17 @@ def _folders(folder: Path) -> list[Path]:
 def _files(folder: Path, deep: bool = True) -> tuple[list[Path], list[Path]]:
     """Return the pictures in a folder, by their names, and the other files. Hidden ones are left out."""
     pictures, others = list[Path](), list[Path]()
-    for at, folders, names in os.walk(folder):
+    for at, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if deep and not _hidden(Path(name)))
         for name in sorted(names):
             if not _hidden(Path(name)):
                 (pictures if Path(name).suffix.lower() in PICTURES else others).append(Path(at, name))
     return pictures, others
+
+
+def _refuse(error: OSError) -> None:
+    """Raise DataError for a folder that cannot be read: its pictures would be left out unsaid."""
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
 
 def _hidden(path: Path) -> bool:

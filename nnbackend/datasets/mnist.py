@@ -25,7 +25,6 @@ from nnbackend.functions.array import Array
 
 __all__ = ["SAMPLE_NOTE", "Dataset", "HostData", "load_idx_folder", "mnist", "mnist_host", "upright"]
 
-_PIXEL, _LABELS = ("uint8",), ("uint8", "int16", "int32", "int64")
 _CLASSES = 2**16  # labels are below this
 _NAME = re.compile(r"(?P<beginning>(?:.+-)?)(?:train|t10k|test)-(?:images|labels)[-.]idx[123]-(?:ubyte|int)(?:\.gz)?")
 
@@ -174,9 +173,9 @@ def load_idx_folder(folder: str | os.PathLike[str]) -> HostData:
 def _found(path: Path) -> HostData | None:
     """Load the data set at a path, or return None. A path is a folder, a file, or a folder and a prefix of names."""
     if is_file(path):
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             return _host_data(_checked([f"{path}: {key}" for key in NPZ_KEYS], read_npz(path)), path.stem, str(path))
-        if path.suffix == ".csv":
+        if path.suffix.lower() == ".csv":
             return _csv_set([path, *sorted(path.parent.glob("*.csv"))], path.stem, str(path))
         return None
     if not is_folder(path):
@@ -301,11 +300,10 @@ def _checked(sources: Sequence[str], arrays: Sequence[HostArray]) -> list[HostAr
     """Return images and labels, for training and testing. Raise DataError if they do not fit each other."""
     checked = []
     for source, array, axes in zip(sources, arrays, (3, 1, 3, 1), strict=True):
-        kind, form, types = ("images", "(n, h, w)", _PIXEL) if axes == 3 else ("labels", "(n,)", _LABELS)
+        kind, form, known = ("images", "(n, h, w)", "uint8") if axes == 3 else ("labels", "(n,)", "integers")
         if axes == 1 and array.ndim == 2 and array.dtype == np.int32 and array.shape[1]:
             array = array[:, 0]  # QMNIST: the other columns tell the writer and the origin of the digit
-        if array.ndim != axes or array.dtype not in types:
-            known = " or ".join(types)
+        if array.ndim != axes or not (array.dtype == np.uint8 if axes == 3 else array.dtype.kind in "iu"):
             raise DataError(
                 f"{source}: got {array.dtype} of shape {array.shape}, expected {kind}: {known} of shape {form}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,12 @@ class ArrayPreparation:
         if not finite.all():
             at = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise DataError(f"{path}: the value at {list(at)} is {x[at]}; fill in what is missing, or remove the row")
-        scaled: HostArray = ((x - np.array(self.mean)) / np.array(self.scale)).astype(dtype)
+        with np.errstate(over="ignore"):
+            scaled: HostArray = ((x - np.array(self.mean)) / np.array(self.scale)).astype(dtype)
+        finite = np.isfinite(scaled)
+        if not finite.all():
+            at = tuple(int(i) for i in np.argwhere(~finite)[0])
+            raise DataError(f"{path}: the value at {list(at)} is {x[at]}, far larger than those to train on")
         return scaled[..., None] if len(self.shape) == 2 else scaled
 
     def stored(self) -> dict[str, Any]:
@@ -112,11 +118,22 @@ def array_inputs(path: Path) -> HostArray:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, HostArray]) -> None:
-    """Write arrays by name as an .npz file, atomically; objects as strings. Raise OSError if it cannot be written."""
+    """Write arrays by name as an .npz file, atomically; objects as strings, and None as an empty one.
+
+    Raises OSError if it cannot be written.
+    """
     packed = io.BytesIO()
-    plain: dict[str, Any] = {name: a.astype(str) if a.dtype == object else a for name, a in arrays.items()}
-    np.savez(packed, **plain)
+    with zipfile.ZipFile(packed, "w") as archive:  # `np.savez` does not take every name, as `file`
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, _plain(array), allow_pickle=False)
     write_atomically(path, packed.getvalue())
+
+
+def _plain(array: HostArray) -> HostArray:
+    if array.dtype != object:
+        return array
+    return np.array(["" if value is None else str(value) for value in array], str)
 
 
 def array_scaling(path: Path, x: HostArray, target: Target) -> ArrayPreparation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from nnbackend.datasets.mnist import HostData, mnist_host
 from nnbackend.datasets.npz import ArrayPreparation, array_pair, array_scaling
 from nnbackend.datasets.table import TABLES, TablePreparation, counting_columns, is_table, read_table, table_target
 from nnbackend.datasets.tables import NPZ_KEYS
-from nnbackend.datasets.targets import Target, recognised, word
+from nnbackend.datasets.targets import TASKS, Target, recognised, word
 from nnbackend.errors import DataError, unknown_name
 from nnbackend.random import host_generator
 
@@ -98,13 +99,18 @@ def load_prepared(
     target: for a table, the column to predict. drop: its columns to leave out. task: "classes", "numbers", or "auto",
     which recognises what is asked for. validation: the part of the rows to train on that is held out, at least 0 and
     below 1; None holds out 0.1 if the data has no part for a test or validation. Of classes the same part of each is
-    held out. side: height and width to which pictures in a folder are scaled. seed: decides what is held out.
+    held out. Of a folder with a part for validation nothing else is held out. side: height and width to which pictures
+    in a folder are scaled. seed: decides what is held out.
 
     Means and deviations come from the rows to train on alone.
     Raises ValueError or TypeError for arguments out of range and DataError, which names file, row and column, for data
     that cannot be read. Gives a UserWarning for files that are left out, and for a column that counts the rows.
     """
+    if not isinstance(data, str | os.PathLike):
+        raise TypeError(f"data: got {data!r}, expected a string or a path")
     check_float(dtype)
+    if task not in TASKS:
+        raise ValueError(f"task: {unknown_name('task', task, TASKS)}")
     if validation is not None and not (isinstance(validation, int | float) and 0 <= validation < 1):
         raise ValueError(f"validation must be at least 0 and below 1, got {validation!r}")
     if isinstance(drop, str):
@@ -115,7 +121,7 @@ def load_prepared(
         raise ValueError("side: only the pictures in a folder are scaled to one size")
     if side is not None:
         positive_integer("side", side)
-    if path.parent != Path() and not os.path.exists(path) and not _found(path.parent, f"{path.name}-*"):  # noqa: PTH110
+    if path.parent != Path() and not os.path.exists(path) and not _found(path.parent, f"{glob.escape(path.name)}-*"):  # noqa: PTH110
         raise DataError(f"{data}: there is no such file or folder")
     of_table = {"target": target} | {"drop": tuple(drop) or None}
     if str(data) not in _MNIST and is_table(path) and (target is not None or not _is_mnist_csv(path)):
@@ -129,7 +135,15 @@ def load_prepared(
         raise ValueError("task: the answers of pictures are classes, got 'numbers'")
     if str(data) not in _MNIST and is_folder(path) and not _is_mnist_folder(path):
         return _folder(path, side, split, dtype)
-    return _mnist(data, split, dtype)
+    try:
+        return _mnist(data, split, dtype)
+    except DataError as error:
+        if str(data) in _MNIST or not is_table(path):
+            raise
+        raise DataError(
+            f"{error}; it lies beside a file for a test, as images of the form of MNIST do; for any other table, name "
+            "the column to predict as the target"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -191,7 +205,7 @@ def _table(path: Path, target: str | None, task: str, drop: Sequence[str], split
 
 def _arrays(path: Path, task: str, split: _Split, dtype: str) -> PreparedData:
     arrays, names = array_pair(path)
-    if set(NPZ_KEYS) <= set(names) and task != "numbers" and _is_images(arrays["x_train"]):
+    if set(NPZ_KEYS) <= set(names) and task != "numbers" and _of_mnist(arrays):
         return _mnist(path, split, dtype)
     x, t = arrays[names[0]], arrays[names[1]].reshape(-1)
     aim, answers = recognised(names[1], t, task, lambda row: f"{path}: {names[1]}[{row}]", "--task numbers")
@@ -211,7 +225,7 @@ def _test_answers(path: Path, name: str, t: HostArray, aim: Target) -> HostArray
         if t.dtype.kind not in "biuf" or not np.isfinite(t).all():
             raise DataError(f"{path}: {name} is {t.dtype}, expected finite numbers")
         return t.astype(np.float64)
-    words = [word(value) for value in t.tolist()]
+    words = [word(value) for value in t]
     number = {one: i for i, one in enumerate(aim.classes)}
     unknown = [one for one in words if one not in number]
     if unknown:
@@ -227,6 +241,11 @@ def _folder(path: Path, side: int | None, split: _Split, dtype: str) -> Prepared
             f"{listed(found.left_out)}",
             stacklevel=3,
         )
+    if found.loose:
+        warnings.warn(
+            f"{path}: {len(found.loose)} pictures lie in no folder of a class and are left out: {listed(found.loose)}",
+            stacklevel=3,
+        )
     chosen = measured(found, side)
 
     def part(name: str) -> tuple[HostArray, HostArray]:
@@ -239,6 +258,8 @@ def _folder(path: Path, side: int | None, split: _Split, dtype: str) -> Prepared
         if name in found.files:
             others[name] = part(name)
     if "validation" in found.files:
+        if split.part:
+            raise ValueError(f"validation: {path} has a folder for it, so that no part is held out; got {split.part}")
         split = replace(split, part=0.0)
     return _prepared(x, t, split.rows(t, True, tested="test" in found.files), chosen.target, **others)
 
@@ -256,8 +277,10 @@ def _mnist(data: str | os.PathLike[str], split: _Split, dtype: str) -> PreparedD
     return _prepared(pixels(host.x_train), t, rows, target, name=host.name, source=host.source, test=test)
 
 
-def _is_images(x: HostArray) -> bool:
-    return x.dtype == np.uint8 and x.ndim == 3
+def _of_mnist(arrays: Mapping[str, HostArray]) -> bool:
+    """Say whether arrays are those of a data set of the form of MNIST: images of bytes, and labels from 0 on."""
+    x, *labels = (arrays[name] for name in ("x_train", "y_train", "y_test"))
+    return x.dtype == np.uint8 and x.ndim == 3 and all(t.ndim == 1 and t.dtype.kind in "iu" for t in labels)
 
 
 def _is_mnist_folder(path: Path) -> bool:
@@ -277,5 +300,7 @@ def _found(folder: Path, *patterns: str) -> bool:
 def _is_mnist_csv(path: Path) -> bool:
     """Say whether a CSV file is one of the two of a data set of the form of MNIST."""
     return (
-        path.suffix == ".csv" and "train" in path.name and is_file(path.with_name(path.name.replace("train", "test")))
+        path.suffix.lower() == ".csv"
+        and "train" in path.name
+        and is_file(path.with_name(path.name.replace("train", "test")))
     )

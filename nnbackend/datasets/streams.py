@@ -65,6 +65,10 @@ class Shards:
 
     def __getitem__(self, rows: RowNumbers, /) -> tuple[HostArray, HostArray]:
         rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows.dtype.kind not in "iu" and len(rows)):
+            raise TypeError(f"rows: expected row numbers, integers of shape (n,), got {rows.dtype} of {rows.shape}")
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows: expected numbers from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
         shard = np.searchsorted(self._ends, rows, side="right")
         x, t = (np.empty((len(rows), *a[0].shape[1:]), a[0].dtype) for a in (self._x, self._t))
         for number in np.unique(shard):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ __all__ = [
 TABLES = (".csv", ".tsv", ".parquet")
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null"})  # cells of CSV that stand for a missing value, any case
 MOST_WORDS = 2000  # different words of a column: each is a column of its own for the network
+_COMMAS = re.compile(r"[+-]?[\d.]*(?:,\d+)*(?:[eE][+-]?\d+)?")  # numbers, with commas or without
 _SHOWN = 5  # columns or words that a message lists
 
 
@@ -77,7 +80,8 @@ def is_table(path: Path) -> bool:
 def read_table(path: Path) -> Table:
     """Read a table. Its columns have names: in CSV and TSV the first line holds them.
 
-    CSV is UTF-8, with commas between the cells; semicolons or tabs do, too, if the first line has no comma.
+    CSV is UTF-8, with commas between the cells; semicolons or tabs do, too, if the first line has no comma
+    outside of quotes.
     A column without a name that counts the rows, as pandas writes it, is left out.
     Raises DataError, which names file and line, if the file is missing, damaged, empty, or no table. Raises
     ImportError, with the pip command, if PyArrow is needed and not installed.
@@ -96,7 +100,10 @@ def _read_csv(path: Path) -> Table:
     line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = _separator(path, file.readline(2**20))
+            first = file.readline(2**20)
+            while first and not first.strip():  # an empty line
+                first = file.readline(2**20)
+            separator = _separator(path, first)
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=True)
             for cells in reader:
@@ -124,7 +131,7 @@ def _read_csv(path: Path) -> Table:
     for i, name in enumerate(names):
         columns[name] = np.empty(len(rows), object)
         columns[name][:] = [row[i] for row in rows]
-    if "" in columns and rows and _counts(columns[""]):
+    if "" in columns and rows and (_counts(columns[""]) or (len(rows) == 1 and rows[0][names.index("")].isdecimal())):
         del columns[""]  # the index that pandas writes
     if "" in columns:
         raise DataError(f"{path}: column {names.index('') + 1} has no name; the first line must name every column")
@@ -134,7 +141,8 @@ def _read_csv(path: Path) -> Table:
 def _separator(path: Path, first: str) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
-    return next((mark for mark in ",;\t" if mark in first), ",")
+    bare = re.sub('"[^"]*"', "", first)  # a name in quotes may hold a comma
+    return next((mark for mark in ",;\t" if mark in bare), ",")
 
 
 def _checked_names(path: Path, cells: Sequence[str]) -> list[str]:
@@ -182,7 +190,7 @@ def _from_arrow(pyarrow: Any, column: Any) -> HostArray:
         return objects(column.to_pylist())
     if hasattr(types, "is_string_view") and types.is_string_view(kind):
         return objects(column.to_pylist())
-    return objects([_Strange(str(kind))] * len(column))
+    return objects([_Strange(column, i) if there else None for i, there in enumerate(column.is_valid().to_pylist())])
 
 
 def objects(values: Sequence[Any]) -> HostArray:
@@ -192,11 +200,24 @@ def objects(values: Sequence[Any]) -> HostArray:
     return column
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Strange:
-    """Stands for a cell of a kind that is neither word nor number."""
+    """Stands for a cell of a kind that is neither word nor number, in a row of a column of Arrow."""
 
-    kind: str
+    column: Any
+    row: int
+
+    @property
+    def kind(self) -> str:
+        """Return the name of the kind."""
+        return str(self.column.type)
+
+    def __str__(self) -> str:
+        cell = self.column.slice(self.row, 1)
+        try:
+            return str(cell[0].as_py())
+        except ValueError:  # Python has no nanoseconds
+            return str(cell.cast("string")[0].as_py())
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -216,21 +237,32 @@ def write_table(path: Path, columns: Mapping[str, HostArray], separator: str = "
     if path.suffix.lower() == ".parquet":
         pyarrow, parquet = _pyarrow()
         packed = io.BytesIO()
-        parquet.write_table(pyarrow.table({name: _to_arrow(values) for name, values in columns.items()}), packed)
+        table = pyarrow.table({name: _to_arrow(pyarrow, values) for name, values in columns.items()})
+        parquet.write_table(table, packed)
         write_atomically(path, packed.getvalue())
     else:
-        write_atomically(path, csv_text(columns, "\t" if path.suffix.lower() == ".tsv" else separator).encode())
+        text = csv_text(columns, "\t" if path.suffix.lower() == ".tsv" else separator)
+        write_atomically(path, text.encode("utf-8", "backslashreplace"))  # a name of a folder need not be UTF-8
 
 
-def _to_arrow(values: HostArray) -> Any:
-    return [None if isinstance(value, _Strange) else value for value in values] if values.dtype == object else values
+def _to_arrow(pyarrow: Any, values: HostArray) -> Any:
+    if values.dtype != object:
+        return values
+    strange = next((value for value in values if isinstance(value, _Strange)), None)
+    if strange is None:
+        return values.tolist()
+    rows = [value.row if isinstance(value, _Strange) else None for value in values]
+    return strange.column.take(pyarrow.array(rows, "int64"))
 
 
 def csv_text(columns: Mapping[str, HostArray], separator: str = ",") -> str:
     """Return columns by name as the text of a CSV file. A missing value is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
-    writer.writerow(columns)
+    # the marks that stand in no quotes in the first line tell the separator to `read_table`
+    quoted = any(mark in name for name in columns for mark in ",;\t")
+    heads = csv.writer(text, writer.dialect, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
+    heads.writerow(columns)
     writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
     return text.getvalue()
 
@@ -280,7 +312,15 @@ class Column:
             if bad.any():
                 row = int(bad.argmax())
                 raise DataError(f"{table.where(row, self.name)}: {_cell(values[row])} is not a finite number")
-            out[:, 0] = (numbers - self.mean) / self.scale
+            with np.errstate(over="ignore"):
+                out[:, 0] = (numbers - self.mean) / self.scale
+            bad = ~np.isfinite(out[:, 0])
+            if bad.any():
+                row = int(bad.argmax())
+                raise DataError(
+                    f"{table.where(row, self.name)}: {_cell(values[row])} is far larger than the numbers to train on, "
+                    f"whose mean is {self.mean:.4g}"
+                )
             return
         known = {one: i for i, one in enumerate(self.words)}
         for row, value in enumerate(values):
@@ -381,6 +421,7 @@ def table_target(
         raise DataError(f"{table.path}: there is no column beside {target!r} to learn from")
     _refuse_missing(table, [target, *names])
     _refuse_strange(table, [target, *names])
+    _doubt_commas(table, [target, *names])
     _is_number_column(table, target)  # a few cells that are no numbers are a mistake in a target, too
     aim, t = recognised(target, table.columns[target], task, lambda row: table.where(row, target), "--task numbers")
     columns = [_recognised_column(table, name) for name in names]
@@ -424,6 +465,21 @@ def _is_number_column(table: Table, name: str) -> bool:
             f"{len(values)} rows have one there; correct it, remove the row, or leave the column out"
         )
     return not bad.any()
+
+
+def _doubt_commas(table: Table, names: Sequence[str]) -> None:
+    """Warn of columns of words that are numbers with a comma, as programs write them in many languages."""
+    for name in names:
+        values = table.columns[name]
+        words = [value for value in values if isinstance(value, str)] if values.dtype == object else []
+        with_comma = next((one for one in words if "," in one), None)
+        if with_comma is None or not all(_COMMAS.fullmatch(one.strip()) for one in words):
+            continue
+        warnings.warn(
+            f"{table.path}: the numbers of column {name!r} have commas, as {with_comma.strip()!r}, and are taken for "
+            "words; write a point before decimals, and nothing between thousands",
+            stacklevel=5,
+        )
 
 
 def _too_many(words: int, rows: int) -> bool:

@@ -82,10 +82,11 @@ def is_scaling(mean: object, scale: object) -> bool:
 def moments(values: HostArray) -> tuple[float, float]:
     """Return mean and standard deviation; 1 in the place of the deviation of a constant.
 
+    Both are computed in float64: rounding in float32 gives a constant a deviation, and float16 overflows.
     Raises OverflowError if they are not finite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, scale = float(np.mean(values)), float(np.std(values))
+        mean, scale = (float(measure(values, dtype=np.float64)) for measure in (np.mean, np.std))
     if not (math.isfinite(mean) and math.isfinite(scale)):
         raise OverflowError("numbers so large that their mean or deviation is not finite")
     return mean, scale if scale > 1e-12 * abs(mean) else 1.0

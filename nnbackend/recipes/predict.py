@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnbackend.backends import to_numpy
-from nnbackend.datasets.arrays import stacked
+from nnbackend.datasets.arrays import computed, stacked
 from nnbackend.datasets.folder import PicturePreparation, pictures_in
 from nnbackend.datasets.idx import HostArray
 from nnbackend.datasets.npz import ArrayPreparation, array_inputs, write_arrays
@@ -64,7 +64,7 @@ class Answers:
         if path.suffix.lower() == ".npz":
             write_arrays(path, self.columns)
         else:
-            write_table(path, self.columns, self.separator)
+            write_table(path, self.columns, "," if self.separator == "\t" else self.separator)
 
 
 def gives_table(path: str | os.PathLike[str]) -> bool:
@@ -78,14 +78,15 @@ def predict_data(network: Network, path: str | os.PathLike[str]) -> Answers:
     The data is prepared as that which the network was trained on. A table needs the columns that the network has
     learned from, by their names; the column of the target may be missing.
     Raises DataError, which names file, row and column: for a column that is missing, a missing value, a word that did
-    not occur in training, a broken picture. Raises ValueError if the network does not take data of this kind.
+    not occur in training, a number too large for a finite answer, a broken picture. Raises ValueError if the network
+    does not take data of this kind.
     """
     path, known = Path(path), preparation(network.preparation)
     if isinstance(known, TablePreparation):
         if not is_table(path):
             raise ValueError(f"{path}: the network takes the rows of a table ({', '.join(TABLES)})")
         table = read_table(path)
-        answers = _answers(network, known.rows(table, network.dtype), known)
+        answers = _answers(network, known.rows(table, network.dtype), known, table.where)
         twice = [name for name in answers if name in table.columns]
         if twice:
             raise DataError(f"{path}: there is a column {twice[0]!r} already, the name of one that is to be added")
@@ -93,7 +94,8 @@ def predict_data(network: Network, path: str | os.PathLike[str]) -> Answers:
     if isinstance(known, ArrayPreparation):
         if path.suffix.lower() != ".npz":
             raise ValueError(f"{path}: the network takes rows of arrays, in an .npz file")
-        return Answers(_answers(network, known.rows(path, array_inputs(path), network.dtype), known))
+        inputs = known.rows(path, array_inputs(path), network.dtype)
+        return Answers(_answers(network, inputs, known, lambda row: f"{path}: row {row}"))
     if is_table(path) or path.suffix.lower() == ".npz":
         raise ValueError(f"{path}: the network takes pictures")
     names, rows = list[str](), list[HostArray]()
@@ -101,7 +103,8 @@ def predict_data(network: Network, path: str | os.PathLike[str]) -> Answers:
     for piece in pieces(len(paths), PICTURES_AT_ONCE):
         x = [_images(network, known, one) for one in paths[piece]]
         for one, images in zip(paths[piece], x, strict=True):
-            name = str(one.relative_to(path) if path.is_dir() else one)
+            raw = os.fsencode(one.relative_to(path) if path.is_dir() else one)
+            name = raw.decode("utf-8", "backslashreplace")  # a name need not be UTF-8, a table must
             names += [name] if len(images) == 1 else [f"{name}[{i}]" for i in range(len(images))]
         rows.append(_output(network, stacked(x)))
     return Answers({"file": objects(names), **_columns(stacked(rows), known)})
@@ -186,10 +189,16 @@ def _output(network: Network, x: HostArray) -> HostArray:
     return y
 
 
-def _answers(network: Network, x: HostArray, known: Known) -> dict[str, HostArray]:
-    if known.target.classes is not None:
-        return _columns(_output(network, x), known)
-    return {ANSWER: known.target.restored(to_numpy(network.predict(x)).reshape(-1))}
+def _answers(network: Network, x: HostArray, known: Known, where: Callable[[int], str]) -> dict[str, HostArray]:
+    """Return the columns of answers to rows. where: says in which file and row the row of an index is."""
+    classes = known.target.classes is not None
+    y, bad = computed(lambda: _output(network, x) if classes else to_numpy(network.predict(x)).reshape(len(x), -1))
+    if bad is not None:
+        raise DataError(
+            f"{where(bad)}: the network gives no finite answer; a number there is far larger than those "
+            "that it has learned from"
+        )
+    return _columns(y, known) if classes else {ANSWER: known.target.restored(y.reshape(-1))}
 
 
 def _columns(y: HostArray, known: Known | None) -> dict[str, HostArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import warnings
@@ -52,10 +53,11 @@ class Progress:
         shown = {name: f"{value:.4f}" for name, value in metrics.items() if value is not None}
         if self._bar is not None:
             self._bar.set_postfix(shown)
-        elif self._plain:
+        elif self._plain and sys.stderr is not None:
             parts = [f"{name}={value}" for name, value in shown.items()]
-            sys.stderr.write(f"{self._name}: {', '.join(parts)}, {time.perf_counter() - self._since:.1f} s\n")
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # nobody reads it any more, as in `... 2>&1 | head`
+                sys.stderr.write(f"{self._name}: {', '.join(parts)}, {time.perf_counter() - self._since:.1f} s\n")
+                sys.stderr.flush()
 
     def __enter__(self) -> Progress:
         return self

@@ -367,6 +367,33 @@ def test_other_outputs_that_cannot_be_written(
 # --- predict ----------------------------------------------------------------------------------------------------
 
 
+def test_a_file_is_written_once_and_not_over_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nnbackend.cli.train.train_data", lambda *a, **k: pytest.fail("it trained"))
+    table, other = tmp_path / "a.csv", tmp_path / "b"
+    table.write_text("x,y\n1,a\n2,b\n")
+    (tmp_path / "folder").mkdir()
+    winding = tmp_path / "folder" / ".." / "a.csv"
+    linked = tmp_path / "c.csv"
+    linked.symlink_to(table)
+    train = ["train", str(table), "--target", "y"]
+    for path in (table, winding, linked):
+        for option in ("--save", "--json"):
+            message = error_of([*train, option, str(path)], 2, capsys)
+            assert message == f"argument {option}: {path} is read by this command"
+        assert error_of([*train, "--resume", "--checkpoint", str(path)], 2, capsys).endswith("is read by this command")
+    for one, two in (("--save", "--json"), ("--checkpoint", "--save")):
+        message = error_of([*train, one, str(other), two, str(tmp_path / "folder" / ".." / "b")], 2, capsys)
+        assert message.endswith("b is written twice by this command")
+    assert error_of(["predict", "m", str(table), "-o", str(winding)], 2, capsys).endswith("is read by this command")
+    assert error_of(["report", str(table), "--output", str(linked)], 2, capsys).endswith("is read by this command")
+    network = tmp_path / "m.pt"
+    network.touch()
+    assert error_of(["export", str(network), str(network)], 2, capsys).endswith("is read by this command")
+    assert table.read_text() == "x,y\n1,a\n2,b\n"
+
+
 def test_predict_idx(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = data / "t10k-images-idx3-ubyte.gz"
     labels = nn.to_numpy(nn.datasets.mnist(data).t_test)
@@ -611,6 +638,29 @@ def test_a_reader_that_goes_away(model: Path, data: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+def test_training_goes_on_when_its_reader_goes_away(short: list[str], tmp_path: Path) -> None:
+    network = tmp_path / "network"
+    command = [sys.executable, "-m", "nnbackend", *short, "--save", str(network)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert "backend" in process.stdout.readline()
+        process.stdout.close()
+    assert process.returncode == 0
+    nn.load(network)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes the streams of a process with a shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_no_run(closed: str, short: list[str], model: Path, data: Path, tmp_path: Path) -> None:
+    network = tmp_path / "network"
+    images = str(data / "t10k-images-idx3-ubyte.gz")
+    for arguments in ([*short, "--save", str(network)], ["predict", str(model), images]):
+        command = shlex.join([sys.executable, "-m", "nnbackend", *arguments])
+        done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    nn.load(network)
 
 
 # --- the example that does the same in a script -----------------------------------------------------------------

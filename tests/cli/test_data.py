@@ -101,6 +101,19 @@ def test_learning_by_heart_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "\nit knows its training rows by heart (accuracy " in capsys.readouterr().out
 
 
+def test_a_folder_whose_name_holds_marks_of_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    for name in ("dark", "light"):
+        Path("shades [2]", name).mkdir(parents=True)
+        image.new("L", (8, 8), 200 * (name == "light")).save(Path("shades [2]", name, "1.png"))
+    assert main(["train", "shades [2]", "--epochs", "1", "--quiet", "--save", "net"]) == 0
+    capsys.readouterr()
+    assert "unknown data set '**x'" in error_of(["train", "**x"], 2, capsys)
+
+
 def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = pytest.importorskip("PIL.Image")
     for name, grey in (("dark", 20), ("light", 220)):
@@ -195,6 +208,10 @@ def test_where_answers_may_not_be_written(table: Path, tmp_path: Path, capsys: p
     assert "there is no folder" in error_of([*command, "-o", str(tmp_path / "none" / "a.csv")], 2, capsys)
     assert "one file holds the answers to one FILE" in error_of([*command, str(net), "-o", "a.csv"], 2, capsys)
     assert "takes the rows of a table" in error_of(["predict", str(net), str(tmp_path / "a.npz")], 1, capsys)
+    show = ["--show", str(tmp_path / "a.png")]
+    assert "nothing is drawn" in error_of([*command, *show, "-o", str(tmp_path / "a.csv")], 2, capsys)
+    assert main([*command, *show]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("a.png is not drawn")
     assert table.read_bytes() == before
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,8 @@ def test_parts_in_folders_of_their_own(validation: str, tmp_path: Path) -> None:
     assert data.test is not None
     assert [len(part[0]) for part in (data.train, data.validation, data.test)] == [10, 4, 6]
     assert data.test[1].tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"validation: .* has a folder for it, so that no part is held out; got 0.2"):
+        load_prepared(tmp_path, validation=0.2)
     write(tmp_path / "test", {"bird": 0}, 1)
     with pytest.raises(nn.DataError, match=r"0.png: the class 'bird' is not in .*train"):
         load_prepared(tmp_path)
@@ -81,6 +85,10 @@ def test_what_is_found_and_what_is_left_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"1 files are no pictures by their names and are left out: notes.txt"):
         assert len(load_prepared(tmp_path, validation=0).train[0]) == 5
     assert len(pictures_in(tmp_path)) == 5
+    (tmp_path / "dog" / "notes.txt").unlink()
+    write(tmp_path, {"": 50}, 1)
+    with pytest.warns(UserWarning, match=r"1 pictures lie in no folder of a class and are left out: 0.png"):
+        assert len(load_prepared(tmp_path, validation=0).train[0]) == 5
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,29 @@ def test_colours_are_kept_if_there_are_any(tmp_path: Path) -> None:
     x, t = load_prepared(tmp_path, validation=0).train
     np.testing.assert_array_equal(x[:, 0, 0], np.array([[1, 0, 0], [0.2, 0.2, 0.2]], "f"))
     assert t.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
+def test_colours_are_seen_in_every_format(format: str, tmp_path: Path) -> None:
+    colours = {"blue": (20, 20, 230), "red": (230, 20, 20)}
+    for name, colour in colours.items():
+        save(tmp_path / name / f"1.{format.lower()}", np.full((16, 16, 3), colour, np.uint8), format=format)
+    x, t = load_prepared(tmp_path, validation=0).train
+    assert (x.shape, t.tolist()) == ((2, 16, 16, 3), [0, 1])
+    np.testing.assert_allclose(x.mean(axis=(1, 2)) * 255, list(colours.values()), atol=4)
+
+
+@pytest.mark.parametrize("side", [10**7, 10**10])
+def test_pictures_that_do_not_fit_in_memory(side: int, tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 10, "dog": 200}, 2)
+    with pytest.raises(nn.DataError, match=r"not enough memory for 4 pictures of \d+ x \d+ x 1; take a smaller side"):
+        load_prepared(tmp_path, side=side)
+
+
+def test_grey_photos_stay_grey(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / name / "1.jpg", np.full((16, 16), 100, np.uint8))
+    assert load_prepared(tmp_path, validation=0).train[0].shape == (2, 16, 16, 1)
 
 
 def test_pictures_of_every_mode_as_pillow_shows_them(tmp_path: Path) -> None:
@@ -169,12 +200,28 @@ def test_folders_that_hold_no_classes(tmp_path: Path) -> None:
         load_prepared(tmp_path / "nowhere")
 
 
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"cat": 10, "dog": 200, "cow": 100}, 2)
+    list_folder = os.scandir
+
+    def refuse(path: str | os.PathLike[str]) -> Any:
+        if Path(path).name == "cow":
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for find in (find_pictures, pictures_in):
+        with pytest.raises(nn.DataError, match=r"cow: cannot be read \(Permission denied\)"):
+            find(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"target": "a"}, "target: only a table has columns"),
         ({"drop": ["a"]}, "drop: only a table has columns"),
         ({"task": "numbers"}, "task: the answers of pictures are classes"),
+        ({"task": "number"}, "task: unknown task 'number'. Did you mean 'numbers'"),
         ({"side": 0}, "side must be a positive integer"),
     ],
 )

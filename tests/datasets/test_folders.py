@@ -71,7 +71,7 @@ def test_emnist_is_turned_upright(tmp_path: Path) -> None:
     assert found.name == "emnist-letters"
 
 
-@pytest.mark.parametrize("dtype", ["int16", "int32"])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32"])
 def test_labels_of_other_integers(dtype: str, tmp_path: Path) -> None:
     check(mnist_host(write(tmp_path / "a", arrays=(X, T.astype(dtype), U, V.astype(dtype)))))
 

@@ -145,7 +145,7 @@ MISFITS = {
     "test labels": ({"t10k_labels": np.zeros(4, "u1")}, "t10k-labels.*: 4 labels, but .*t10k-images.* has 2"),
     "flat images": ({"train_images": IMAGES[0]}, r"train-images.*: got uint8 of shape \(3, 2\), expected images"),
     "signed images": ({"t10k_images": IMAGES.astype("i1")}, "t10k-images.*: got int8 .*expected images: uint8"),
-    "signed labels": ({"train_labels": np.zeros(4, "i1")}, "train-labels.*: got int8 .*expected labels: uint8"),
+    "broken labels": ({"train_labels": np.zeros(4, "f4")}, "train-labels.*: got float32 .*expected labels: integers"),
     "2-D labels": ({"train_labels": np.zeros((4, 1), "u1")}, r"train-labels.*: got uint8 of shape \(4, 1\)"),
     "no images": ({"train_images": IMAGES[:0]}, "train-images.*: there are no images in it"),
     "no pixels": ({"train_images": IMAGES[:, :0]}, r"train-images.*: there are no images.* \(4, 0, 2\)"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nnbackend as nn
-from nnbackend.datasets.npz import ArrayPreparation, array_inputs
+from nnbackend.datasets.npz import ArrayPreparation, array_inputs, write_arrays
 from nnbackend.datasets.prepared import load_prepared, preparation
 from nnbackend.datasets.targets import Target
 
@@ -93,6 +93,42 @@ def test_files_that_do_not_fit(arrays: dict[str, np.ndarray], message: str, tmp_
     assert str(caught.value).startswith(str(tmp_path / "a.npz"))
 
 
+def test_a_constant_has_no_deviation_in_any_precision(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    for dtype in ("float16", "float32", "float64"):
+        x = np.concatenate([X, np.full((len(X), 1), 0.1)], axis=1).astype(dtype)
+        np.savez(path, x=x, y=T)
+        known = load_prepared(path, validation=0).preparation
+        assert isinstance(known, ArrayPreparation)
+        assert known.scale[3] == 1.0
+        np.testing.assert_allclose(known.mean, x.astype(float).mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(known.scale[:3], x.astype(float).std(axis=0)[:3], rtol=1e-12)
+        np.savez(path, x=x * np.array(3e3 if dtype == "float16" else 1e30, dtype), y=T)
+        assert np.isfinite(load_prepared(path).train[0]).all()
+
+
+@pytest.mark.parametrize("labels", ["int8", "uint16", "int64", "uint64", "bool", "float64", "U", "column"])
+def test_images_with_labels_of_any_type(labels: str, tmp_path: Path) -> None:
+    x, t = np.arange(40 * 4, dtype=np.uint8).reshape(40, 2, 2), np.arange(40) % 2
+    t = t[:, None] if labels == "column" else t.astype(labels)
+    path = tmp_path / "a.NPZ"
+    with path.open("wb") as file:
+        np.savez(file, x_train=x, y_train=t, x_test=x, y_test=t)
+    data = load_prepared(path, validation=0)
+    assert data.test is not None
+    assert data.target.classes == (("False", "True") if labels == "bool" else ("0", "1"))
+    for rows, targets in (data.train, data.test):
+        np.testing.assert_allclose(rows, x[..., None] / 255, rtol=1e-6)
+        assert targets.tolist() == [0, 1] * 20
+
+
+def test_classes_of_a_test_in_float32(tmp_path: Path) -> None:
+    t = np.array([0.1, 0.2] * 20)
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=t, x_test=X, y_test=t.astype("f"))
+    data = load_prepared(tmp_path / "a.npz", task="classes")
+    assert (data.target.classes, data.test and data.test[1].tolist()) == (("0.1", "0.2"), [0, 1] * 20)
+
+
 def test_files_that_are_broken(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, x=X, y=np.array([None] * 40))
@@ -127,8 +163,21 @@ def test_inputs_to_answer(tmp_path: Path) -> None:
         array_inputs(path)
     with pytest.raises(nn.DataError, match=r"got float64 of shape \(40, 2\), expected numbers of shape \(n, 3\)"):
         known.rows(path, X[:, :2], "float64")
+    with pytest.raises(nn.DataError, match=r"the value at \[5, 1\] is 1e\+300, far larger than those to train on"):
+        known.rows(path, np.where(np.arange(120).reshape(40, 3) == 16, 1e300, X), "float32")
     with pytest.raises(nn.DataError, match=r"the value at \[5, 1\] is inf; fill in"):
         known.rows(path, np.where(np.arange(120).reshape(40, 3) == 16, np.inf, X), "float64")
+
+
+def test_answers_of_any_name_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    words = np.array(["a", None, 1], object)
+    write_arrays(path, {"file": words, "allow_pickle": np.arange(3), "größe": np.ones((3, 2), "f")})
+    with np.load(path) as read:
+        assert set(read) == {"file", "allow_pickle", "größe"}
+        assert read["file"].tolist() == ["a", "", "1"]
+        assert read["allow_pickle"].tolist() == [0, 1, 2]
+        assert (read["größe"].shape, read["größe"].dtype) == ((3, 2), np.float32)
 
 
 def test_a_preparation_is_checked() -> None:

@@ -33,6 +33,16 @@ def test_shards_are_one_array(cuts: tuple[int, ...], tmp_path: Path) -> None:
         assert (t == T[rows]).all()
 
 
+def test_shards_take_row_numbers_alone(tmp_path: Path) -> None:
+    source = Shards(saved(tmp_path, "x", *np.split(X, (7,))), saved(tmp_path, "t", *np.split(T, (7,))))
+    for rows in ([-1], [0, 20]):
+        with pytest.raises(IndexError, match="rows: expected numbers from 0 to 19, got "):
+            source[np.array(rows)]
+    for wrong in (np.arange(20) < 3, np.array(3), np.ones((2, 2), int), np.array([1.0])):
+        with pytest.raises(TypeError, match=r"rows: expected row numbers, integers of shape \(n,\), got "):
+            source[wrong]
+
+
 def test_items_of_a_dataset_of_pytorch() -> None:
     torch = pytest.importorskip("torch")
     dataset = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(T))

@@ -13,7 +13,15 @@ import pytest
 
 import nnbackend as nn
 from nnbackend.datasets.prepared import load_prepared
-from nnbackend.datasets.table import Column, TablePreparation, is_table, read_table, table_target, write_table
+from nnbackend.datasets.table import (
+    Column,
+    TablePreparation,
+    csv_text,
+    is_table,
+    read_table,
+    table_target,
+    write_table,
+)
 from nnbackend.datasets.targets import Target
 
 ROWS = [("Paris", 50, 1.5), ("Oslo", 61, -2.0), ("Rome, old", 72, 0.25), ('"New" Rome', 83, 1e3)]
@@ -79,6 +87,7 @@ def test_tables_of_other_programs(write: object, ending: str, tmp_path: Path) ->
     [
         "\ufeffcity,size,value\r\nParis,50,1.5\r\n\r\nOslo,61,-2\r\n",
         "city;size;value\nParis;50;1.5\nOslo; 61 ;-2e0",
+        "\r\n\ncity;size;value\nParis;50;1.5\nOslo; 61 ;-2e0",
         "city\tsize\tvalue\n Paris\t50\t1.5\nOslo\t+61\t-2.\n\n\n",
         'city, size, value\n"Paris", 50, 1.5\nOslo, 61, -2\n',
     ],
@@ -89,6 +98,40 @@ def test_the_ways_in_which_csv_is_written(text: str, tmp_path: Path) -> None:
     assert (target.classes, t.tolist()) == (("Oslo", "Paris"), [1, 0])
     measured = tuple(column.measured(table, np.arange(2)) for column in columns)
     assert [(one.name, one.mean, one.scale) for one in measured] == [("size", 55.5, 5.5), ("value", -0.25, 1.75)]
+
+
+def test_a_table_for_a_test_beside_it_does_not_hide_that_the_target_is_missing(tmp_path: Path) -> None:
+    text_of(tmp_path / "test.csv", "a\n1\n")
+    path = text_of(tmp_path / "train.csv", "a,b\n" + "x,1.5\ny,2.5\n" * 9)
+    with pytest.raises(nn.DataError, match=r"train.csv: .*; for any other table, name the column to predict"):
+        load_prepared(path)
+    assert len(load_prepared(path, target="b", validation=0).train[0]) == 18
+
+
+def test_one_row_with_the_index_of_pandas(tmp_path: Path) -> None:
+    assert list(read_table(text_of(tmp_path / "a.csv", ",a,b\n17,x,2\n")).columns) == ["a", "b"]
+    with pytest.raises(nn.DataError, match="column 1 has no name"):
+        read_table(text_of(tmp_path / "a.csv", ",a,b\ny,x,2\n"))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_names_with_commas_do_not_hide_the_separator(separator: str, tmp_path: Path) -> None:
+    columns = {"a, b": np.array([1, 2]), 'c;"d"': np.array(["x,y", "z;\t"], object), "e\tf": np.array([0.5, 1.5])}
+    path = tmp_path / "a.csv"
+    write_table(path, columns, separator)
+    read = read_table(path)
+    assert list(read.columns) == list(columns)
+    assert read.columns['c;"d"'].tolist() == ["x,y", "z;\t"]
+    pandas = pytest.importorskip("pandas")
+    assert pandas.read_csv(path, sep=separator).columns.tolist() == list(columns)
+
+
+@pytest.mark.parametrize("cells", [["1,5", "2,25", "3"] * 4, ["1.234,5", "1,5e3", "-7,0"] * 4, ["1,234", "12"] * 6])
+def test_numbers_with_commas_are_doubted(cells: list[str], tmp_path: Path) -> None:
+    text = "a;b\n" + "".join(f"{cell};{'xy'[i % 2]}\n" for i, cell in enumerate(cells))
+    with pytest.warns(UserWarning, match=rf"the numbers of column 'a' have commas, as '{cells[0]}', and are taken for"):
+        load_prepared(text_of(tmp_path / "a.csv", text), target="b")
+    load_prepared(text_of(tmp_path / "a.csv", text.replace("1,", "one, ")), target="b")  # words, without a warning
 
 
 @pytest.mark.parametrize(
@@ -172,6 +215,31 @@ def test_the_kinds_of_columns_in_parquet(tmp_path: Path) -> None:
     frame.with_columns(byte=pl.Series([1, None, 3, None])).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(nn.DataError, match=r"missing values: column 'byte' in 2 of 4 rows \(first: row 2\)"):
         table_target(read_table(tmp_path / "a.parquet"), "yes", drop=["day"])
+
+
+def test_cells_that_are_neither_words_nor_numbers_come_back(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {
+        "n": [1.5, 2.5, 3.5],
+        "instant": pyarrow.array([0, None, 10**18 + 1], "timestamp[ns]"),
+        "day": pyarrow.array([datetime.date(2020, 1, 2), None, datetime.date(2020, 1, 3)]).dictionary_encode(),
+        "list": [[1], None, [2, 3]],
+        "bytes": [b"a", b"\xff", None],
+        "none": pyarrow.nulls(3),
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    write_table(tmp_path / "b.parquet", table.columns)
+    before, after = (parquet.read_table(tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    assert after.schema.field("instant").type == pyarrow.timestamp("ns")
+    for name in columns:
+        kind = {"instant": "int64", "day": "date32[day]"}.get(name, after.schema.field(name).type)
+        assert after[name].cast(kind).to_pylist() == before[name].cast(kind).to_pylist()
+    lines = csv_text(table.columns).splitlines()
+    assert lines[1:3] == ["1.5,1970-01-01 00:00:00,2020-01-02,[1],b'a',", "2.5,,,,b'\\xff',"]
+    assert lines[3] == '3.5,2001-09-09 01:46:40.000000001,2020-01-03,"[2, 3]",,'
 
 
 LONG = "".join(f"{i},{i * 7 % 100},{'ab'[i % 2]}\n" for i in range(100, 160))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,10 @@ def test_numbers_come_back_in_their_unit(prices: TrainingResult, flats: Path, tm
     assert read["size"] == [repr(value) for value in SIZE.tolist()]  # as they were written
     np.testing.assert_allclose(np.array(read["prediction"], float), predicted)
 
+    (tmp_path / "new.tsv").write_text("size\tcity\n50\tOslo\n")
+    predict_data(run.network, tmp_path / "new.tsv").write(tmp_path / "out.csv")
+    assert list(read_csv(tmp_path / "out.csv")) == ["size", "city", "prediction"]  # with commas, as the name says
+
 
 def test_classes_have_names_and_probabilities(flats: Path, tmp_path: Path) -> None:
     settings = TrainSettings(data=str(flats), target="kind", drop=("price",), validation=0.2, backend="numpy")
@@ -87,6 +93,21 @@ def test_classes_have_names_and_probabilities(flats: Path, tmp_path: Path) -> No
         predict_data(run.network, tmp_path / "again.csv")
 
 
+@pytest.mark.parametrize("target", ["price", "kind"])
+def test_numbers_too_large_for_an_answer_are_named(target: str, flats: Path, tmp_path: Path) -> None:
+    other = ({"price", "kind"} - {target}).pop()
+    run = train_data(TrainSettings(data=str(flats), target=target, drop=(other,), epochs=1, backend="numpy"))
+    new = write_csv(tmp_path / "new.csv", size=np.array([50.0, 1e300]), city=CITY[:2])
+    with pytest.raises(nn.DataError, match=r"new.csv: line 3, column 'size': '1e\+300' is far larger than the numbers"):
+        predict_data(run.network, new)
+    stored = run.network.preparation
+    assert stored is not None
+    large = 3e38 * next(one["scale"] for one in stored["columns"] if one["name"] == "size")  # below the largest float32
+    new = write_csv(tmp_path / "new.csv", size=np.array([50.0, large]), city=CITY[:2])
+    with pytest.raises(nn.DataError, match=r"new.csv: line 3: the network gives no finite answer; a number there is "):
+        predict_data(run.network, new)
+
+
 def test_parquet_gets_parquet(prices: TrainingResult, tmp_path: Path) -> None:
     polars = pytest.importorskip("polars")
     pytest.importorskip("pyarrow")
@@ -98,6 +119,22 @@ def test_parquet_gets_parquet(prices: TrainingResult, tmp_path: Path) -> None:
     assert read["n"].to_list() == list(range(N))
     assert read["city"].to_list() == CITY.tolist()
     np.testing.assert_array_equal(read["prediction"].to_numpy(), answers.columns["prediction"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8, or UTF-16, by the system")
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npz"])
+def test_names_that_are_not_utf_8(ending: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    for name in ("dark", "light"):
+        (tmp_path / "shades" / name).mkdir(parents=True)
+        path = os.fsencode(tmp_path / "shades" / name) + b"/\xff1.png"
+        image.new("L", (8, 8), 200 * (name == "light")).save(path, "PNG")
+    run = train_data(TrainSettings(data=str(tmp_path / "shades"), epochs=1, backend="numpy"))
+    answers = predict_data(run.network, tmp_path / "shades")
+    assert answers.columns["file"].tolist() == [r"dark/\xff1.png", r"light/\xff1.png"]
+    answers.write(tmp_path / f"out{ending}")
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])

@@ -225,6 +225,12 @@ def test_captured_steps(accumulate: int) -> None:
     np.testing.assert_allclose(actual.history.loss, expected.history.loss, rtol=1e-3)
 
 
+def test_a_source_that_ends_the_program_ends_it() -> None:
+    trainer = nn.Trainer(make(), nn.Adam(0.01), batch_size=BATCH, seed=2)
+    with pytest.raises(SystemExit, match="3"):  # it once left the steps to wait for ever
+        trainer.fit(Source(at=100, act=lambda: sys.exit(3)))
+
+
 def test_an_error_of_the_source_comes_with_its_cause() -> None:
     def fail() -> None:
         raise OSError("the disk is on fire")
