@@ -409,9 +409,9 @@ def _(
     db: HostArray,
     need_dx: bool = True,
 ) -> Any:
-    if not _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db):
-        return NotImplemented
     n, steps, width = dy.shape
+    if not _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db) or gates.shape != (steps, n, 4 * width):
+        return NotImplemented
     dh, da, product = dy.transpose(1, 0, 2).copy(), np.empty_like(gates), np.empty((n, width), dy.dtype)
     dc, dc_before = np.zeros_like(product), np.empty_like(product)
     WhT: Any = for_products(Wh.T)
