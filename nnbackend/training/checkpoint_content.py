@@ -132,7 +132,7 @@ def restore(run: Run, file: CheckpointFile) -> Resumed:
             raise ValueError("it holds values that are not finite")
         computed_by = dict(training.get("computed by", {}))
         frozen = training.get("frozen")
-        if frozen is not None and not {*frozen} <= {*network.layers}:
+        if frozen is not None and not {*frozen} <= {*network.every_layer()}:
             raise ValueError(f"its frozen layers are {frozen!r:.100}")
         data, stopped = training["data"], training["stopped"] is True
         resumed = Resumed(state.fits, state.first_epoch, stopped, data, callbacks, frozen)
