@@ -61,7 +61,10 @@ class RunState:
         counters = {name: _count(described[key], key) for name, key in _COUNTERS.items()}
         numbers, buffers = numbers_and_arrays(self.optimizer)
         on = network.backend
+        numbers.pop("lr_scale", None)
         optimizer = {name: _number(described["optimizer"][name], name, number) for name, number in numbers.items()}
+        if "lr_scale" in described["optimizer"]:  # a callback, perhaps of an earlier fit, has set it
+            optimizer["lr_scale"] = _scale(described["optimizer"]["lr_scale"])
         optimizer |= {name: on.asarray(arrays[f"optimizer.{name}"]) for name in buffers}
         history = History.from_dict(described["history"], counters["epoch"])
         metrics = on.asarray(arrays["training.figures"], network.dtype) if counters["step"] else None
@@ -87,6 +90,12 @@ def _number(value: Any, name: str, like: float | None) -> Any:
         return _count(value, name)
     if value is not None and not isinstance(value, int | float):
         raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _scale(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"lr_scale is {value!r:.40}")
     return value
 
 

@@ -202,6 +202,25 @@ def test_a_script_of_two_fits_is_the_same_script_when_it_goes_on(
     assert outcome(script(tmp_path / "run")) == outcome(reference)  # complete: nothing is trained any more
 
 
+def test_a_learning_rate_that_an_earlier_fit_has_lowered_stays_low(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(file: Any) -> nn.Trainer:
+        trainer = make("adamw", file)
+        if file is not None:
+            trainer.resume()
+        fit(trainer, 2, [nn.ReduceLROnPlateau("loss", patience=1, min_delta=1e9, factor=0.5)])
+        return trainer if trainer.history.interrupted else fit(trainer, 2, [])
+
+    expected, file = script(None), tmp_path / "run.safetensors"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2 * STEPS + 3)
+        assert script(file).history.interrupted
+    trainer = script(file)
+    assert trainer.state.optimizer["lr_scale"] == 0.5
+    assert outcome(trainer) == outcome(expected)
+
+
 def test_a_complete_run_returns_at_once_and_more_epochs_go_on(tmp_path: Path) -> None:
     fit(make(file=tmp_path / "run"), 2, [])
     trainer = make(file=tmp_path / "run")
