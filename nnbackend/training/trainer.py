@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -332,14 +333,23 @@ class Trainer:
             if state.history.interrupted:
                 break
             answers = [callback(self) for callback in callbacks]  # all are called, even after a True
-            stop = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
-            stopped, elapsed = communicator.any(stop, keeper is not None and keeper.elapsed())
+            ends = [isinstance(answer, bool | np.bool_) and bool(answer) for answer in answers]
+            stopped, elapsed = communicator.any(any(ends), keeper is not None and keeper.elapsed())
+            if stopped:
+                self._end(callbacks, ends)
             unfinished = state.epoch < state.last_epoch and not stopped
             if keeper is not None and keeper.after("epochs", elapsed) and unfinished:
                 self._write(keeper)
         if keeper is not None:
             self._write(keeper, last=True, stopped=stopped)
         (state.history.interrupted,) = communicator.any(interrupt.requested)  # also if it came too late to cut anything
+
+    def _end(self, callbacks: Sequence[Callable[[Trainer], object]], ends: Sequence[bool]) -> None:
+        """Let callbacks give back the best values after another one has ended the fit, before the last epoch."""
+        restores = [getattr(callback, "restore_best", False) is True for callback in callbacks]
+        if self.state.epoch < self.state.last_epoch and not any(map(operator.and_, restores, ends)):
+            for end_fit in [callback._end_fit for callback in callbacks if hasattr(callback, "_end_fit")]:
+                end_fit(self)
 
     def _check_batch_size(self, data: Data) -> None:
         x, t, weight = data

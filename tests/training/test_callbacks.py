@@ -148,6 +148,26 @@ def test_they_come_back_where_the_epochs_run_out() -> None:
     assert content(trainer) == kept[2]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_they_come_back_where_another_callback_ends_the_fit(first: bool) -> None:
+    kept: dict[int, bytes] = {}
+    trainer, stopping = make(), nn.EarlyStopping("loss", patience=5)
+    ends = [lambda t: t.epoch == 3, stopping][:: 1 if first else -1]
+    trainer.fit(X, T, 9, callbacks=[says("loss", [3, 1, 2]), remembers(kept), *ends])
+    assert (trainer.epoch, stopping.best_epoch) == (3, 2)
+    assert content(trainer) == kept[2]
+
+
+def test_the_one_that_ends_the_fit_prevails() -> None:
+    kept: dict[int, bytes] = {}
+    trainer = make()
+    scripts = [says("loss", [1, 2, 3, 4]), says("accuracy", [0.1, 0.2, 0.3, 0.4]), remembers(kept)]
+    stopping = [nn.EarlyStopping("loss", patience=2), nn.EarlyStopping("accuracy", patience=2)]
+    trainer.fit(X, T, 9, callbacks=[*scripts, *stopping])
+    assert trainer.epoch == 3
+    assert content(trainer) == kept[1]
+
+
 def test_the_last_values_stay_where_one_asks_for_them() -> None:
     kept: dict[int, bytes] = {}
     trainer, stopping = make(), nn.EarlyStopping("loss", patience=1, restore_best=False)
