@@ -35,28 +35,48 @@ def for_loops(use: Callable[[int], None]) -> Iterator[None]:
     loops that meet them get half of every processor but one. So the loops get threads only if the products lose theirs.
     """
     global _blocks, _limit
-    with _lock:
-        _blocks += 1
-        if _blocks == 1:
-            _limit = _one_thread_for_products()
-            use(1 if _limit is None else threads())
+    counted_in = 0  # the process that counts this block
     try:
+        with _lock:
+            if _blocks == 0:
+                use(_one_thread_for_products())
+            _blocks += 1
+            counted_in = os.getpid()
         yield
     finally:
         with _lock:
-            _blocks -= 1
+            _blocks -= counted_in == os.getpid()  # a child process may leave a block of its parent
             if _blocks == 0 and _limit is not None:
-                use(1)
-                _limit.restore_original_limits()
-                _limit = None
+                try:
+                    use(1)
+                finally:
+                    _limit.restore_original_limits()
+                    _limit = None
 
 
-def _one_thread_for_products() -> Any:
-    """Return what takes the limit back, or None if it cannot be set or would gain nothing."""
-    if threads() == 1 or sys.platform == "win32":  # where the loops have one thread
-        return None
+def _one_thread_for_products() -> int:
+    """Take the threads from the products, unless that is impossible or gains nothing; return those of the loops."""
+    global _limit
+    count = threads()
+    if count == 1 or sys.platform == "win32":  # where the loops have one thread
+        return 1
     libraries = _libraries()
-    return libraries.limit(limits=1) if libraries.info() else None
+    if _limit is None:  # it is there after an interrupt, and in a child process
+        found = libraries.info()
+        count = min(count, max((library["num_threads"] for library in found), default=1))
+        if count > 1:
+            _limit = libraries.limit(limits=1)
+    return count
+
+
+def _forget_blocks() -> None:
+    """Begin outside of all blocks in a child process: another thread may have held the lock, and is not here."""
+    global _lock, _blocks
+    _lock, _blocks = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_blocks)
 
 
 @functools.cache
