@@ -276,7 +276,8 @@ class Network:
 
         `fit`, `predict` and `evaluate` do it; a training loop of your own should, too. On NumPy the convolutions of a
         network then share the processors, if they are most of its work, and the matrix products of the whole process
-        have one thread each. Otherwise the products share the processors, as always. Results stay the same.
+        have one thread each. Otherwise the products share the processors, as always. Results stay the same, but for
+        the rounding of products, which depends on their threads.
         """
         if shape[0] < IN_THREADS:
             return nullcontext()
