@@ -101,6 +101,9 @@ def test_an_error_in_a_callback_comes_through_and_the_epoch_stays() -> None:
 def test_what_cannot_be_called() -> None:
     with pytest.raises(TypeError, match="callbacks: expected functions of the trainer, got 'stop'"):
         make().fit(X, T, callbacks=["stop"])  # type: ignore[list-item]
+    for none in (print, None, iter([print])):  # the last one would be used up by the first look at it
+        with pytest.raises(TypeError, match="callbacks: expected a list of functions, got "):
+            make().fit(X, T, callbacks=none)  # type: ignore[arg-type]
 
 
 # --- early stopping ------------------------------------------------------------------------------------------------
@@ -322,6 +325,7 @@ def test_early_stopping_by_a_metric() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"metrics": [abs]}, TypeError, r"metrics: expected functions by name, got \[<built-in function abs>\]"),
         ({"metrics": {"f1": 3}}, TypeError, "metrics: expected functions by name, got 'f1': 3"),
         ({"metrics": {"loss": abs}}, ValueError, "metrics: 'loss' is the name of another list of the history"),
         ({"metrics": {"f1": abs}, "validation": None}, ValueError, "metrics are those of validation data, of which"),
