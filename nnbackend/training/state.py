@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from nnbackend.backends import to_numpy
 from nnbackend.functions.array import Array, MaybeArray
 from nnbackend.network import Network
 from nnbackend.optimizers import State
@@ -45,6 +48,8 @@ class RunState:
     def content(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what a file holds of this state: arrays by name, and all else as JSON-able values."""
         numbers, buffers = numbers_and_arrays(self.optimizer)
+        if "lr_scale" in buffers:  # an array of one element
+            numbers["lr_scale"] = float(to_numpy(buffers.pop("lr_scale")).item())
         arrays = {f"optimizer.{name}": value for name, value in buffers.items()}
         if self.step:
             arrays["training.figures"] = self.metrics
@@ -80,9 +85,10 @@ class RunState:
 
 
 def numbers_and_arrays(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a state into the numbers, which JSON knows, and the arrays."""
-    numbers = {name: value for name, value in state.items() if value is None or isinstance(value, int | float)}
-    return numbers, {name: value for name, value in state.items() if name not in numbers}
+    """Split a state into the numbers, as Python's, which JSON knows, and the arrays."""
+    plain = {name: value.item() if isinstance(value, np.number | np.bool_) else value for name, value in state.items()}
+    numbers = {name: value for name, value in plain.items() if value is None or isinstance(value, int | float)}
+    return numbers, {name: value for name, value in plain.items() if name not in numbers}
 
 
 def _number(value: Any, name: str, like: float | None) -> Any:
