@@ -94,15 +94,15 @@ class Stream:
         Gives a function that puts the next part into the arrays of a step. It raises the error that its reading has
         raised. At the end of the block the thread has ended.
         """
-        queue: Queue[tuple[tuple[HostArray, ...], int] | Exception] = Queue(AHEAD)
+        queue: Queue[tuple[tuple[HostArray, ...], int] | BaseException] = Queue(AHEAD)
         unneeded = threading.Event()
 
         def work() -> None:
             for rows, place in parts:
-                found: tuple[tuple[HostArray, ...], int] | Exception
+                found: tuple[tuple[HostArray, ...], int] | BaseException
                 try:
                     found = self._read(rows), place
-                except Exception as error:
+                except BaseException as error:  # also SystemExit: the step would wait for its rows for ever
                     found = error
                 while not unneeded.is_set():
                     try:
@@ -110,12 +110,12 @@ class Stream:
                         break
                     except Full:
                         pass
-                if unneeded.is_set() or isinstance(found, Exception):
+                if unneeded.is_set() or isinstance(found, BaseException):
                     return
 
         def load() -> None:
             found = queue.get()
-            if isinstance(found, Exception):
+            if isinstance(found, BaseException):
                 raise found
             self._put(*found)
 
