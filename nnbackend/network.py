@@ -83,6 +83,8 @@ class Network:
         dtype: str = "float32",
         backend: Backend | str | None = None,
     ):
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected a list of layers, got {layers!r}")
         stack = list(layers)
         if not stack:
             raise ValueError("layers: a network needs at least one layer")
@@ -91,7 +93,7 @@ class Network:
                 raise TypeError(f"layers[{position}]: expected a layer, got {layer!r}")
             if layer.name:
                 raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer belongs to one network")
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:  # a dtype of NumPy equals its name
             raise ValueError(f"dtype: {unknown_name('dtype', dtype, DTYPES)}")
         self.loss_layer = SoftmaxWithLoss() if loss is None else loss
         if not isinstance(self.loss_layer, Loss):
