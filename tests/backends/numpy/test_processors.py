@@ -128,6 +128,12 @@ def test_a_network_of_affine_layers_leaves_the_threads_alone() -> None:
         assert of_products() == 3
 
 
+def test_loops_that_are_not_used_get_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "nnbackend.backends.numpy.native")  # as where `_native` is older than its sources
+    with nn.convolutional_network(backend="numpy").processors((32, 28, 28, 1)):
+        assert of_products() == 3
+
+
 def test_predictions_of_many_rows_have_the_bits_of_one_thread() -> None:
     x = np.random.default_rng(0).standard_normal((64, 28, 28, 1)).astype("float32")
     net = nn.Network(
