@@ -7,10 +7,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 MOST = 8  # what our loops do is bound by memory long before
+QUOTAS = (  # microseconds of all processors, and of the clock: of version 2 of control groups, and of version 1
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
 
 _lock = threading.Lock()
 _blocks = 0  # how many `for_loops` blocks are being run
@@ -20,11 +24,26 @@ _limit: Any = None  # what the first of them has set
 def threads() -> int:
     """Return as many as there are processors for this process, but no more than NumPy's matrix products may take.
 
+    A container may have a share of the time of all processors, which threads that wait for each other would use up.
     OPENBLAS_NUM_THREADS, or OMP_NUM_THREADS if it is not set, holds both to fewer.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = min(processors, _granted())
     held = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
     return min(processors, int(held) if held.isdecimal() and int(held) else MOST, MOST)
+
+
+@functools.cache
+def _granted() -> int:
+    """Return how many processors' time Linux grants to this container, rounded up; `MOST` if there is no limit."""
+    from pathlib import Path
+
+    for names in QUOTAS:
+        with suppress(OSError, ValueError):
+            quota, period = " ".join(Path(name).read_text(encoding="ascii") for name in names).split()
+            if quota != "max" and int(quota) > 0:
+                return max(1, min(MOST, -(-int(quota) // int(period))))
+    return MOST
 
 
 @contextmanager

@@ -96,6 +96,38 @@ def test_a_single_processor_stays_with_both(monkeypatch: pytest.MonkeyPatch) -> 
     assert used == [1]
 
 
+@pytest.mark.parametrize(
+    ("texts", "granted"),
+    [
+        (["200000 100000\n"], 2),
+        (["150000 100000\n"], 2),
+        (["5000 100000\n"], 1),
+        (["6400000 100000\n"], 8),
+        (["max 100000\n"], 8),
+        (["300000\n", "100000\n"], 3),
+        (["-1\n", "100000\n"], 8),
+        (["nonsense"], 8),
+        ([], 8),
+    ],
+)
+def test_a_container_may_have_less(
+    texts: list[str], granted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / str(number) for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    monkeypatch.undo()  # the three processors of all other tests
+    monkeypatch.setattr(processors, "QUOTAS", [(tmp_path / "absent",), files])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    processors._granted.cache_clear()
+    try:
+        assert processors.threads() == granted
+    finally:
+        processors._granted.cache_clear()
+
+
 def test_threads_are_started_and_end() -> None:
     before = of_process()
     for count in (4, 2, 1, 100, 1):
