@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
-
-import numpy as np
 
 from nnbackend.backends import to_numpy
 from nnbackend.functions.array import Array, MaybeArray
@@ -86,7 +85,10 @@ class RunState:
 
 def numbers_and_arrays(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a state into the numbers, as Python's, which JSON knows, and the arrays."""
-    plain = {name: value.item() if isinstance(value, np.number | np.bool_) else value for name, value in state.items()}
+    plain = {
+        name: value.item() if isinstance(value, Real) and hasattr(value, "item") else value  # a scalar of NumPy
+        for name, value in state.items()
+    }
     numbers = {name: value for name, value in plain.items() if value is None or isinstance(value, int | float)}
     return numbers, {name: value for name, value in plain.items() if name not in numbers}
 
