@@ -93,7 +93,7 @@ class Network:
                 raise TypeError(f"layers[{position}]: expected a layer, got {layer!r}")
             if layer.name:
                 raise ValueError(f"layers[{position}]: {layer} is in a network already; a layer belongs to one network")
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:  # a dtype of NumPy equals its name
             raise ValueError(f"dtype: {unknown_name('dtype', dtype, DTYPES)}")
         self.loss_layer = SoftmaxWithLoss() if loss is None else loss
         if not isinstance(self.loss_layer, Loss):
@@ -289,7 +289,8 @@ class Network:
 
         `fit`, `predict` and `evaluate` do it; a training loop of your own should, too. On NumPy the convolutions of a
         network then share the processors, if they are most of its work, and the matrix products of the whole process
-        have one thread each. Otherwise the products share the processors, as always. Results stay the same.
+        have one thread each. Otherwise the products share the processors, as always. Results stay the same, but for
+        the rounding of products, which depends on their threads.
         """
         if shape[0] < IN_THREADS:
             return nullcontext()

@@ -178,6 +178,8 @@ def test_the_first_layers_get_no_useless_gradient(monkeypatch: pytest.MonkeyPatc
             r"Affine2 takes rows of shape \(4,\), but what comes before gives \(5,\)",
         ),
         (lambda: nn.Network([nn.Affine(6, 5)], dtype="float16"), ValueError, "unknown dtype 'float16'"),
+        (lambda: nn.Network([nn.Affine(6, 5)], dtype=np.dtype("float64")), ValueError, "Did you mean 'float64'"),
+        (lambda: nn.Network(nn.Affine(2, 2)), TypeError, r"layers: expected a list of layers, got Affine\("),
         (lambda: nn.Network([nn.Affine(6, 5)], loss="mse"), TypeError, "loss: expected a loss"),
         (lambda: nn.Network([nn.Affine(6, 5)], backend="cuppy"), nn.BackendError, r"Did you mean 'cupy'\?"),
         (lambda: nn.Network([nn.Affine(6, 5)], seed=-1), ValueError, "seed"),

@@ -500,6 +500,9 @@ class NNEstimator(BaseEstimator):  # type: ignore[misc]
 
     # --- protocols of scikit-learn --------------------------------------------------------------------------------
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")  # a fit that was refused leaves other attributes
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True

@@ -104,11 +104,16 @@ class EarlyStopping(Watching):
         if self._improves(trainer):
             self._kept = trainer.network.buffer.snapshot() if self.restore_best else None
         stop = self._waited >= self.patience
-        if (stop or trainer.epoch == trainer.last_epoch) and self._kept is not None:
-            trainer.network.buffer.restore(self._kept)
+        if stop or trainer.epoch == trainer.last_epoch:
+            self._end_fit(trainer)
         if stop:
             self._waited = 0  # a further fit has its patience again
         return stop
+
+    def _end_fit(self, trainer: Trainer) -> None:
+        """Give the network the best values back; called, too, when another callback ends the fit."""
+        if self._kept is not None and trainer is self._trainer:
+            trainer.network.buffer.restore(self._kept)
 
     def _meet(self, trainer: Trainer) -> None:
         if trainer is not self._trainer:

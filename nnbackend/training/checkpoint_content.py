@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -55,7 +56,7 @@ def content(run: Run, callbacks: Callbacks, data: Mapping[str, str], stopped: bo
     """Return the arrays and the description of a checkpoint.
 
     data: the fingerprints of the data. stopped: whether a callback has ended the fit.
-    Raises CheckpointError if the callbacks keep more than a file may hold.
+    Raises CheckpointError if the callbacks keep more than a file may hold, or what is no number and no array of them.
     """
     network = run.network
     of_run, described = run.state.content()
@@ -65,7 +66,8 @@ def content(run: Run, callbacks: Callbacks, data: Mapping[str, str], stopped: bo
         snapshot = callback.snapshot(run) if hasattr(callback, "snapshot") else {}
         numbers, of_callback = numbers_and_arrays(snapshot)
         states.append({"kind": _kind(callback), "state": numbers})
-        arrays |= {f"callback{i}.{name}": value for name, value in of_callback.items()}
+        for name, value in of_callback.items():
+            arrays[f"callback{i}.{name}"] = _kept_by(callback, name, value)
     description = describe_run(run, callbacks, data)
     description["training"] |= {**described, "stopped": stopped, "callbacks": states, "frozen": list(network.frozen)}
     written = {name: to_numpy(value) for name, value in arrays.items()}
@@ -132,7 +134,7 @@ def restore(run: Run, file: CheckpointFile) -> Resumed:
             raise ValueError("it holds values that are not finite")
         computed_by = dict(training.get("computed by", {}))
         frozen = training.get("frozen")
-        if frozen is not None and not {*frozen} <= {*network.layers}:
+        if frozen is not None and not {*frozen} <= {*network.every_layer()}:
             raise ValueError(f"its frozen layers are {frozen!r:.100}")
         data, stopped = training["data"], training["stopped"] is True
         resumed = Resumed(state.fits, state.first_epoch, stopped, data, callbacks, frozen)
@@ -224,6 +226,18 @@ def _warn_of_other_arithmetic(path: Path, then: dict[str, Any], now: dict[str, A
             f"{'; '.join(changes)}",
             stacklevel=5,
         )
+
+
+def _kept_by(callback: object, name: str, value: Any) -> Any:
+    """Return a value of a callback's snapshot on the host."""
+    kept = None
+    with suppress(ValueError):  # a list of lists of unequal lengths
+        kept = to_numpy(value)
+    if kept is None or kept.dtype.kind not in "biuf":
+        raise CheckpointError(
+            f"{_kind(callback)}.snapshot must give numbers and arrays of numbers, but {name!r} is {value!r:.100}"
+        )
+    return kept
 
 
 def _kind(callback: object) -> str:

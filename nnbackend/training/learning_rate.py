@@ -117,7 +117,8 @@ def learning_rate_range(
     Smith (2017), "Cyclical learning rates for training neural networks", section 3.3. x, t: data, as `Trainer.fit`
     takes it. optimizer: the rule to search a rate for, Adam by default; its own rate does not matter. steps: how many
     rates are tried; they are evenly spaced on a logarithmic axis. settings: further ones of `Trainer`, such as
-    batch_size. The search ends early where the loss is lost. The network does not change.
+    batch_size. The search ends early where the loss is lost. The network does not change. Ctrl-C raises
+    KeyboardInterrupt after the current step.
 
     Raises ValueError for a range that is none, fewer than 10 steps, or a network whose loss is lost from the start; and
     as Trainer and its `fit` do.
@@ -144,7 +145,8 @@ def _searched(
     trainer: Trainer, losses: _Losses, schedule: Exponential, x: Any, t: Any, steps: int
 ) -> LearningRateRange:
     with suppress(_Enough, NumericalError):  # an epoch may end with values that are not finite
-        trainer.fit(x, t, epochs=steps, callbacks=[losses])
+        if trainer.fit(x, t, epochs=steps, callbacks=[losses]).interrupted:
+            raise KeyboardInterrupt("the search of a learning rate was interrupted")
     found = losses.hopeful()
     if len(found) < 3:
         raise ValueError(f"the loss is lost from the start, with learning rates from {schedule.lr:.2g} on: lower `low`")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
+from nnbackend.backends import to_numpy
 from nnbackend.functions.array import Array, MaybeArray
 from nnbackend.network import Network
 from nnbackend.optimizers import State
@@ -45,6 +47,8 @@ class RunState:
     def content(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return what a file holds of this state: arrays by name, and all else as JSON-able values."""
         numbers, buffers = numbers_and_arrays(self.optimizer)
+        if "lr_scale" in buffers:  # an array of one element
+            numbers["lr_scale"] = float(to_numpy(buffers.pop("lr_scale")).item())
         arrays = {f"optimizer.{name}": value for name, value in buffers.items()}
         if self.step:
             arrays["training.figures"] = self.metrics
@@ -61,7 +65,10 @@ class RunState:
         counters = {name: _count(described[key], key) for name, key in _COUNTERS.items()}
         numbers, buffers = numbers_and_arrays(self.optimizer)
         on = network.backend
+        numbers.pop("lr_scale", None)
         optimizer = {name: _number(described["optimizer"][name], name, number) for name, number in numbers.items()}
+        if "lr_scale" in described["optimizer"]:  # a callback, perhaps of an earlier fit, has set it
+            optimizer["lr_scale"] = _scale(described["optimizer"]["lr_scale"])
         optimizer |= {name: on.asarray(arrays[f"optimizer.{name}"]) for name in buffers}
         history = History.from_dict(described["history"], counters["epoch"])
         metrics = on.asarray(arrays["training.figures"], network.dtype) if counters["step"] else None
@@ -77,9 +84,13 @@ class RunState:
 
 
 def numbers_and_arrays(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a state into the numbers, which JSON knows, and the arrays."""
-    numbers = {name: value for name, value in state.items() if value is None or isinstance(value, int | float)}
-    return numbers, {name: value for name, value in state.items() if name not in numbers}
+    """Split a state into the numbers, as Python's, which JSON knows, and the arrays."""
+    plain = {
+        name: value.item() if isinstance(value, Real) and hasattr(value, "item") else value  # a scalar of NumPy
+        for name, value in state.items()
+    }
+    numbers = {name: value for name, value in plain.items() if value is None or isinstance(value, int | float)}
+    return numbers, {name: value for name, value in plain.items() if name not in numbers}
 
 
 def _number(value: Any, name: str, like: float | None) -> Any:
@@ -87,6 +98,12 @@ def _number(value: Any, name: str, like: float | None) -> Any:
         return _count(value, name)
     if value is not None and not isinstance(value, int | float):
         raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _scale(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"lr_scale is {value!r:.40}")
     return value
 
 

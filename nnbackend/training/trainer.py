@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 
 from nnbackend.backends import Backend, describe, on_its_device, to_numpy
 from nnbackend.backends.steps import Epoch, Launch, Rows, Uncaptured
-from nnbackend.checks import decay, positive, positive_integer
+from nnbackend.checks import boolean, decay, positive, positive_integer
 from nnbackend.errors import ModelFileError, NumericalError
 from nnbackend.functions import record
 from nnbackend.functions.array import Array
@@ -70,7 +71,8 @@ class Trainer:
 
     Another `fit` goes on with the next epoch, or within the epoch that an interrupt cut short. `history` covers all
     fits. Raises ValueError for a batch_size or accumulate that is not a positive integer, a clip_norm that is not a
-    positive number, another on_fault, or an accumulate that the processes cannot share.
+    positive number, another on_fault, a drop_last that is not True or False, or an accumulate that the processes cannot
+    share.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Trainer:
     ):
         positive_integer("batch_size", batch_size)
         positive_integer("accumulate", accumulate)
+        boolean("drop_last", drop_last)
         if not isinstance(network, Network):
             raise TypeError(f"network: expected a Network, got {describe(network)}")
         if not isinstance(optimizer, Optimizer):
@@ -104,7 +107,7 @@ class Trainer:
         self.batch_size, self.seed = int(batch_size), checked_seed(seed)
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self.average = None if average is None else float(average)
-        self.accumulate, self.on_fault, self.drop_last = int(accumulate), on_fault, bool(drop_last)
+        self.accumulate, self.on_fault, self.drop_last = int(accumulate), on_fault, drop_last
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         if not isinstance(self.checkpoint, Checkpoint | None):
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
@@ -268,6 +271,8 @@ class Trainer:
         checkpoints cannot be written, another process writes them, or the file holds those of another run.
         """
         positive_integer("epochs", epochs)
+        if not isinstance(callbacks, Sequence):
+            raise TypeError(f"callbacks: expected a list of functions, got {callbacks!r}")
         for callback in callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks: expected functions of the trainer, got {callback!r}")
@@ -332,14 +337,23 @@ class Trainer:
             if state.history.interrupted:
                 break
             answers = [callback(self) for callback in callbacks]  # all are called, even after a True
-            stop = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
-            stopped, elapsed = communicator.any(stop, keeper is not None and keeper.elapsed())
+            ends = [isinstance(answer, bool | np.bool_) and bool(answer) for answer in answers]
+            stopped, elapsed = communicator.any(any(ends), keeper is not None and keeper.elapsed())
+            if stopped:
+                self._end(callbacks, ends)
             unfinished = state.epoch < state.last_epoch and not stopped
             if keeper is not None and keeper.after("epochs", elapsed) and unfinished:
                 self._write(keeper)
         if keeper is not None:
             self._write(keeper, last=True, stopped=stopped)
         (state.history.interrupted,) = communicator.any(interrupt.requested)  # also if it came too late to cut anything
+
+    def _end(self, callbacks: Sequence[Callable[[Trainer], object]], ends: Sequence[bool]) -> None:
+        """Let callbacks give back the best values after another one has ended the fit, before the last epoch."""
+        restores = [getattr(callback, "restore_best", False) is True for callback in callbacks]
+        if self.state.epoch < self.state.last_epoch and not any(map(operator.and_, restores, ends)):
+            for end_fit in [callback._end_fit for callback in callbacks if hasattr(callback, "_end_fit")]:
+                end_fit(self)
 
     def _check_batch_size(self, data: Data) -> None:
         x, t, weight = data
@@ -381,6 +395,8 @@ class Trainer:
         return fit < resumed.fits or resumed.stopped or self.epoch >= resumed.first_epoch + epochs
 
     def _checked_metrics(self, metrics: Mapping[str, Metric] | None, validation: Data | None) -> dict[str, Metric]:
+        if not isinstance(metrics, Mapping | None):
+            raise TypeError(f"metrics: expected functions by name, got {metrics!r}")
         own, known = dict(metrics or {}), {field.name for field in fields(History)}
         for name, function in own.items():
             if not isinstance(name, str) or not callable(function):
@@ -716,7 +732,12 @@ class Trainer:
         stream = stream_of(self.network, x, t, weight, argument)
         if stream is not None:
             return stream.data
-        x, t = self.network.data(x, t)
+        try:
+            x, t = self.network.data(x, t)
+        except ValueError as error:
+            if argument == "x" or type(error) is not ValueError:
+                raise
+            raise ValueError(f"validation: {error}") from error
         if not all_finite(x):
             raise ValueError(f"{argument} contains NaN or infinity")
         return x, t, self.network.weights(weight, x.shape[0], argument.replace("x", "sample_weight"))

@@ -19,6 +19,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip instal
 from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -30,6 +31,14 @@ from nnbackend.layers import ReLU
 X = np.random.default_rng(0).normal(size=(60, 4))
 HALF = np.arange(60) % 2
 X_IRIS, Y_IRIS = load_iris(return_X_y=True)
+
+
+def test_after_a_fit_that_was_refused_it_is_not_fitted() -> None:
+    estimator = NNClassifier(loss=nn.SigmoidWithLoss())
+    with pytest.raises(ValueError, match="is for rows of several labels"):
+        estimator.fit(X, HALF)
+    with pytest.raises(NotFittedError, match="NNClassifier instance is not fitted yet"):
+        estimator.predict(X)
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

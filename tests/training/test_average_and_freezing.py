@@ -279,6 +279,25 @@ def test_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert trainer.network.frozen == expected.network.frozen == ("BatchNormalization1", "Affine3")
 
 
+def within(path: Path | None = None, stop: tuple[int, int] = (0, 0)) -> nn.Trainer:
+    """A run with frozen layers within a layer."""
+    net = nn.Network([nn.Affine(6, 6), nn.Residual([nn.Affine(6, 6), nn.ReLU()]), nn.Affine(6, 3)], seed=1)
+    net.freeze("Residual1")
+    trainer = nn.Trainer(net, nn.Adam(0.01), batch_size=8, checkpoint=path)
+    if path is not None:
+        trainer.resume()
+    trainer.fit(X, T, 3, callbacks=[Stops(stop)])
+    return trainer
+
+
+def test_resumed_with_frozen_layers_within_a_layer(tmp_path: Path) -> None:
+    expected = within()
+    assert within(tmp_path / "run.safetensors", (2, 3)).history.interrupted
+    trainer = within(tmp_path / "run.safetensors")
+    assert state(trainer) == state(expected)
+    assert trainer.network.frozen == expected.network.frozen == ("Residual1", "Residual1.Affine1", "Residual1.ReLU1")
+
+
 def test_what_differs_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     trainer_of(("Affine1",), average=0.9, checkpoint=path).fit(X, T)

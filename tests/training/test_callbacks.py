@@ -101,6 +101,9 @@ def test_an_error_in_a_callback_comes_through_and_the_epoch_stays() -> None:
 def test_what_cannot_be_called() -> None:
     with pytest.raises(TypeError, match="callbacks: expected functions of the trainer, got 'stop'"):
         make().fit(X, T, callbacks=["stop"])  # type: ignore[list-item]
+    for none in (print, None, iter([print])):  # the last one would be used up by the first look at it
+        with pytest.raises(TypeError, match="callbacks: expected a list of functions, got "):
+            make().fit(X, T, callbacks=none)  # type: ignore[arg-type]
 
 
 # --- early stopping ------------------------------------------------------------------------------------------------
@@ -146,6 +149,26 @@ def test_they_come_back_where_the_epochs_run_out() -> None:
     trainer = make()
     trainer.fit(X, T, 3, callbacks=[says("loss", [3, 1, 2]), remembers(kept), nn.EarlyStopping("loss")])
     assert content(trainer) == kept[2]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_they_come_back_where_another_callback_ends_the_fit(first: bool) -> None:
+    kept: dict[int, bytes] = {}
+    trainer, stopping = make(), nn.EarlyStopping("loss", patience=5)
+    ends = [lambda t: t.epoch == 3, stopping][:: 1 if first else -1]
+    trainer.fit(X, T, 9, callbacks=[says("loss", [3, 1, 2]), remembers(kept), *ends])
+    assert (trainer.epoch, stopping.best_epoch) == (3, 2)
+    assert content(trainer) == kept[2]
+
+
+def test_the_one_that_ends_the_fit_prevails() -> None:
+    kept: dict[int, bytes] = {}
+    trainer = make()
+    scripts = [says("loss", [1, 2, 3, 4]), says("accuracy", [0.1, 0.2, 0.3, 0.4]), remembers(kept)]
+    stopping = [nn.EarlyStopping("loss", patience=2), nn.EarlyStopping("accuracy", patience=2)]
+    trainer.fit(X, T, 9, callbacks=[*scripts, *stopping])
+    assert trainer.epoch == 3
+    assert content(trainer) == kept[1]
 
 
 def test_the_last_values_stay_where_one_asks_for_them() -> None:
@@ -302,6 +325,7 @@ def test_early_stopping_by_a_metric() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"metrics": [abs]}, TypeError, r"metrics: expected functions by name, got \[<built-in function abs>\]"),
         ({"metrics": {"f1": 3}}, TypeError, "metrics: expected functions by name, got 'f1': 3"),
         ({"metrics": {"loss": abs}}, ValueError, "metrics: 'loss' is the name of another list of the history"),
         ({"metrics": {"f1": abs}, "validation": None}, ValueError, "metrics are those of validation data, of which"),

@@ -202,6 +202,25 @@ def test_a_script_of_two_fits_is_the_same_script_when_it_goes_on(
     assert outcome(script(tmp_path / "run")) == outcome(reference)  # complete: nothing is trained any more
 
 
+def test_a_learning_rate_that_an_earlier_fit_has_lowered_stays_low(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(file: Any) -> nn.Trainer:
+        trainer = make("adamw", file)
+        if file is not None:
+            trainer.resume()
+        fit(trainer, 2, [nn.ReduceLROnPlateau("loss", patience=1, min_delta=1e9, factor=0.5)])
+        return trainer if trainer.history.interrupted else fit(trainer, 2, [])
+
+    expected, file = script(None), tmp_path / "run.safetensors"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2 * STEPS + 3)
+        assert script(file).history.interrupted
+    trainer = script(file)
+    assert trainer.state.optimizer["lr_scale"] == 0.5
+    assert outcome(trainer) == outcome(expected)
+
+
 def test_a_complete_run_returns_at_once_and_more_epochs_go_on(tmp_path: Path) -> None:
     fit(make(file=tmp_path / "run"), 2, [])
     trainer = make(file=tmp_path / "run")
@@ -731,6 +750,51 @@ def test_what_callbacks_keep_can_be_read_again_or_is_not_written(tmp_path: Path)
     with pytest.raises(nn.CheckpointError, match="callbacks keep more than a checkpoint of this network may hold"):
         fit(trainer, 1, [Hoards(2**26)])
     assert trainer.state.optimizer["t"] == 0
+
+
+class Keeps:
+    """A callback that keeps one value, and sets a factor of the learning rate."""
+
+    def __init__(self, value: Any, scale: Any = 1.0):
+        self.value, self.scale = value, scale
+
+    def __call__(self, trainer: nn.Trainer) -> None:
+        trainer.state.optimizer["lr_scale"] = self.scale
+
+    def snapshot(self, trainer: nn.Trainer) -> dict[str, Any]:
+        return {"kept": self.value}
+
+    def restore(self, trainer: nn.Trainer, snapshot: Any) -> None:
+        self.value = snapshot["kept"]
+
+
+@pytest.mark.parametrize("value", ["text", [[1], [2, 3]], object(), 1j, np.array(["a"])])
+def test_what_a_file_cannot_hold_is_refused_before_the_first_step(value: Any, tmp_path: Path) -> None:
+    trainer = make(file=tmp_path / "run")
+    with pytest.raises(nn.CheckpointError, match=r"Keeps\.snapshot must give numbers .* but 'kept' is "):
+        fit(trainer, 1, [Keeps(value)])
+    assert trainer.state.optimizer["t"] == 0
+
+
+@pytest.mark.parametrize(("value", "read"), [(np.int64(3), 3), (np.float32(0.5), 0.5), (None, None), (True, True)])
+def test_numbers_of_numpy_are_numbers(value: Any, read: Any, tmp_path: Path) -> None:
+    fit(make(file=tmp_path / "run"), 1, [Keeps(value)])
+    trainer, callback = make(file=tmp_path / "run"), Keeps("nothing")
+    trainer.resume()
+    callback.value = value
+    fit(trainer, 2, [callback])
+    assert callback.value == read
+    assert type(callback.value) is type(read)
+
+
+@pytest.mark.parametrize("scale", [0.25, np.float32(0.25), np.array(0.25), np.float64(0.25), 1])
+def test_any_number_scales_the_learning_rate(scale: Any, tmp_path: Path) -> None:
+    expected = fit(make(), 3, [Keeps(1, scale)])
+    fit(make(file=tmp_path / "run"), 1, [Keeps(1, scale)])
+    trainer = make(file=tmp_path / "run")
+    assert trainer.resume()
+    fit(trainer, 3, [Keeps(1, scale)])
+    assert trainer.network.buffer.data.tobytes() == expected.network.buffer.data.tobytes()
 
 
 def test_a_complete_run_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

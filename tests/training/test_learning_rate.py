@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,21 @@ def test_the_picture(tmp_path: Path) -> None:
     assert set(line.get_xdata()) == {found.suggestion}
     with pytest.raises(ValueError, match="kind of picture '.gif'"):
         found.plot("range.gif")
+
+
+@pytest.mark.parametrize("step", [2, 30])
+def test_an_interrupt_leaves_no_suggestion(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original = nn.Trainer._step
+
+    def interrupted(self: nn.Trainer, *batch: Any) -> None:
+        if self.state.optimizer["t"] == step:
+            signal.raise_signal(signal.SIGINT)
+        original(self, *batch)
+
+    monkeypatch.setattr(nn.Trainer, "_step", interrupted)
+    x, t = np.random.default_rng(0).standard_normal((200, 4)), np.zeros(200, "int64")
+    with pytest.raises(KeyboardInterrupt):
+        nn.learning_rate_range(nn.TwoLayerNet(4, 5, 3), x, t, batch_size=10)
 
 
 def test_frozen_layers_stay() -> None:

@@ -245,6 +245,15 @@ def test_an_error_of_the_source_comes_with_its_cause() -> None:
     assert state(trainer) == state(train(BYTES, T))
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_a_source_that_ends_the_program_ends_the_fit(error: BaseException) -> None:
+    def leave() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        train(Source(at=100, act=leave))
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [

@@ -50,8 +50,8 @@ class NumpyBackend(Backend):
         return {**super().arithmetic(), "loops in C": f"{__name__}.native" in sys.modules}
 
     def for_loops(self) -> AbstractContextManager[object]:
-        loops = sys.modules.get(f"{__name__}._native")
-        return super().for_loops() if loops is None else for_loops(loops.use_threads)
+        loops = sys.modules.get(f"{__name__}.native")  # `_native` may be there, but stale
+        return super().for_loops() if loops is None else for_loops(loops._native.use_threads)
 
     @property
     def threads(self) -> int:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,12 +62,70 @@ def test_an_error_gives_the_products_their_threads_back() -> None:
     assert (of_products(), used) == (3, [3, 1])
 
 
+def test_an_interrupt_at_the_beginning_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    used: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(processors, "_libraries", interrupt)
+        with pytest.raises(KeyboardInterrupt), processors.for_loops(used.append):
+            pass
+    with pytest.raises(KeyboardInterrupt), processors.for_loops(interrupt):
+        pass
+    assert of_products() == 3
+    with processors.for_loops(used.append):
+        assert (of_products(), used) == (1, [3])
+    assert (of_products(), used) == (3, [3, 1])
+
+
+def test_the_loops_have_no_more_threads_than_the_products_had() -> None:
+    used: list[int] = []
+    with threadpoolctl.threadpool_limits(2, user_api="blas"), processors.for_loops(used.append):
+        assert (of_products(), used) == (1, [2])
+    used.clear()
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), processors.for_loops(used.append):
+        assert (of_products(), used) == (1, [1])
+
+
 def test_a_single_processor_stays_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processors, "threads", lambda: 1)
     used: list[int] = []
     with processors.for_loops(used.append):
         assert (of_products(), used) == (3, [1])
     assert used == [1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "granted"),
+    [
+        (["200000 100000\n"], 2),
+        (["150000 100000\n"], 2),
+        (["5000 100000\n"], 1),
+        (["6400000 100000\n"], 8),
+        (["max 100000\n"], 8),
+        (["300000\n", "100000\n"], 3),
+        (["-1\n", "100000\n"], 8),
+        (["nonsense"], 8),
+        ([], 8),
+    ],
+)
+def test_a_container_may_have_less(
+    texts: list[str], granted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / str(number) for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    monkeypatch.undo()  # the three processors of all other tests
+    monkeypatch.setattr(processors, "QUOTAS", [(tmp_path / "absent",), files])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    processors._granted.cache_clear()
+    try:
+        assert processors.threads() == granted
+    finally:
+        processors._granted.cache_clear()
 
 
 def test_threads_are_started_and_end() -> None:
@@ -98,6 +157,12 @@ def test_a_network_of_convolutions_works_in_loops(network, rows: int, products: 
 
 def test_a_network_of_affine_layers_leaves_the_threads_alone() -> None:
     with nn.TwoLayerNet(784, 50, 10).processors((100, 784)):
+        assert of_products() == 3
+
+
+def test_loops_that_are_not_used_get_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "nnbackend.backends.numpy.native")  # as where `_native` is older than its sources
+    with nn.convolutional_network(backend="numpy").processors((32, 28, 28, 1)):
         assert of_products() == 3
 
 
@@ -162,3 +227,57 @@ assert os.waitpid(child, 0)[1] == 0
 assert convolved() == expected
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_process_begins_outside_of_all_blocks() -> None:
+    """Neither the lock that another thread holds nor a block that the parent is in binds a child."""
+    code = """
+import os, signal, threading
+from nnbackend.backends.numpy import processors, _native
+import threadpoolctl
+processors.threads = lambda: 3
+def of_products():
+    return max(library["num_threads"] for library in threadpoolctl.threadpool_info())
+def child(work):
+    number = os.fork()
+    if number == 0:
+        signal.alarm(20)
+        try:
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(number, 0)[1] == 0
+def block():
+    used = []
+    with processors.for_loops(used.append):
+        within = of_products()
+    return within == 1 and of_products() == 3 and used == [3, 1]
+threadpoolctl.threadpool_limits(3)
+held, done = threading.Event(), threading.Event()
+def hold():
+    with processors._lock:
+        held.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child(block)
+done.set()
+thread.join()
+with processors.for_loops(_native.use_threads):
+    child(block)
+assert of_products() == 3
+def leaves():
+    return of_products() == 3 and block()
+numbers = []
+with processors.for_loops(_native.use_threads):
+    numbers.append(os.fork())
+    if numbers[0] == 0:
+        signal.alarm(20)
+if numbers[0] == 0:
+    os._exit(0 if leaves() else 1)
+assert os.waitpid(numbers[0], 0)[1] == 0
+assert leaves()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=90, env=os.environ | {"OPENBLAS_NUM_THREADS": "3"})
