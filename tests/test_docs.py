@@ -126,6 +126,9 @@ def test_japanese_lines_are_joined_where_no_space_belongs(build: ModuleType) -> 
     text = "重みの\n配列は、\n`W` と\nNumPy。\n次\n\n- 項目\n- 項目\n```python\nx = 1  # 数\n値 = 2\n```\n"
     joined = "重みの配列は、`W` と\nNumPy。次\n\n- 項目\n- 項目\n```python\nx = 1  # 数\n値 = 2\n```\n"
     assert build.joined(text) == joined
+    text = "- 項目の\n  続き、\n  次。\n  - 内側。\n- 項目\n\n1. 一（い）\n2. 二（に）\n   `W` と。\n\n    T = 1\n"
+    joined = "- 項目の続き、次。\n  - 内側。\n- 項目\n\n1. 一（い）\n2. 二（に）`W` と。\n\n    T = 1\n"
+    assert build.joined(text) == joined
 
 
 def test_a_link_that_leads_nowhere_is_found(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
