@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,6 +14,7 @@ __all__ = [
     "decay",
     "finite",
     "is_integer",
+    "lengths",
     "not_negative",
     "number",
     "plain_number",
@@ -36,6 +38,14 @@ def at_least(argument: str, value: object, least: int) -> None:
     """Raise ValueError if the value is not an integer of at least `least`."""
     if not is_integer(value, least):
         raise ValueError(f"{argument}: expected an integer of at least {least}, got {value!r}")
+
+
+def lengths(argument: str, value: object) -> tuple[int, ...]:
+    """Return a shape as a tuple. Raise ValueError if it does not hold positive integers alone."""
+    shape = tuple(value) if isinstance(value, Iterable) else (None,)
+    if not all(is_integer(length, 1) for length in shape):
+        raise ValueError(f"{argument} must hold positive integers, got {value!r}")
+    return shape
 
 
 def number(argument: str, value: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from nnbackend.functions.array import Array, array_namespace, one_hot
 from nnbackend.layers import Layer, Loss
 from nnbackend.layers.containers import back_through, watched
-from nnbackend.network import Network
+from nnbackend.network import Network, check_network
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
@@ -78,8 +78,9 @@ def diagnose(net: Network, x: Any, t: Any) -> Diagnosis:
     Call it after some training: with small initial weights, a fresh network often gives nearly the same answer for
     every input.
 
-    Raises ValueError for data that does not fit the network.
+    Raises TypeError for a network that is none, and ValueError for data that does not fit it.
     """
+    check_network("net", net)
     x, t = net.data(x, t)
     with net.backend.active():
         gradient = net.backend.xp.asarray(net.buffer.grad, copy=True)

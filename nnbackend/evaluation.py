@@ -10,7 +10,7 @@ import numpy as np
 from nnbackend.backends import to_numpy
 from nnbackend.functions.array import Array, pieces
 from nnbackend.markup import table
-from nnbackend.network import ROWS_AT_ONCE, Network
+from nnbackend.network import ROWS_AT_ONCE, Network, check_network
 
 HostArray = np.ndarray[Any, Any]
 CLASSES_SHOWN = 20  # a larger confusion matrix does not fit on a screen
@@ -101,8 +101,9 @@ def evaluate(network: Network, x: Any, t: Any) -> Evaluation:
 
     x: rows, (n, ...). t: targets, as the network's loss takes them. The rows go through the network in pieces. The
     number of reads from the device does not depend on n.
-    Raises ValueError for data that does not fit the network.
+    Raises TypeError for a network that is none, and ValueError for data that does not fit it.
     """
+    check_network("network", network)
     x, t = network.data(x, t)
     with network.backend.active():
         return _evaluate(network, x, t)

@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nnbackend.backends import Backend, resolve, to_numpy
-from nnbackend.checks import at_least
+from nnbackend.checks import at_least, number
 from nnbackend.functions.array import Array, array_namespace
 from nnbackend.layers import Layer
 from nnbackend.layers.containers import back_through, watched
-from nnbackend.network import Network
+from nnbackend.network import Network, check_network
 from nnbackend.parameters import Parameter
 from nnbackend.random import host_generator
 
@@ -122,11 +122,16 @@ def check_gradients(
     moved at random by a hundredth of their size. A step may still cross a kink: steps from 1e-5 down to 1e-8 and two
     more directions are tried before a row fails. A wrong gradient fails all of them.
 
-    Raises ValueError for data that does not fit, for negative counts, and for a tolerance that is not positive.
-    Raises BackendError for a backend that does not work.
+    Raises TypeError for a network that is none, and ValueError for data that does not fit it, for negative counts, for
+    counts of 0 without another backend, and for a tolerance that is not positive. Raises BackendError for a backend
+    that does not work.
     """
+    check_network("net", net)
     for argument, count in (("directions", directions), ("samples", samples)):
         at_least(argument, count, 0)
+    if directions == samples == 0 and against is None:
+        raise ValueError("directions and samples are 0, and against is None: there is nothing to compare with")
+    number("tolerance", tolerance)
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a number above 0, got {tolerance!r}")
     generator = host_generator(seed)

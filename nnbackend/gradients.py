@@ -53,10 +53,11 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float = 1e-4) -> 
     `numerical_gradient(lambda _: net.loss(x, t), net.params["W1"])`. x is restored exactly, even if f raises.
 
     The result is an array like x. Its error is of order h^2 plus eps |f| / h, with the eps of the dtype in which f
-    computes: about 1e-8 in float64, but about 1e-3 |f| in float32, which leaves few correct digits. f is called twice
-    per element. For a whole network `Network.numerical_gradient` is much faster and always computes in float64.
+    computes: about 1e-8 in float64, but about 1e-3 |f| in float32, which leaves few correct digits. A step below
+    eps |x| changes nothing: for float32 values of 1000 and more, h should be larger. f is called twice per element. For
+    a whole network `Network.numerical_gradient` is much faster and always computes in float64.
 
-    Raises TypeError if x is not an array of real floating numbers or f(x) is not a number. Raises ValueError for an x
+    Raises TypeError if x is not an array of float32 or float64 or f(x) is not a number. Raises ValueError for an x
     that cannot be written to, and for an h that is not positive.
     """
     xp, h = _writable(x), _step(h)
@@ -81,6 +82,8 @@ def _writable(x: Any) -> Namespace:
         raise TypeError(f"x: expected an array of floating numbers, got {describe(x)}") from None
     if not xp.isdtype(x.dtype, "real floating"):
         raise TypeError(f"x: expected an array of floating numbers, got dtype {x.dtype}")
+    if xp.finfo(x.dtype).bits < 32:  # x + h is x, so every gradient would be 0
+        raise TypeError(f"x: expected an array of float32 or float64, got dtype {x.dtype}")
     try:
         x[...] = x
     except (TypeError, ValueError, RuntimeError) as error:

@@ -607,6 +607,12 @@ class TwoLayerNet(Network):
         return self.predict(x)
 
 
+def check_network(argument: str, value: object) -> None:
+    """Raise TypeError if the value is not a Network."""
+    if not isinstance(value, Network):
+        raise TypeError(f"{argument}: expected a Network, got {type(value).__name__}")
+
+
 def convolutional_network(
     image_shape: tuple[int, int, int] = (28, 28, 1),
     classes: int = 10,

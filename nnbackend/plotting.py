@@ -19,10 +19,10 @@ import numpy as np
 
 from nnbackend import fonts
 from nnbackend.backends import to_numpy
-from nnbackend.checks import positive_integer
+from nnbackend.checks import lengths, positive_integer
 from nnbackend.errors import unknown_name
 from nnbackend.evaluation import Evaluation, evaluate
-from nnbackend.network import Network
+from nnbackend.network import Network, check_network
 
 __all__ = [
     "COLORS",
@@ -180,6 +180,7 @@ def plot_filters(
     errors of `plot_history`.
     """
     positive_integer("count", count)
+    check_network("network", network)
     layers = network.every_layer()
     weighted = [name for name, part in layers.items() if "W" in part.own_parameters()]
     if not weighted:
@@ -228,6 +229,7 @@ def plot_confusion(
     Returns the matplotlib Figure. Raises ValueError for an evaluation without classes, for a wrong number of names and
     for an unknown font, and the errors of `plot_history`.
     """
+    _check_evaluation(evaluation, "an Evaluation")
     counts = evaluation.confusion
     if counts is None or evaluation.recall is None:
         raise ValueError("evaluation: it has no classes, so a confusion matrix cannot be drawn")
@@ -252,6 +254,8 @@ def plot_confusion(
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(classes), [f"{100 * share:.1f} %" for share in evaluation.recall])
     right.set_ylabel("recall", fontsize=10, color=INK)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)  # a name may hold dollar signs
     for side_axes in (axes, right):
         side_axes.tick_params(length=0, labelsize=9, labelcolor=INK)
         side_axes.spines[:].set_visible(False)
@@ -282,15 +286,18 @@ def plot_mistakes(
     """
     positive_integer("count", count)
     found = evaluate(evaluation, x, t) if isinstance(evaluation, Network) else evaluation
+    _check_evaluation(found, "an Evaluation or a Network")
     if found.predicted is None or found.truth is None or found.confusion is None:
         raise ValueError("evaluation: it has no classes, so mistakes cannot be drawn")
     worst, labels = found.most_wrong[:count], _class_names(names, len(found.confusion))
     if not len(worst):
         raise ValueError("evaluation: it has no mistakes, so there is nothing to draw")
-    rows = to_numpy(x)
-    if len(rows) != len(found.losses):
-        raise ValueError(f"x has {len(rows)} rows, but the evaluation is of {len(found.losses)}")
-    chosen = rows[worst].astype(float)
+    rows, where, least = to_numpy(x), worst, len(found.losses)
+    if found.places is not None:  # positions of sequences, or rows that the loss counts
+        where, least = found.places[worst, 0], int(found.places[:, 0].max()) + 1
+    if len(rows) < least or (found.places is None and len(rows) > least):
+        raise ValueError(f"x has {len(rows)} rows, but the evaluation is of {least}")
+    chosen = rows[where].astype(float)
     row_shape = tuple(rows.shape[1:])
     if shape is None and len(row_shape) in (2, 3):
         shape = row_shape
@@ -305,9 +312,14 @@ def plot_mistakes(
         picture = image if image.ndim == 2 else (image - low) / ((high - low) or 1.0)
         axes.imshow(picture, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
         truth, answer = labels[found.truth[row]], labels[found.predicted[row]]
-        axes.set_title(f"{truth} \u2192 {answer}", fontsize=10, color=INK, pad=3)
+        axes.set_title(f"{truth} \u2192 {answer}", fontsize=10, color=INK, pad=3, parse_math=False)
     fonts.complete(figure, font)
     return _written(figure, path)
+
+
+def _check_evaluation(value: object, expected: str) -> None:
+    if not isinstance(value, Evaluation):
+        raise TypeError(f"evaluation: expected {expected}, got {type(value).__name__}")
 
 
 def _class_names(names: Sequence[str] | None, classes: int) -> list[str]:
@@ -322,7 +334,7 @@ def _image_shape(size: int, shape: tuple[int, ...] | None, argument: str) -> tup
     side = math.isqrt(size)
     if shape is None and side * side != size:
         raise ValueError(f"{argument}: {size} numbers are not a square image; pass (h, w) or (h, w, channels)")
-    chosen = (side, side) if shape is None else tuple(shape)
+    chosen = (side, side) if shape is None else lengths(argument, shape)
     if len(chosen) not in (2, 3) or math.prod(chosen) != size or (len(chosen) == 3 and chosen[2] not in (1, 3)):
         raise ValueError(f"{argument}: expected (h, w) or (h, w, 1 or 3) of {size} numbers, got {chosen}")
     return chosen

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnbackend.backends import resolve
-from nnbackend.checks import is_integer, positive_integer
+from nnbackend.checks import lengths, positive_integer
 from nnbackend.layers.base import Part, Shape
 from nnbackend.markup import size, table
 from nnbackend.network import Network
@@ -153,9 +153,7 @@ def _row(network: Network, input_shape: Sequence[int] | None) -> Shape | None:
     fixed = network.input_shape
     if input_shape is None:
         return None if fixed is None else tuple(n for n in fixed if n is not None) if None not in fixed else None
-    shape = tuple(input_shape)
-    if not all(is_integer(length, 1) for length in shape):
-        raise ValueError(f"input_shape must hold positive integers, got {input_shape!r}")
+    shape = lengths("input_shape", input_shape)
     if not network.takes(shape):
         raise ValueError(f"input_shape: the network takes rows of shape {fixed}, got {shape}")
     return shape

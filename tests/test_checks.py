@@ -32,6 +32,14 @@ def test_checks(check: Callable[..., None], good: list[Any], bad: list[Any]) -> 
         assert str(error.value).endswith(repr(value))
 
 
+def test_lengths() -> None:
+    assert checks.lengths("shape", (2, np.int64(3))) == (2, 3)
+    assert checks.lengths("shape", [4]) == (4,)
+    for bad in (4, None, (2, -3), (2, "a"), (2.0, 3), "ab"):
+        with pytest.raises(ValueError, match="shape must hold positive integers, got "):
+            checks.lengths("shape", bad)
+
+
 def test_an_integer_of_at_least() -> None:
     checks.at_least("count", 0, 0)
     checks.at_least("count", np.int32(2), 2)

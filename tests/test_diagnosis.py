@@ -250,3 +250,8 @@ def test_outputs_that_reach_their_targets(tail: Any, loss: nn.Loss) -> None:
     if isinstance(loss, nn.MeanSquaredError):
         t = np.eye(3)[t.argmax(axis=1)]
     assert "cannot fall" not in str(nn.diagnose(net, x, t))
+
+
+def test_what_is_no_network() -> None:
+    with pytest.raises(TypeError, match="net: expected a Network, got str"):
+        nn.diagnose("digits.safetensors", ROWS, LABELS)  # type: ignore[arg-type]

@@ -63,12 +63,19 @@ def test_the_estimate_for_several_processes_is_what_its_program_prints() -> None
 
 
 def test_the_two_languages_show_the_same_programs() -> None:
-    for page in ("tutorial.md", "book.md"):
-        english, japanese = (
-            [re.sub(r"\s*#.*", "", block) for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)]
-            for text in ((PAGES / page).read_text("utf-8"), (PAGES / "ja" / page).read_text("utf-8"))
+    pages = sorted(page.name for page in (PAGES / "ja").glob("*.md"))
+    assert {"tutorial.md", "book.md", "install.md", "data.md", "report.md"} <= set(pages)
+    for page in pages:
+        english, japanese = ((folder / page).read_text("utf-8") for folder in (PAGES, PAGES / "ja"))
+        assert f"[日本語](ja/{page})" in english
+        assert f"[English](../{page})" in japanese
+        blocks = (re.findall(r"^```\w*\n.*?^```$", text, re.M | re.S) for text in (english, japanese))
+        programs, translated = ([re.sub(r"\s*#.*", "", block) for block in found] for found in blocks)
+        assert programs == translated, page
+        headings, rows = (
+            [len(re.findall(pattern, text, re.M)) for text in (english, japanese)] for pattern in (r"^#+ ", r"^\|")
         )
-        assert english == japanese
+        assert (headings[0], rows[0]) == (headings[1], rows[1]), page
 
 
 @pytest.mark.parametrize("module", WITH_EXAMPLES)
@@ -118,6 +125,9 @@ def test_links_of_borrowed_pages_lead_to_pages(build: ModuleType) -> None:
 def test_japanese_lines_are_joined_where_no_space_belongs(build: ModuleType) -> None:
     text = "重みの\n配列は、\n`W` と\nNumPy。\n次\n\n- 項目\n- 項目\n```python\nx = 1  # 数\n値 = 2\n```\n"
     joined = "重みの配列は、`W` と\nNumPy。次\n\n- 項目\n- 項目\n```python\nx = 1  # 数\n値 = 2\n```\n"
+    assert build.joined(text) == joined
+    text = "- 項目の\n  続き、\n  次。\n  - 内側。\n- 項目\n\n1. 一（い）\n2. 二（に）\n   `W` と。\n\n    T = 1\n"
+    joined = "- 項目の続き、次。\n  - 内側。\n- 項目\n\n1. 一（い）\n2. 二（に）`W` と。\n\n    T = 1\n"
     assert build.joined(text) == joined
 
 

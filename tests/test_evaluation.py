@@ -145,6 +145,8 @@ def test_reads_do_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bad_data() -> None:
     with pytest.raises(ValueError, match="labels must lie in 0 to 3"):
         nn.evaluate(make(epochs=1), X, T + 1)
+    with pytest.raises(TypeError, match="network: expected a Network, got Trainer"):
+        nn.evaluate(nn.Trainer(make(epochs=1), nn.SGD()), X, T)  # type: ignore[arg-type]
 
 
 def test_one_class_alone(on: Namespace) -> None:

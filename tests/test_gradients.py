@@ -107,6 +107,9 @@ def test_what_numerical_gradient_refuses(on: Namespace) -> None:
         nn.numerical_gradient(sum, [1.0, 2.0])
     with pytest.raises(TypeError, match="x: expected an array of floating numbers, got dtype .*int64"):
         nn.numerical_gradient(xp.sum, on.backend.asarray([1, 2], "int64"))
+    if hasattr(xp, "float16"):
+        with pytest.raises(TypeError, match="x: expected an array of float32 or float64, got dtype .*float16"):
+            nn.numerical_gradient(xp.sum, xp.astype(x, xp.float16))
     for bad in (lambda x: x, lambda x: x[:1], lambda x: "a", lambda x: None):
         with pytest.raises(TypeError, match="f must return a number or a 0-d array, got "):
             nn.numerical_gradient(bad, x)
@@ -507,6 +510,8 @@ def test_bad_arguments_of_check_gradients() -> None:
         ({"directions": -1}, "directions: expected an integer of at least 0, got -1"),
         ({"samples": 1.5}, "samples: expected an integer of at least 0, got 1.5"),
         ({"tolerance": 0.0}, "tolerance: expected a number above 0"),
+        ({"tolerance": "small"}, "tolerance must be a number, got 'small'"),
+        ({"directions": 0, "samples": 0}, "there is nothing to compare with"),
         ({"seed": -1}, "seed must be an integer"),
     ):
         with pytest.raises(ValueError, match=message):

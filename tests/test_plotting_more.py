@@ -119,6 +119,39 @@ def test_mistakes_of_images(shape: tuple[int, ...], drawn: tuple[int, ...]) -> N
     assert {image.shape for image in images(plot_mistakes(found, x))} == {drawn}
 
 
+def test_mistakes_of_rows_that_the_loss_counts() -> None:
+    """Rows and positions that are left out have no losses, so the numbers of the losses are not those of the rows."""
+    t = np.where(np.arange(N) % 3 == 0, -1, T)
+    net = nn.Network([nn.Affine(16, 10), nn.ReLU(), nn.Affine(10, 4)], nn.SoftmaxWithLoss(ignore_label=-1), seed=1)
+    found = nn.evaluate(net, X, t)
+    assert found.places is not None
+    rows = found.places[found.most_wrong, 0]
+    for image, row in zip(images(plot_mistakes(net, X, t)), rows, strict=False):
+        np.testing.assert_allclose(image, X[row].reshape(4, 4))
+    with pytest.raises(ValueError, match="x has 10 rows, but the evaluation is of 60"):
+        plot_mistakes(found, X[:10])
+
+    sequences, t = X.reshape(N, 4, 4), np.full((N, 4), -1)
+    t[: N // 2, :2] = 1  # two positions of every other row: as many as there are rows
+    net = nn.Network([nn.Affine(4, 3)], nn.SoftmaxWithLoss(ignore_label=-1), seed=1)
+    found = nn.evaluate(net, sequences, t)
+    assert found.places is not None
+    assert len(found.losses) == N
+    for image, row in zip(images(plot_mistakes(found, sequences)), found.places[found.most_wrong, 0], strict=False):
+        np.testing.assert_allclose(image, sequences[row])
+
+
+def test_names_are_drawn_as_written(tmp_path: Path) -> None:
+    names = ["$\\no such command$", "5 $ & 6 $", "a_{b", "$x$"]
+    net = make()
+    found = nn.evaluate(net, X, T)
+    figure = plot_confusion(found, names=names, path=tmp_path / "confusion.png")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+    assert not any(label.get_parse_math() for label in figure.axes[0].get_yticklabels())
+    figure = plot_mistakes(net, X, T, names=names, path=tmp_path / "mistakes.png")
+    assert not any(axes.title.get_parse_math() for axes in figure.axes[:3])
+
+
 REGRESSION = nn.Evaluation(0.0, None, np.zeros(3))
 RIGHT = nn.Evaluation(0.0, 1.0, np.zeros(2), np.arange(2), np.arange(2), np.eye(2, dtype=int))
 WRONG = nn.Evaluation(1.0, 0.0, np.zeros(2), np.arange(2), 1 - np.arange(2), 1 - np.eye(2, dtype=int))
@@ -132,6 +165,8 @@ WRONG = nn.Evaluation(1.0, 0.0, np.zeros(2), np.arange(2), 1 - np.arange(2), 1 -
         (lambda: plot_filters(make(), "Affine2"), "Affine2: shape: 10 numbers are not a square image; pass (h, w)"),
         (lambda: plot_filters(make(), shape=(3, 5)), "of 16 numbers, got (3, 5)"),
         (lambda: plot_filters(make(), shape=(2, 4, 2)), "expected (h, w) or (h, w, 1 or 3) of 16 numbers"),
+        (lambda: plot_filters(make(), shape=(-4, -4)), "Affine1: shape must hold positive integers, got (-4, -4)"),
+        (lambda: plot_mistakes(WRONG, X[:2], shape=16), "shape must hold positive integers, got 16"),  # type: ignore[arg-type]
         (lambda: plot_filters(make(), count=0), "count must be a positive integer, got 0"),
         (lambda: plot_filters(nn.Network([nn.ReLU()])), "none of its layers has weights"),
         (lambda: plot_filters(make(), path="filters.gif"), "unknown kind of picture '.gif'"),
@@ -151,6 +186,16 @@ def test_what_cannot_be_drawn(
     with pytest.raises(ValueError, match=re.escape(message)):
         draw()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_network_and_no_evaluation() -> None:
+    for draw, message in (
+        (lambda: plot_filters(REGRESSION), "network: expected a Network, got Evaluation"),  # type: ignore[arg-type]
+        (lambda: plot_confusion(make()), "evaluation: expected an Evaluation, got Network"),  # type: ignore[arg-type]
+        (lambda: plot_mistakes(X, X), "evaluation: expected an Evaluation or a Network, got ndarray"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            draw()
 
 
 # --- names in other scripts -------------------------------------------------------------------------------------------

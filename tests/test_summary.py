@@ -116,6 +116,7 @@ def test_settings_that_are_the_default_are_not_shown() -> None:
         ({"input_shape": (8, 8, 2)}, ValueError, r"input_shape: the network takes rows of shape .*, got \(8, 8, 2\)"),
         ({"input_shape": (8, 8)}, ValueError, r"input_shape: .* got \(8, 8\)"),
         ({"input_shape": (8, -8, 1)}, ValueError, "input_shape must hold positive integers"),
+        ({"input_shape": 64}, ValueError, "input_shape must hold positive integers, got 64"),
         ({"optimizer": "adam"}, TypeError, "optimizer: expected an optimizer such as Adam"),
     ],
 )

@@ -107,7 +107,9 @@ def joined(text: str) -> str:
     """Return Japanese Markdown without the line breaks within a sentence, which a browser would show as spaces."""
     letter, mark = r"[\u3040-\u30ff\u3400-\u9fff\uff10-\uff5a]", r"[\u3000-\u303f\uff01-\uff0f\uff1a-\uff1f]"
     parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
-    breaks = re.compile(rf"(?<={letter})\n(?={letter})|(?<={mark})\n(?=[^\n#|`-]|`[^`])|(?<=[^\n])\n(?={mark})")
+    more = r"\n *"  # an item of a list goes on with spaces; what begins another item, a table or a block stays apart
+    goes_on = r"(?!\d+\. )[^\n #|`-]|`[^`]"
+    breaks = re.compile(rf"(?<={letter}){more}(?={letter})|(?<={mark}){more}(?={goes_on})|(?<=[^\n]){more}(?={mark})")
     return "".join(part if part.startswith("```") else breaks.sub("", part) for part in parts)
 
 

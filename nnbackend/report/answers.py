@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnbackend.backends import to_numpy
+from nnbackend.checks import lengths
 from nnbackend.evaluation import Evaluation, evaluate
 from nnbackend.markup import can_draw, picture
 from nnbackend.network import Network
@@ -38,7 +39,7 @@ class Answers:
         """Return the answers of a regression in the unit of the data. scaling: mean and deviation of the targets."""
         if scaling is None or self.outputs is None or self.targets is None:
             return self
-        if len(scaling) != 2:
+        if np.shape(scaling) != (2,):
             raise ValueError(f"target_scaling: expected (mean, deviation), got {scaling!r}")
         mean, deviation = scaling
         return replace(self, outputs=self.outputs * deviation + mean, targets=self.targets * deviation + mean)
@@ -124,7 +125,7 @@ def image_shape(network: Network, x: Any, given: Sequence[int] | None) -> tuple[
         given = row
         if len(row) not in (2, 3) or (len(row) == 3 and row[2] not in (1, 3)):
             return None
-    shape = tuple(given)
+    shape = lengths("image_shape", given)
     if len(shape) not in (2, 3) or math.prod(shape) != numbers or (len(shape) == 3 and shape[2] not in (1, 3)):
         raise ValueError(f"image_shape: expected (h, w) or (h, w, 1 or 3) of {numbers} numbers, got {shape}")
     return shape[:2] if shape[2:] == (1,) else shape

@@ -89,7 +89,8 @@ def by_epoch(title: Text, series: Mapping[str, tuple[Text, Sequence[float]]], ep
         "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "tooltip": tooltip},
     }
     lines["encoding"] |= {"x": x, "y": y, "color": color}
-    return _chart(240, data={"values": long}, layer=[lines, cursor, around])
+    height = 240 + 16 * (math.ceil(len(names) / 4) - 1)  # the legend has four names a line, and is within the chart
+    return _chart(height, data={"values": long}, layer=[lines, cursor, around])
 
 
 def reliability(bins: Sequence[Mapping[str, float]]) -> Spec:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,26 @@ def run_record(history: Any, settings: Mapping[str, Any], **results: float | Non
     return {
         "format": RUN_FORMAT,
         "settings": dict(settings),
-        "history": dict(history) if isinstance(history, Mapping) else history.as_dict(),
+        "history": _by_name(history),
         **results,
     }
 
 
 def curves_of(history: Any) -> dict[str, list[float]]:
     """Return the lists of a history (a History, or a mapping) with a number for every epoch, but not its times."""
-    lists: dict[str, Any] = dict(history) if isinstance(history, Mapping) else history.as_dict()
+    lists = _by_name(history)
     for name, value in [*lists.items()]:
         if isinstance(value, Mapping):  # metrics of the user's own, which are measured on the validation data
             lists.update({f"val_{metric}": values for metric, values in value.items()})
             del lists[name]
-    lists = {name: value for name, value in lists.items() if isinstance(value, list) and name not in _NOT_CURVES}
+    lists = {name: list(value) for name, value in lists.items() if _is_list(value) and name not in _NOT_CURVES}
     for name, values in lists.items():
         for i, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, int | float | None):
+            if value is not None and not _is_number(value):
                 raise ValueError(f"history: {name} of epoch {i + 1} is {value!r:.50}, expected a number")
     epochs = max(map(len, lists.values()), default=0)
     return {
-        name: [math.nan if value is None else float(value) for value in values]
+        name: [math.nan if value is None else _float(value) for value in values]
         for name, values in lists.items()
         if values and len(values) == epochs
     }
@@ -82,6 +83,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise DataError(f"{file}: it is not a text file in UTF-8") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{file}: line {error.lineno}, column {error.colno}: it is not JSON: {error.msg}") from error
+    except ValueError as error:  # Python limits the digits of an integer
+        raise DataError(f"{file}: one of its numbers has too many digits") from error
     except RecursionError as error:
         raise DataError(f"{file}: its values are nested too deeply") from error
     if not isinstance(record, dict):
@@ -104,9 +107,26 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     except ValueError as error:
         raise DataError(f"{file}: {error}") from error
     outside = record.items() if "history" in record else ()
-    results = {name: float(value) for name, value in outside if name != "format" and _is_number(value)}
+    results = {name: _float(value) for name, value in outside if name != "format" and _is_number(value)}
     return Run(file.stem, curves, settings, results)
 
 
+def _by_name(history: Any) -> dict[str, Any]:
+    if not isinstance(history, Mapping) and not hasattr(history, "as_dict"):
+        raise TypeError(f"history: expected a History, or lists by name, got {type(history).__name__}")
+    return dict(history) if isinstance(history, Mapping) else history.as_dict()
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer, of which a float cannot be that large
+        return math.copysign(math.inf, value > 0 or -1)

@@ -16,7 +16,7 @@ from nnbackend.backends import to_numpy
 from nnbackend.diagnosis import Finding, diagnose
 from nnbackend.files import write_atomically
 from nnbackend.functions.array import Array
-from nnbackend.network import Network
+from nnbackend.network import Network, check_network
 from nnbackend.report import answers as measure
 from nnbackend.report import charts
 from nnbackend.report.japanese import in_japanese
@@ -73,8 +73,7 @@ def write_report(
     """
     check_libraries()
     check_language(language)
-    if not isinstance(network, Network):
-        raise TypeError(f"network: expected a Network, got {type(network).__name__}")
+    check_network("network", network)
     x, t = network.data(x, t)
     with np.errstate(all="ignore"):  # the page says which values are not finite
         found = measure.answers(network, x, t).in_unit(target_scaling)
@@ -91,9 +90,10 @@ def write_report(
     page = Page()
     context: Context = {
         "failure": failure,
+        "trained": history is not None or layers is not None or failure is not None,
         "interrupted": bool(getattr(history, "interrupted", False)),
-        "tiles": _tiles(found, lines, spent, summary.parameters),
-        "curves": _curves(page, curves),
+        "tiles": _tiles(found, None if history is None else lines, spent, summary.parameters),
+        "curves": None if history is None else _curves(page, curves),
         "names": names,
         "confusion": _confusion(page, found, names),
         "mistakes": _mistakes(network, found, x, names, columns, scaling, shape),
@@ -123,7 +123,7 @@ def write_report(
 # --- the parts of a report ----------------------------------------------------------------------------------------
 
 
-def _tiles(found: measure.Answers, epochs: int, seconds: float | None, parameters: int) -> list[list[Text]]:
+def _tiles(found: measure.Answers, epochs: int | None, seconds: float | None, parameters: int) -> list[list[Text]]:
     evaluation, tiles = found.evaluation, []
     if evaluation.accuracy is not None:
         tiles.append([word("right"), f"{evaluation.accuracy:.2%}"])
@@ -132,7 +132,7 @@ def _tiles(found: measure.Answers, epochs: int, seconds: float | None, parameter
         error, explained = measure.scores(found.outputs, found.targets)
         tiles.append([word("rms error"), number(error)])
         tiles += [] if explained is None else [[word("r2"), number(explained)]]
-    tiles.append([word("epochs"), str(epochs)])
+    tiles += [] if epochs is None else [[word("epochs"), str(epochs)]]
     tiles += [] if seconds is None else [[word("seconds"), f"{seconds:,.1f}" if seconds >= 10 else f"{seconds:.2g}"]]
     return [*tiles, [word("parameters"), f"{parameters:,}"]]
 

@@ -320,6 +320,22 @@ def test_bad_input_writes_nothing(tmp_path: Path, settings: Any, error: type[Exc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_whose_training_is_unknown(tmp_path: Path) -> None:
+    net = nn.Network([nn.Affine(4, 3)], seed=0)
+    write_report(tmp_path / "a.html", net, X, T)
+    found = Page(tmp_path / "a.html")
+    for key in ("complete", "no epoch", "epochs", "curves"):
+        assert words()[key][0] not in found.text.partition("{")[0]
+    write_report(tmp_path / "a.html", net, X, T, history=nn.History())  # interrupted in its first epoch
+    assert words()["no epoch"][0] in Page(tmp_path / "a.html").text
+
+
+def test_the_legend_of_many_curves_leaves_room_for_them(tmp_path: Path) -> None:
+    write_comparison(tmp_path / "a.html", [Run(f"run {i}", {"loss": [1.0, 0.5]}) for i in range(40)])
+    (chart,) = Page(tmp_path / "a.html").charts.values()
+    assert chart["height"] > 240 + 9 * 14
+
+
 def test_bad_comparisons(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="runs: at least one is needed"):
         write_comparison(tmp_path / "a.html", [])

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import nnbackend as nn
@@ -48,6 +49,21 @@ def test_values_that_are_not_finite_and_metrics_of_the_users_own(tmp_path: Path)
     assert curves["loss"][2] == math.inf
     assert curves["val_f1"] == [1.0, 2.0, 3.0]
     assert set(curves) == {"loss", "val_f1"}
+
+
+def test_tuples_arrays_and_numbers_of_numpy_are_curves() -> None:
+    lists = {"loss": (1.0, 0.5), "val_loss": np.array([2.0, 1.0]), "accuracy": [np.float32(0.5), np.float64(0.25)]}
+    assert curves_of(lists) == {"loss": [1.0, 0.5], "val_loss": [2.0, 1.0], "accuracy": [0.5, 0.25]}
+    with pytest.raises(TypeError, match="history: expected a History, or lists by name, got int"):
+        curves_of(3)
+
+
+def test_integers_that_no_float_holds(tmp_path: Path) -> None:
+    run = read_run(written(tmp_path / "a.json", {"history": {"loss": [10**400, -(10**400)]}, "test_loss": 10**400}))
+    assert run.curves["loss"] == [math.inf, -math.inf]
+    assert run.results["test_loss"] == math.inf
+    with pytest.raises(nn.DataError, match=r"a\.json: one of its numbers has too many digits"):
+        read_run(written(tmp_path / "a.json", '{"loss": [1' + 5000 * "0" + "]}"))
 
 
 @pytest.mark.parametrize(
