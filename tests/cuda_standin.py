@@ -53,6 +53,7 @@ using namespace std;
 #define __global__
 #define __device__
 #define __shared__ static
+#define __launch_bounds__(threads)
 struct Index { unsigned x, y; };
 static Index blockIdx, blockDim, threadIdx, gridDim;
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
@@ -624,6 +625,13 @@ def asarray(x: Any, dtype: Any = None, device: Any = None, copy: bool | None = N
         return on_device(lambda: np.array(x, dtype=dtype))
 
 
+def concat(arrays: Any, axis: int = 0) -> ndarray:
+    size = sum(a.nbytes for a in arrays)
+    if MACHINE.capturing is not None and len(arrays) > 8 and size < 2**21 * len(arrays):
+        raise Forbidden("the current stream is capturing, so H2D transfers are disallowed")  # of their addresses
+    return on_device(lambda *parts: np.concatenate(parts, axis=axis), *arrays)
+
+
 class Kernel:
     def __init__(self, source: str, name: str):
         self.name, self.run = name, getattr(compiled(source), f"run_{name}")
@@ -748,6 +756,8 @@ def _namespace(name: str, functions: ModuleType) -> ModuleType:
     module.__getattr__ = find  # type: ignore[method-assign]
     module.asarray = asarray  # type: ignore[attr-defined]
     module.matmul = matmul  # type: ignore[attr-defined]
+    module.concat = concat  # type: ignore[attr-defined]
+    module.stack = lambda arrays, axis=0: concat([module.expand_dims(a, axis=axis) for a in arrays], axis)  # type: ignore[attr-defined]
     return module
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import singledispatch
 from typing import Any, Protocol, TypeAlias
 
@@ -15,11 +15,13 @@ __all__ = [
     "MaybeArray",
     "Namespace",
     "array_namespace",
+    "concat",
     "device",
     "gather",
     "is_finite",
     "one_hot",
     "pieces",
+    "stack",
     "take_columns",
 ]
 
@@ -115,6 +117,18 @@ def take_columns(x: Array, columns: Array) -> Array:
 def gather(x: Array, rows: Array) -> Array:
     """The rows x[rows]. x: (n, ...); rows: (k,), integers in [0, n). Returns (k, ...)."""
     return array_namespace(x).take(x, rows, axis=0)
+
+
+@singledispatch
+def concat(first: Array, axis: int, *others: Array) -> Array:
+    """All arrays, one behind the other along an axis. They have one dtype, and one shape but for that axis."""
+    return array_namespace(first).concat([first, *others], axis=axis)
+
+
+def stack(arrays: Sequence[Array]) -> Array:
+    """Arrays of one shape and dtype, (...), along a new first axis: (k, ...)."""
+    first, *others = [a[None, ...] for a in arrays]
+    return concat(first, 0, *others)
 
 
 @singledispatch

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from nnbackend.functions.activations import sigmoid, tanh, tanh_backward
 from nnbackend.functions.affine import affine, affine_backward, product
-from nnbackend.functions.array import Array, MaybeArray, array_namespace
+from nnbackend.functions.array import Array, MaybeArray, array_namespace, stack
 from nnbackend.functions.dispatch import floating
 
 
@@ -61,7 +61,7 @@ def rnn(x: Array, Wx: Array, Wh: Array, b: Array, h: Array) -> Array:
     a, hidden, Wh = input_products(x, Wx, b), [h], for_products(Wh)
     for t in range(x.shape[1]):
         hidden.append(tanh(a[t, ...] + product(hidden[-1], Wh)))
-    return array_namespace(x).stack(hidden)
+    return stack(hidden)
 
 
 @floating
@@ -79,7 +79,7 @@ def rnn_backward(
 
 
 def _in_order(last_first: Sequence[Array]) -> Array:
-    return array_namespace(last_first[0]).stack(last_first[::-1])
+    return stack(last_first[::-1])
 
 
 # --- long short-term memory ---------------------------------------------------------------------------------------
@@ -130,14 +130,14 @@ def lstm(x: Array, Wx: Array, Wh: Array, b: Array, h: Array, c: Array) -> tuple[
     biases that are added.
     Returns hidden, (T + 1, n, h), the gates of every step, (T, n, 4 h), and cells, (T + 1, n, h).
     """
-    xp, a = array_namespace(x), input_products(x, Wx, b)
+    a = input_products(x, Wx, b)
     hidden, cells, gates, Wh = [h], [c], [], for_products(Wh)
     for t in range(x.shape[1]):
         activated, c, h = lstm_gates(a[t, ...], product(h, Wh), c)
         hidden.append(h)
         cells.append(c)
         gates.append(activated)
-    return xp.stack(hidden), xp.stack(gates), xp.stack(cells)
+    return stack(hidden), stack(gates), stack(cells)
 
 
 @floating
@@ -207,13 +207,13 @@ def gru(x: Array, Wx: Array, Wh: Array, b: Array, bh: Array, h: Array) -> tuple[
     The book (second volume, appendix C) has z, r, h~, resets the state before the product, and swaps the parts of z.
     Returns hidden, (T + 1, n, h), and the gates of every step, (T, n, 4 h).
     """
-    xp, a = array_namespace(x), input_products(x, Wx, b)
+    a = input_products(x, Wx, b)
     hidden, gates, Wh = [h], [], for_products(Wh)
     for t in range(x.shape[1]):
         activated, h = gru_gates(a[t, ...], product(h, Wh), bh, h)
         hidden.append(h)
         gates.append(activated)
-    return xp.stack(hidden), xp.stack(gates)
+    return stack(hidden), stack(gates)
 
 
 @floating

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from nnbackend.errors import unknown_name
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, concat
 from nnbackend.initializers import Initializer
 from nnbackend.layers.base import Layer, RowShape, Shape, numbered
 
@@ -47,7 +47,7 @@ class Stacks(Layer):
         self._check([tuple(y.shape) for y in ys])
         if self.join == "concatenate":
             self._widths = [y.shape[-1] for y in ys]
-            return array_namespace(ys[0]).concat(list(ys), axis=-1)
+            return concat(ys[0], -1, *ys[1:])
         total = ys[0]
         for y in ys[1:]:
             total = total + y

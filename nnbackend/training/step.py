@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from nnbackend.backends.steps import Rows
 from nnbackend.functions import record
-from nnbackend.functions.array import Array
+from nnbackend.functions.array import Array, stack
 from nnbackend.layers import Layer
 from nnbackend.network import Network, optional
 from nnbackend.training.communication import Communicator
@@ -152,7 +152,7 @@ def waiting_statistics(network: Network) -> Iterator[list[tuple[Layer, Array]]]:
         xp = network.backend.xp
         for layer in layers:
             updates = [xp.concat([xp.reshape(a, (-1,)) for a in update]) for update in layer.waiting or []]
-            found.append((layer, xp.stack(updates)))
+            found.append((layer, stack(updates)))
     finally:
         for layer in layers:
             layer.waiting = None

@@ -106,6 +106,8 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             arrays = [draw(n, 5) for _ in range(1 + name.endswith("backward"))]
             arrays[-1][: n // 2, 0] = 0.0  # the kink
             return [[*arrays, *more] for more in ([], [0.3], [0.0])]
+        case "concat":
+            return [[draw(n, 5), 0, draw(3, 5)], [draw(n, 5, 2), -2, *(draw(n, k % 2, 2) for k in range(10))]]
         case "gather":
             rows = rng.integers(0, 9, n)
             return [[draw(9, 6), rows], [draw(9), rows], [draw(9, 2, 3), rows], [rng.integers(0, 5, 9), rows]]

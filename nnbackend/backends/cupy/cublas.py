@@ -115,6 +115,11 @@ def handle(device: int) -> Handle | None:
     return _captured.get() or (None if _precision == "float32" else _shared(device))
 
 
+def is_capturing() -> bool:
+    """Say whether this thread captures a step, or rehearses it for a capture."""
+    return _captured.get() is not None
+
+
 @contextmanager
 def capturing(own: Handle) -> Iterator[None]:
     """Make every product within the block use the handle `own`."""

@@ -56,7 +56,7 @@ from nnbackend.functions import (
     total_weight,
     uniform,
 )
-from nnbackend.functions.array import pieces
+from nnbackend.functions.array import concat, pieces
 from nnbackend.functions.convolution import Pair, Size, output_size, pad, unpadded, windows
 from nnbackend.functions.dispatch import kernel
 from nnbackend.functions.losses import fraction
@@ -340,6 +340,21 @@ def _(
             for i, j, index in windows(count, (kh, kw), stride):
                 dx[piece][index] += back[:, :, :, i, j, :]
     return None if dx is None else dx[unpadded(h, w, padding)]
+
+
+@kernel(concat, cupy.ndarray)
+def _(first: Array, axis: int, *others: Array) -> Any:
+    # CuPy copies the addresses of more than 8 small arrays from the host, which a capture forbids
+    if not cublas.is_capturing() or any(a.dtype != first.dtype for a in others):
+        return NotImplemented
+    before, start = (slice(None),) * (axis % first.ndim), 0
+    shape = list(first.shape)
+    shape[axis] = sum(a.shape[axis] for a in (first, *others))
+    y = cupy.empty(tuple(shape), first.dtype)
+    for a in (first, *others):
+        y[(*before, slice(start, start + a.shape[axis]))] = a
+        start += a.shape[axis]
+    return y
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------

@@ -144,6 +144,23 @@ CASES: dict[str, dict[str, Any]] = {
             nn.Affine(10, 3),
         ]
     },
+    # more steps and branches than CuPy joins without a copy from the host
+    **{
+        layer.__name__: {
+            "stack": lambda layer=layer: [layer(2, 4), layer(4, 3, stateful=BATCH), nn.LastStep(), nn.Affine(3, 3)],
+            "x": RNG.standard_normal((N // BATCH * BATCH, 11, 2)),
+            "t": T[: N // BATCH * BATCH],
+        }
+        for layer in (nn.RNN, nn.LSTM, nn.GRU)
+    },
+    "branches": {
+        "stack": lambda: [nn.Parallel([[nn.Affine(6, 1 + k % 2)] for k in range(9)], "concatenate"), nn.Affine(13, 3)]
+    },
+    "ids": {
+        "stack": lambda: [nn.Embedding(7, 4), nn.GRU(4, 3), nn.LastStep(), nn.Affine(3, 3)],
+        "x": RNG.integers(0, 7, (N, 10)),
+    },
+    "average": {"average": 0.9},
     "activations": {"stack": lambda: [nn.Affine(6, 8), nn.ELU(), nn.Affine(8, 8), nn.SiLU(), nn.Affine(8, 3)]},
 }
 

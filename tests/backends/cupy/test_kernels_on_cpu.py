@@ -102,6 +102,15 @@ def test_kernel_equals_its_reference(cupy: nn.Backend, name: str, form: str, dty
             compare(cupy, function, host, form, dtype)
 
 
+@pytest.mark.parametrize("form", ["plain", "strided"])
+def test_many_arrays_are_joined_without_the_host(cupy: nn.Backend, form: str) -> None:
+    own: Any = object()  # a handle, which nothing here uses
+    with cublas.capturing(own):
+        for n in ROWS:
+            for host in arguments("concat", n, "float32", np.random.default_rng(n)):
+                compare(cupy, dispatched()["concat"], host, form, "float32")
+
+
 def compare(cupy: nn.Backend, function: Any, host: list[Any], form: str, dtype: str) -> None:
     ours = [prepare(value, form, cupy.asarray) for value in host]
     theirs = [prepare(value, "plain", lambda a: a) for value in host]
