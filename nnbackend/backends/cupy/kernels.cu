@@ -7,7 +7,8 @@
 
 #define KERNEL(name) extern "C" __global__ void nn_##name
 #define GRID(name) extern "C" __global__ void nn_##name
-#define BLOCK(name) extern "C" __global__ void nn_##name
+// A block of 1024 threads is launched only if its kernel is content with so many registers.
+#define BLOCK(name) extern "C" __global__ void __launch_bounds__(1024) nn_##name
 #define THREAD(i, n)                                                      \
     const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; \
     if (i >= n) return

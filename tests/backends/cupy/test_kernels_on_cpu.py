@@ -55,13 +55,19 @@ def test_the_source_compiles_for_real_devices(nvrtc: ctypes.CDLL, architecture: 
     program = ctypes.c_void_p()
     source = f"typedef {real} T;\n{SOURCE}".encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None) == 0
-    options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++14"]
+    options = [f"--gpu-architecture={architecture}".encode(), b"-std=c++14", b"--ptxas-options=-v"]
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
     assert (status, b"warning" in log.value) == (0, False), log.value.decode()
+    used = re.findall(r"entry function 'nn_(\w+)'.*?Used (\d+) registers", log.value.decode(), re.S)
+    assert {name for name, _ in used} == set(standin.kernel_names(SOURCE))
+    blocks = {name for kind, name in standin.DEFINITION.findall(SOURCE) if kind == "BLOCK"}
+    assert blocks
+    # a multiprocessor has 65536 registers, and a block is launched only if it has enough of them for all threads
+    assert [name for name, count in used if int(count) * (1024 if name in blocks else 256) > 65536] == []
     assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
     cubin = ctypes.create_string_buffer(size.value)
     assert nvrtc.nvrtcGetCUBIN(program, cubin) == 0
