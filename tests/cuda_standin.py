@@ -6,11 +6,12 @@
 * kernels: the CUDA text itself, compiled by g++ with loops for the grid, called with the raw addresses; threads of a
   block that work together take turns at every __syncthreads;
 * streams that capture: work is then recorded and not done, results hold garbage until the graph is launched, and
-  whoever reads a value on the host, waits, copies from the host, multiplies through the library's own handle or
-  allocates outside a pool of his own is refused as there;
+  whoever reads a value on the host, waits, copies from the host, joins more arrays than CuPy does without such a copy,
+  multiplies through the library's own handle or allocates outside a pool of his own is refused as there;
 * graphs that hold addresses: a launch fails if memory that the graph does not own has been freed since the capture;
 * memory pools (CuPy 14.1 and later) that keep free memory by stream, split and merge it, and hand it out again, full of
-  NaN; a pool that is dropped leaks what is free in it; a block of which a part is in use cannot be returned;
+  NaN, and return that of the current device alone; a pool that is dropped leaks what is free in it; a block of which a
+  part is in use cannot be returned;
 * devices: an array is born on the current one of its thread, whatever `device=` array-api-compat is told for zeros,
   full and arange; work on an array of another one is refused; a Device has no hash;
 * cuBLAS's interface: column-major, by address.
@@ -326,7 +327,8 @@ class MemoryPool:
         return self.used
 
     def free_all_blocks(self) -> None:
-        self.held -= sum(arena.free_all() for arena in self.arenas.values())
+        mine = [arena for (device, _), arena in self.arenas.items() if device == HERE.devices[-1]]
+        self.held -= sum(arena.free_all() for arena in mine)
 
 
 class Here(threading.local):

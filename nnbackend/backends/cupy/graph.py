@@ -78,7 +78,7 @@ class _Workshop:
     _free: ClassVar[defaultdict[int, list[_Workshop]]] = defaultdict(list)
 
     def __init__(self, cupy: Any):
-        self.device = cupy.cuda.Device().id
+        self.device = cupy.cuda.Device()
         self.pool, self.stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
         with self.active(cupy):
             self.handle = cublas.Handle(self.stream.ptr, cupy.empty((WORKSPACE,), "uint8"))
@@ -91,8 +91,9 @@ class _Workshop:
         return free.pop() if free else cls(cupy)
 
     def take_back(self) -> None:
-        self.pool.free_all_blocks()
-        self._free[self.device].append(self)
+        with self.device:  # a graph may be dropped anywhere, and a pool returns the memory of the current device alone
+            self.pool.free_all_blocks()
+        self._free[self.device.id].append(self)
 
     @contextmanager
     def active(self, cupy: Any) -> Iterator[None]:

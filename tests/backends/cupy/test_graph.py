@@ -5,6 +5,7 @@ On a stand-in for the device everywhere, and on a GPU where there is one.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 
 import nnbackend as nn
 from nnbackend.backends import to_numpy, why_not
-from nnbackend.backends.cupy.graph import Captured, Uncaptured
+from nnbackend.backends.cupy.graph import WORKSPACE, Captured, Uncaptured, _Workshop
 from nnbackend.functions.array import array_namespace
 from nnbackend.optimizers import OPTIMIZERS, optimizer
 from nnbackend.schedules import Cosine
@@ -681,6 +682,18 @@ def test_all_is_born_and_computed_on_the_device_that_was_asked_for(two_devices: 
         nn.Trainer(reference, nn.Adam(0.01), batch_size=BATCH, clip_norm=1.0).fit(X, T, 4, validation=(X, T))
         reference.params["b1"] = np.ones(8)
         np.testing.assert_allclose(to_numpy(network.buffer.data), reference.buffer.data, rtol=1e-7, atol=1e-9)
+
+
+def test_memory_of_a_graph_comes_back_while_another_device_is_current(two_devices: standin.Machine) -> None:
+    def fit() -> None:
+        network = nn.Network(layers(), seed=1, backend="cupy:1")
+        nn.Trainer(network, nn.Adam(0.01), batch_size=BATCH).fit(X, T, 4)
+
+    fit()
+    gc.collect()
+    workshops = [w for w in _Workshop._free[1] if w.device.id == 1]
+    assert workshops
+    assert [w.pool.total_bytes() < WORKSPACE + 2**12 for w in workshops] == [True] * len(workshops)
 
 
 def test_a_backend_can_be_hashed(gpu: nn.Backend) -> None:
