@@ -191,9 +191,13 @@ class Twins(nn.Communicator):
         return [2.0 * value for value in metrics], tuple(flags)
 
 
-def test_a_shared_step_is_captured_but_for_its_exchange(gpu: nn.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("accumulate", [4, 18])  # a batch has an update of the statistics, which are joined
+def test_a_shared_step_is_captured_but_for_its_exchange(
+    gpu: nn.Backend, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, t, weighted = np.tile(X, (5, 1)), np.tile(T, 5), {"sample_weight": np.tile(WEIGHT, 5)}
     stack = lambda: [nn.Affine(6, 8), nn.BatchNormalization(8), nn.ReLU(), nn.Dropout(0.2), nn.Affine(8, 3)]  # noqa: E731
-    shared = {"stack": stack, "accumulate": 4, "clip_norm": 1.0, "fit": {"sample_weight": WEIGHT}}
+    shared = {"stack": stack, "accumulate": accumulate, "clip_norm": 1.0, "x": x, "t": t, "fit": weighted}
     captured = train(communicator=Twins(), epochs=12, **shared)
     parts = captured._runner._graph._parts
     assert [outside is None for _, outside in parts] == [False, True]
