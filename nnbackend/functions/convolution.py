@@ -7,6 +7,7 @@ side by side in memory, and what works on features (affine, normalisation, bias)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any, TypeAlias
 
 from nnbackend.functions.array import Array, MaybeArray, array_namespace, device
@@ -18,7 +19,7 @@ Size: TypeAlias = int | Pair  # one length for both axes, or (vertical, horizont
 
 def pair(size: Size) -> Pair:
     """(vertical, horizontal)."""
-    return (size[0], size[1]) if isinstance(size, tuple | list) else (size, size)
+    return (size, size) if isinstance(size, int | Integral) else (size[0], size[1])
 
 
 def output_size(image: Sequence[int], window: Size, stride: Size = 1, padding: Size = 0) -> Pair:
