@@ -7,7 +7,6 @@ side by side in memory, and what works on features (affine, normalisation, bias)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from typing import Any, TypeAlias
 
 from nnbackend.functions.array import Array, MaybeArray, array_namespace, device
@@ -19,7 +18,11 @@ Size: TypeAlias = int | Pair  # one length for both axes, or (vertical, horizont
 
 def pair(size: Size) -> Pair:
     """(vertical, horizontal)."""
-    return (size, size) if isinstance(size, int | Integral) else (size[0], size[1])
+    if isinstance(size, int):
+        return size, size
+    if not hasattr(size, "__len__"):  # a number of NumPy
+        return size, size
+    return size[0], size[1]
 
 
 def output_size(image: Sequence[int], window: Size, stride: Size = 1, padding: Size = 0) -> Pair:
