@@ -21,7 +21,7 @@ def pair(size: Size) -> Pair:
     if isinstance(size, int):
         return size, size
     if not hasattr(size, "__len__"):  # a number of NumPy
-        return size, size
+        return size, size  # type: ignore[return-value]
     return size[0], size[1]
 
 
