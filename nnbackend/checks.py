@@ -57,9 +57,10 @@ def number(argument: str, value: object) -> None:
 def plain_number(value: Any) -> Any:
     """Return Python's number for one of another library, and any other value as it is.
 
-    A number of NumPy would make float64 of an array of float32, and other libraries and formats refuse it.
+    A number of NumPy would make float64 of an array of float32, and other libraries and formats refuse it. A subclass
+    of int or float, such as a member of an enumeration, is Python's number already.
     """
-    if isinstance(value, bool) or type(value) in (int, float):
+    if isinstance(value, int | float) and not hasattr(value, "dtype"):  # float64 of NumPy is a float, too
         return value
     if isinstance(value, Integral):
         return operator.index(value)

@@ -34,7 +34,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes, before: Calla
             before()
             target.write_bytes(content)
         else:
-            _write(target, content, before)
+            _write(target.resolve() if target.is_symlink() else target, content, before)  # a link stays one
 
 
 def _write(target: Path, content: bytes, before: Callable[[], object]) -> None:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64")
 ROWS_AT_ONCE = 8192  # the most rows that predict and evaluate pass through the layers at once
 IN_THREADS = 16  # the fewest rows for which a pass looks for several threads
+WORTH_THREADS = 2**23  # the fewest products in the convolutions of a batch that gain by threads in many steps
+WORTH_STARTING = 2**25  # and in one pass, for which threads are started and ended
 ELEMENTS_AT_ONCE = 2**23  # the most elements of a layer's output for so many rows; for larger ones they pass fewer
 
 CLOCK = "training.clock"  # the name of the count of training passes in a file
@@ -105,6 +107,7 @@ class Network:
         )
 
         self._y_shape: Shape | None = None
+        self._work: tuple[Shape, tuple[int, int]] | None = None  # that of the last rows, and their shape
         self._root = Sequential(stack)
         place(self._root)
         self._every = list(self._root.walk())[1:]
@@ -169,7 +172,7 @@ class Network:
             return self.forward(x[None, ...])[0, ...]
         if x.shape[0] <= 1:
             return self.forward(x)
-        with self.processors(tuple(x.shape)):
+        with self._processors(tuple(x.shape), WORTH_STARTING):
             outputs = [self.forward(x[piece, ...]) for piece in self._pieces(x)]
         return outputs[0] if len(outputs) == 1 else self.backend.xp.concat(outputs, axis=0)
 
@@ -288,18 +291,29 @@ class Network:
         """Give the processors, within a `with` block, to what does most of the work for batches of `shape`.
 
         `fit`, `predict` and `evaluate` do it; a training loop of your own should, too. On NumPy the convolutions of a
-        network then share the processors, if they are most of its work, and the matrix products of the whole process
-        have one thread each. Otherwise the products share the processors, as always. Results stay the same, but for
-        the rounding of products, which depends on their threads.
+        network then share the processors, if they are most of its work and there is enough of it, and the matrix
+        products of the whole process have one thread each. Otherwise the products share the processors, as always.
+        Results stay the same, but for the rounding of products, which depends on their threads.
         """
-        if shape[0] < IN_THREADS:
+        return self._processors(shape, WORTH_THREADS)
+
+    def _processors(self, shape: Shape, least: int) -> AbstractContextManager[object]:
+        if shape[0] < IN_THREADS or not any(layer.in_loops for layer in self._every):
             return nullcontext()
+        known = self._work
+        if known is None or known[0] != shape[1:]:
+            self._work = known = shape[1:], self._work_of(shape[1:])
+        loops, products = known[1]
+        return self.backend.for_loops() if loops > products and shape[0] * loops >= least else nullcontext()
+
+    def _work_of(self, shape: Shape) -> tuple[int, int]:
+        """Return how many products of numbers a row of `shape` takes in loops, and how many in products of matrices."""
         work = {True: 0, False: 0}
-        for layer, taken in self.places(shape[1:]):
+        for layer, taken in self.places(shape):
             values = sum(parameter.size for parameter in layer.own_parameters().values())
             if values:  # each serves every position of a row
                 work[layer.in_loops] += values * math.prod(layer.output_shape(taken)[:-1])
-        return self.backend.for_loops() if work[True] > work[False] else nullcontext()
+        return work[True], work[False]
 
     def steps(self) -> list[Layer]:
         """Return the layers that a forward pass calls one after another. A Sequential is taken apart."""
@@ -395,7 +409,7 @@ class Network:
         loss: Any = 0.0
         counted: Any = 0
         correct, mean_weight = None, end.mean_weight(t, *optional(weight))
-        with self.processors(tuple(x.shape)):
+        with self._processors(tuple(x.shape), WORTH_STARTING):
             for piece in self._pieces(x):
                 targets, weights = t[piece, ...], None if weight is None else weight[piece]
                 y = self.forward(x[piece, ...])

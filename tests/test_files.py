@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,14 @@ def test_on_windows_a_replacement_waits(tmp_path: Path, monkeypatch: pytest.Monk
     replace(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"new"
     assert slept == sorted(slept) == [0.02, 0.05, 0.1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept" / "file")
+    for content in (b"one", b"two"):  # the file is not there at first
+        write_atomically(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "kept" / "file").read_bytes() == content
+    assert len([*tmp_path.iterdir(), *(tmp_path / "kept").iterdir()]) == 3

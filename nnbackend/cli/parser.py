@@ -70,6 +70,8 @@ def check_apart(argument: str, path: Path, read: Iterable[str | os.PathLike[str]
 
 def _same(path: Path, other: str | os.PathLike[str]) -> bool:
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe, such as /dev/null, holds nothing to spare
+            return False
         return os.path.realpath(path) == os.path.realpath(other) or path.samefile(other)
     except (OSError, ValueError):  # one of them is not there
         return False

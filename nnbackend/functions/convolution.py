@@ -18,7 +18,11 @@ Size: TypeAlias = int | Pair  # one length for both axes, or (vertical, horizont
 
 def pair(size: Size) -> Pair:
     """(vertical, horizontal)."""
-    return (size[0], size[1]) if isinstance(size, tuple | list) else (size, size)
+    if isinstance(size, int):
+        return size, size
+    if not hasattr(size, "__len__"):  # a number of NumPy
+        return size, size  # type: ignore[return-value]
+    return size[0], size[1]
 
 
 def output_size(image: Sequence[int], window: Size, stride: Size = 1, padding: Size = 0) -> Pair:

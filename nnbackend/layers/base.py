@@ -72,9 +72,9 @@ class Part:
         if check is not None:
 
             @wraps(check)
-            def checked(self: Part, *arguments: Any) -> None:
+            def checked(self: Part, *arguments: Any, **named: Any) -> Any:
                 vars(self).update({name: plain_number(value) for name, value in vars(self).items()})
-                check(self, *arguments)
+                return check(self, *arguments, **named)
 
             cls.__post_init__ = checked  # type: ignore[attr-defined]
 

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import partial
@@ -92,7 +92,7 @@ class Trainer:
     ):
         positive_integer("batch_size", batch_size)
         positive_integer("accumulate", accumulate)
-        boolean("drop_last", drop_last)
+        boolean("drop_last", bool(drop_last) if isinstance(drop_last, np.bool_) else drop_last)
         if not isinstance(network, Network):
             raise TypeError(f"network: expected a Network, got {describe(network)}")
         if not isinstance(optimizer, Optimizer):
@@ -107,7 +107,7 @@ class Trainer:
         self.batch_size, self.seed = int(batch_size), checked_seed(seed)
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self.average = None if average is None else float(average)
-        self.accumulate, self.on_fault, self.drop_last = int(accumulate), on_fault, drop_last
+        self.accumulate, self.on_fault, self.drop_last = int(accumulate), on_fault, bool(drop_last)
         self.checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
         if not isinstance(self.checkpoint, Checkpoint | None):
             raise TypeError(f"checkpoint: expected a Checkpoint or a path, got {checkpoint!r}")
@@ -271,7 +271,7 @@ class Trainer:
         checkpoints cannot be written, another process writes them, or the file holds those of another run.
         """
         positive_integer("epochs", epochs)
-        if not isinstance(callbacks, Sequence):
+        if not isinstance(callbacks, Collection):  # all are called after every epoch
             raise TypeError(f"callbacks: expected a list of functions, got {callbacks!r}")
         for callback in callbacks:
             if not callable(callback):

@@ -27,6 +27,7 @@ import nnbackend as nn
 from nnbackend.backends import crossover
 from nnbackend.cli import main
 from nnbackend.cli.output import INTERRUPTED, TERMINATED
+from nnbackend.cli.parser import check_apart
 from nnbackend.datasets import mnist_host, write_idx
 from nnbackend.recipes import predict_file
 
@@ -392,6 +393,8 @@ def test_a_file_is_written_once_and_not_over_what_is_read(
     network.touch()
     assert error_of(["export", str(network), str(network)], 2, capsys).endswith("is read by this command")
     assert table.read_text() == "x,y\n1,a\n2,b\n"
+    for read in ([os.devnull], [table, os.devnull]):
+        check_apart("--json", Path(os.devnull), read)  # a device holds nothing to spare
 
 
 def test_predict_idx(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

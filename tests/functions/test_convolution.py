@@ -50,11 +50,13 @@ def test_gradient(on: Namespace, case: Any) -> None:
     check_projection(on, forward, lambda u: backward(on, u, on.array(x), on.array(W), stride, padding), [x, W, b])
 
 
-def test_a_stride_of_numpy_is_a_number(on: Namespace) -> None:
+def test_a_stride_of_numpy_is_a_number_or_a_pair(on: Namespace) -> None:
     x, W, b = (on.array(a) for a in draw(CASES[0]))
     settings = np.array([2, 1])  # of which each is a number of NumPy, not of Python
     assert_close(convolution(x, W, b, *settings), nn.to_numpy(convolution(x, W, b, 2, 1)), "float64")
     assert_close(max_pooling(x, settings[0], settings[1]), nn.to_numpy(max_pooling(x, 2, 1)), "float64")
+    pair = convolution(x, W, b, settings, settings)
+    assert_close(pair, nn.to_numpy(convolution(x, W, b, (2, 1), (2, 1))), "float64")
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,34 @@ class Forgetful(nn.Layer):
 class Anything(Forgetful):
     def __init__(self, *betas: float):
         super().__init__(1.0)
+
+
+class Rule(IntEnum):
+    DOUBLE = 2
+    TRIPLE = 3
+
+
+@dataclass
+class Ruled(nn.Layer):
+    """Its setting is a member of an enumeration, and its `__post_init__` takes a further argument."""
+
+    rule: Rule = Rule.DOUBLE
+    more: InitVar[float] = 0.0
+
+    def __post_init__(self, more: float) -> None:
+        self.factor = self.rule.value + more
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        return x * self.factor
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        return dy * self.factor
+
+
+@dataclass
+class RuledTwice(Ruled):
+    def __post_init__(self, more: float) -> None:
+        super().__post_init__(more=2 * more)
 
 
 class Factor(nn.Layer):
@@ -160,3 +189,9 @@ def test_an_assigned_value_is_written_through_and_a_wrong_shape_refused(on: Name
     assert float(net.grads["scale1"][0]) == 1.0
     with pytest.raises(ValueError, match=r"Parameter.grad: expected shape \(1,\), got \(2,\)"):
         parameter.grad = on.array([1.0, 2.0], "float64")
+
+
+def test_settings_that_are_members_of_an_enumeration_stay_so() -> None:
+    layer = RuledTwice(Rule.TRIPLE, np.float64(0.5))  # type: ignore[arg-type]
+    assert layer.rule is Rule.TRIPLE
+    assert layer.factor == 4

@@ -106,6 +106,12 @@ def test_what_cannot_be_called() -> None:
             make().fit(X, T, callbacks=none)  # type: ignore[arg-type]
 
 
+def test_callbacks_may_be_the_values_of_a_dict() -> None:
+    seen: list[int] = []
+    make().fit(X, T, 2, callbacks={"epochs": lambda trainer: seen.append(trainer.epoch)}.values())
+    assert seen == [1, 2]
+
+
 # --- early stopping ------------------------------------------------------------------------------------------------
 
 

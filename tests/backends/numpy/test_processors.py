@@ -138,9 +138,10 @@ def test_threads_are_started_and_end() -> None:
 @pytest.mark.parametrize(
     ("network", "rows", "products"),
     [
-        (lambda: nn.convolutional_network(channels=(8, 8)), 32, 1),
+        (lambda: nn.convolutional_network(channels=(8, 8)), 64, 1),
+        (lambda: nn.convolutional_network(channels=(2, 2)), 64, 3),  # too little to gain by it
         (lambda: nn.convolutional_network(channels=(8, 8)), 8, 3),  # the loops take no fewer than 16 images
-        (lambda: nn.convolutional_network(channels=(2, 2), hidden_size=2048), 32, 3),  # most of it is in products
+        (lambda: nn.convolutional_network(channels=(2, 2), hidden_size=2048), 400, 3),  # most of it is in products
         (lambda: nn.Network([nn.Convolution(1, 8, 3, stride=2), nn.Flatten(), nn.Affine(13 * 13 * 8, 10)]), 32, 3),
     ],
 )
@@ -160,6 +161,18 @@ def test_a_network_of_affine_layers_leaves_the_threads_alone() -> None:
         assert of_products() == 3
 
 
+def test_one_pass_takes_threads_only_if_that_is_shorter_than_to_start_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.convolutional_network(backend="numpy", seed=0)
+    begun: list[int] = []
+    for_loops = net.backend.for_loops
+    monkeypatch.setattr(net.backend, "for_loops", lambda: begun.append(1) or for_loops())
+    for rows, blocks in ((16, 0), (100, 2)):
+        x, t = np.zeros((rows, 28, 28, 1), "float32"), np.zeros(rows, "int64")
+        net.predict(x)
+        net.accuracy(x, t)
+        assert len(begun) == blocks
+
+
 def test_loops_that_are_not_used_get_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "nnbackend.backends.numpy.native")  # as where `_native` is older than its sources
     with nn.convolutional_network(backend="numpy").processors((32, 28, 28, 1)):
@@ -167,7 +180,7 @@ def test_loops_that_are_not_used_get_no_threads(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_predictions_of_many_rows_have_the_bits_of_one_thread() -> None:
-    x = np.random.default_rng(0).standard_normal((64, 28, 28, 1)).astype("float32")
+    x = np.random.default_rng(0).standard_normal((160, 28, 28, 1)).astype("float32")
     net = nn.Network(
         [nn.Convolution(1, 16, 3), nn.ReLU(), nn.MaxPooling(2), nn.Convolution(16, 9, 3)], nn.MeanSquaredError()
     )
