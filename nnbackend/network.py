@@ -149,11 +149,11 @@ class Network:
         """Write the gradient of the loss of the last forward pass into `grads`.
 
         dy: the gradient with respect to the raw output. If dy is None, the loss layer computes it. Raises ValueError if
-        there was no forward pass, or dy has not the shape of its output.
+        there was no forward pass, unless dy is given, or if dy has not the shape of its output.
         """
-        if self._y_shape is None and type(self).forward is Network.forward:
-            raise ValueError("backward comes after a forward pass, and there was none")
         if dy is None:
+            if self._y_shape is None and type(self).forward is Network.forward:
+                raise ValueError("backward comes after a forward pass, and there was none")
             dy = self.loss_layer.backward()
         if self._y_shape not in (None, tuple(dy.shape)):
             raise ValueError(f"dy: expected shape {self._y_shape}, as the last output, got {tuple(dy.shape)}")
