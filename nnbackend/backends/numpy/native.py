@@ -90,9 +90,9 @@ LOW32 = 2**32 - 1
 loop = functools.partial(kernel, kind=np.ndarray, exact=True)
 
 
-# Time of a training step with these loops, as a fraction of the time without (ci/bench/native.py, 2026-11-29), for SGD,
-# Adam, and SGD with dropout: 0.74, 0.83, 0.59 for 784-50-10 (100 rows); 0.86, 0.93, 0.67 for 784-256-128-10 (128 rows);
-# 0.94, 0.94, 0.88 for 784-1024-1024-10 (256 rows). For `convolutional_network` (128 images), Adam: 0.55.
+# Time of a training step with these loops, as a fraction of the time without (ci/bench/native.py, 2026-11-30), for SGD,
+# Adam, and SGD with dropout: 0.74, 0.79, 0.59 for 784-50-10 (100 rows); 0.84, 0.82, 0.68 for 784-256-128-10 (128 rows);
+# 0.93, 0.96, 0.85 for 784-1024-1024-10 (256 rows). For `convolutional_network` (128 images), Adam: 0.50.
 
 # --- updates: for 39,760 values, SGD takes 2 us instead of 7, Adam 6 us instead of 43. Without weight decay, SGD and
 # AdaGrad touch the values alone whose gradient is not 0: a step of 100 rows with an embedding of 50,000 words and 100
