@@ -40,12 +40,16 @@ def at_least(argument: str, value: object, least: int) -> None:
         raise ValueError(f"{argument}: expected an integer of at least {least}, got {value!r}")
 
 
-def lengths(argument: str, value: object) -> tuple[int, ...]:
-    """Return a shape as a tuple. Raise ValueError if it does not hold positive integers alone."""
+def lengths(argument: str, value: object, example: str = "") -> tuple[int, ...]:
+    """Return a shape as a tuple of Python's integers. Raise ValueError if it does not hold positive integers alone.
+
+    example: a shape that the message shows.
+    """
     shape = tuple(value) if isinstance(value, Iterable) else (None,)
     if not all(is_integer(length, 1) for length in shape):
-        raise ValueError(f"{argument} must hold positive integers, got {value!r}")
-    return shape
+        such = f", such as {example}" if example else ""
+        raise ValueError(f"{argument} must hold positive integers{such}, got {value!r}")
+    return tuple(map(operator.index, shape))
 
 
 def number(argument: str, value: object) -> None:

@@ -44,16 +44,10 @@ class ArrayPreparation:
         if x.shape[1:] != self.shape or x.dtype.kind not in "biuf":
             expected = ", ".join(["n", *map(str, self.shape)])
             raise DataError(f"{path}: got {x.dtype} of shape {x.shape}, expected numbers of shape ({expected})")
-        finite = np.isfinite(x)
-        if not finite.all():
-            at = tuple(int(i) for i in np.argwhere(~finite)[0])
-            raise DataError(f"{path}: the value at {list(at)} is {x[at]}; fill in what is missing, or remove the row")
+        _check_finite(path, x, x, "; fill in what is missing, or remove the row")
         with np.errstate(over="ignore"):
             scaled: HostArray = ((x - np.array(self.mean)) / np.array(self.scale)).astype(dtype)
-        finite = np.isfinite(scaled)
-        if not finite.all():
-            at = tuple(int(i) for i in np.argwhere(~finite)[0])
-            raise DataError(f"{path}: the value at {list(at)} is {x[at]}, far larger than those to train on")
+        _check_finite(path, x, scaled, ", far larger than those to train on")
         return scaled[..., None] if len(self.shape) == 2 else scaled
 
     def stored(self) -> dict[str, Any]:
@@ -128,6 +122,14 @@ def write_arrays(path: Path, arrays: Mapping[str, HostArray]) -> None:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, _plain(array), allow_pickle=False)
     write_atomically(path, packed.getvalue())
+
+
+def _check_finite(path: Path, x: HostArray, values: HostArray, why: str) -> None:
+    """Raise DataError, which names the first of x whose `values` are not finite, and says why."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        at = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise DataError(f"{path}: the value at {list(at)} is {x[at]}{why}")
 
 
 def _plain(array: HostArray) -> HostArray:

@@ -18,9 +18,7 @@ Size: TypeAlias = int | Pair  # one length for both axes, or (vertical, horizont
 
 def pair(size: Size) -> Pair:
     """(vertical, horizontal)."""
-    if isinstance(size, int):
-        return size, size
-    if not hasattr(size, "__len__"):  # a number of NumPy
+    if isinstance(size, int) or not hasattr(size, "__len__"):  # the latter: a number of NumPy
         return size, size  # type: ignore[return-value]
     return size[0], size[1]
 

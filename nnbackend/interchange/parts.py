@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbackend.backends import to_numpy
-from nnbackend.checks import is_integer
+from nnbackend.checks import lengths
 from nnbackend.layers import Affine, BatchNormalization, Convolution, Layer, Loss
 from nnbackend.layers.base import RowShape, Shape
 from nnbackend.layers.containers import Stacks
@@ -140,9 +140,7 @@ def row_shape(net: Network, input_shape: Sequence[int] | None, format: str) -> t
 
 def checked_shape(net: Network, input_shape: Sequence[int]) -> Shape:
     """Return the shape of a row as a tuple. Raise ValueError if it is none, or if the network takes no such rows."""
-    if not isinstance(input_shape, Iterable) or not all(is_integer(length, 1) for length in input_shape):
-        raise ValueError(f"input_shape must hold positive integers, such as (28, 28, 1), got {input_shape!r}")
-    shape = tuple(int(length) for length in input_shape)
+    shape = lengths("input_shape", input_shape, "(28, 28, 1)")
     if not net.takes(shape):
         raise ValueError(f"input_shape: the network takes rows of shape {net.input_shape}, got {shape}")
     net.output_shape(shape)  # raises, and names the layer

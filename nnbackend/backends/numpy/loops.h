@@ -8,7 +8,7 @@ enum { NAME(PIECE) = 512 / sizeof(REAL) };
    as they are need not read them. -0 counts as a number, since it changes a -0. */
 static inline int NAME(is_zero)(const REAL *g)
 {
-    uint64_t words[512 / 8], any = 0;
+    uint64_t words[NAME(PIECE) * sizeof(REAL) / sizeof(uint64_t)], any = 0;
     if (g[0] != 0) /* as in most gradients */
         return 0;
     memcpy(words, g, sizeof words);
