@@ -2,6 +2,7 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include <unistd.h>
 
 typedef long Py_ssize_t;
 #include "../nnbackend/backends/numpy/threads.h"
@@ -32,12 +33,12 @@ int main(void)
         if (pthread_create(&callers[i], NULL, repeat, sums[i]))
             return 1;
     for (int count = 0; count < 100; count++) {
-        start_threads(count % 5);
+        use_threads(1 + count % 5);
         usleep(500);
     }
     for (int i = 0; i < 3; i++)
         pthread_join(callers[i], NULL);
-    start_threads(0);
+    use_threads(1);
     for (int i = 0; i < 3; i++)
         for (long k = 0; k < SIZE; k++)
             wrong += sums[i][k] != k * TURNS;

@@ -74,7 +74,7 @@ def compiled(root: Path, folder: str, stable: bool) -> Path:
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
-    sources = [root / FOLDER / name for name in ("native.c", "loops.h", "threads.h")]
+    sources = [root / FOLDER / name for name in ("native.c", "loops.h", "product.h", "threads.h")]
     digest = hashlib.sha256("".join(path.read_text("utf-8") for path in sources).encode()).hexdigest()[:16]
     macros: list[tuple[str, str | None]] = [("SOURCES", f'"{digest}"')]
     if stable:

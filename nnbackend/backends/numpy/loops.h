@@ -268,19 +268,42 @@ VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db
             db[c] += dy[c];
 }
 
-/* The steps of recurrent networks, as functions/recurrent.py defines them. n rows of h; arrays in the order of the
-   arguments of `lstm_gates` and its like in native.c. */
-VECTORS void NAME(lstm_gates)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+/* The steps of recurrent networks, as functions/recurrent.py defines them: columns `from` to `to` of n rows of h. Arrays
+   come in the order of the arguments of `lstm_gates` and its like in native.c. Without r, a has it already. */
+VECTORS void NAME(rnn_step)(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays)
+{
+    const REAL *a = arrays[0];
+    REAL *hidden = arrays[1];
+    for (Py_ssize_t row = 0; row < n; row++, a += h, hidden += h)
+        for (Py_ssize_t first = from; first < to; first += NAME(LANES)) {
+            const Py_ssize_t lanes = to - first < NAME(LANES) ? to - first : NAME(LANES);
+            REAL y[NAME(LANES)];
+            memcpy(y, a + first, (size_t)lanes * sizeof(REAL));
+            NAME(tanh_lanes)(y, lanes);
+            memcpy(hidden + first, y, (size_t)lanes * sizeof(REAL));
+        }
+}
+
+VECTORS void NAME(rnn_step_backward)(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays)
+{
+    const REAL *dh = arrays[0], *hidden = arrays[1];
+    REAL *da = arrays[2];
+    for (Py_ssize_t row = 0; row < n; row++, dh += h, hidden += h, da += h)
+        for (Py_ssize_t j = from; j < to; j++)
+            da[j] = dh[j] * (1 - hidden[j] * hidden[j]);
+}
+
+VECTORS void NAME(lstm_gates)(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays)
 {
     const REAL *a = arrays[0], *r = arrays[1], *c = arrays[2];
     REAL *gates = arrays[3], *c_next = arrays[4], *hidden = arrays[5];
-    for (Py_ssize_t row = 0; row < n; row++, a += 4 * h, r += 4 * h, gates += 4 * h, c += h, c_next += h, hidden += h)
-        for (Py_ssize_t first = 0; first < h; first += NAME(LANES)) {
-            const Py_ssize_t lanes = h - first < NAME(LANES) ? h - first : NAME(LANES);
+    for (Py_ssize_t row = 0; row < n; row++, a += 4 * h, r += r ? 4 * h : 0, gates += 4 * h, c += h, c_next += h, hidden += h)
+        for (Py_ssize_t first = from; first < to; first += NAME(LANES)) {
+            const Py_ssize_t lanes = to - first < NAME(LANES) ? to - first : NAME(LANES);
             REAL part[4][NAME(LANES)], t[NAME(LANES)];
             for (int k = 0; k < 4; k++)
                 for (Py_ssize_t lane = 0; lane < lanes; lane++)
-                    part[k][lane] = a[k * h + first + lane] + r[k * h + first + lane];
+                    part[k][lane] = a[k * h + first + lane] + (r ? r[k * h + first + lane] : 0);
             NAME(sigmoid_lanes)(part[0], lanes);
             NAME(tanh_lanes)(part[1], lanes);
             NAME(sigmoid_lanes)(part[2], lanes);
@@ -296,39 +319,41 @@ VECTORS void NAME(lstm_gates)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
         }
 }
 
-VECTORS void NAME(lstm_gates_backward)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+VECTORS void NAME(lstm_gates_backward)(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays)
 {
     const REAL *dh = arrays[0], *dc = arrays[1], *gates = arrays[2], *c = arrays[3], *c_next = arrays[4];
     REAL *da = arrays[5], *dc_before = arrays[6];
     for (Py_ssize_t row = 0; row < n; row++) {
-        for (Py_ssize_t first = 0; first < h; first += NAME(LANES)) {
-            const Py_ssize_t lanes = h - first < NAME(LANES) ? h - first : NAME(LANES);
-            REAL t[NAME(LANES)];
+        for (Py_ssize_t first = from; first < to; first += NAME(LANES)) {
+            const Py_ssize_t lanes = to - first < NAME(LANES) ? to - first : NAME(LANES);
+            REAL t[NAME(LANES)], past[NAME(LANES)]; /* dc and dc_before may be one array */
             memcpy(t, c_next + first, (size_t)lanes * sizeof(REAL));
+            memcpy(past, dc + first, (size_t)lanes * sizeof(REAL));
             NAME(tanh_lanes)(t, lanes);
             for (Py_ssize_t lane = 0; lane < lanes; lane++) {
                 const Py_ssize_t j = first + lane;
                 const REAL f = gates[j], g = gates[h + j], i = gates[2 * h + j], o = gates[3 * h + j];
-                const REAL change = dc[j] + dh[j] * o * (1 - t[lane] * t[lane]);
+                const REAL change = past[lane] + dh[j] * o * (1 - t[lane] * t[lane]);
                 const REAL last = dh[j] * t[lane] * o * (1 - o);
                 da[j] = change * c[j] * f * (1 - f);
                 da[h + j] = change * i * (1 - g * g);
                 da[2 * h + j] = change * g * i * (1 - i);
                 da[3 * h + j] = last;
-                dc_before[j] = change * f;
+                past[lane] = change * f;
             }
+            memcpy(dc_before + first, past, (size_t)lanes * sizeof(REAL));
         }
         dh += h, dc += h, gates += 4 * h, c += h, c_next += h, da += 4 * h, dc_before += h;
     }
 }
 
-VECTORS void NAME(gru_gates)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+VECTORS void NAME(gru_gates)(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays)
 {
     const REAL *a = arrays[0], *r = arrays[1], *bh = arrays[2], *before = arrays[3];
     REAL *gates = arrays[4], *after = arrays[5];
     for (Py_ssize_t row = 0; row < n; row++, a += 3 * h, r += 3 * h, gates += 4 * h, before += h, after += h)
-        for (Py_ssize_t first = 0; first < h; first += NAME(LANES)) {
-            const Py_ssize_t lanes = h - first < NAME(LANES) ? h - first : NAME(LANES);
+        for (Py_ssize_t first = from; first < to; first += NAME(LANES)) {
+            const Py_ssize_t lanes = to - first < NAME(LANES) ? to - first : NAME(LANES);
             REAL part[4][NAME(LANES)];
             for (int k = 0; k < 2; k++) {
                 for (Py_ssize_t lane = 0; lane < lanes; lane++)
@@ -347,12 +372,12 @@ VECTORS void NAME(gru_gates)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
         }
 }
 
-VECTORS void NAME(gru_gates_backward)(Py_ssize_t n, Py_ssize_t h, void *const *arrays)
+VECTORS void NAME(gru_gates_backward)(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays)
 {
     const REAL *dh = arrays[0], *gates = arrays[1], *before = arrays[2];
     REAL *da = arrays[3], *dr = arrays[4], *past = arrays[5];
     for (Py_ssize_t row = 0; row < n; row++) {
-        for (Py_ssize_t j = 0; j < h; j++) {
+        for (Py_ssize_t j = from; j < to; j++) {
             const REAL r = gates[j], z = gates[h + j], fresh = gates[2 * h + j], u = gates[3 * h + j];
             const REAL dn = dh[j] * (1 - z) * (1 - fresh * fresh);
             const REAL reset = dn * u * r * (1 - r), update = dh[j] * (before[j] - fresh) * z * (1 - z);
@@ -361,7 +386,7 @@ VECTORS void NAME(gru_gates_backward)(Py_ssize_t n, Py_ssize_t h, void *const *a
             da[h + j] = dr[h + j] = update;
             da[2 * h + j] = dn;
             dr[2 * h + j] = dn * r;
-            past[j] = kept;
+            past[j] += kept;
         }
         dh += h, gates += 4 * h, before += h, da += 3 * h, dr += 3 * h, past += h;
     }
@@ -704,3 +729,8 @@ SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssiz
 }
 
 #endif
+
+#undef REAL
+#undef NAME
+#undef SQRT
+#undef FLOOR

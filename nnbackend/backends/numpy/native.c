@@ -38,7 +38,8 @@
 
 #include "threads.h"
 
-enum { BIG = 1 << 20 }; /* bytes of an array from which threads share a loop that makes one pass */
+enum { CACHE_LINE = 64 };
+enum { LEAST = 1 << 16 }; /* bytes of an array for a thread, in a loop that makes one pass */
 
 typedef struct {
     const Py_ssize_t *results, *images; /* shapes, (c, h, w, n) */
@@ -173,19 +174,110 @@ enum { HAS_VECTORS = 0 };
 #define SQRT sqrtf
 #define FLOOR floorf
 #include "loops.h"
-#undef REAL
-#undef NAME
-#undef SQRT
-#undef FLOOR
 #define REAL double
 #define NAME(name) name##_double
 #define SQRT sqrt
 #define FLOOR floor
 #include "loops.h"
 
-/* --- arguments ------------------------------------------------------------------------------------------------ */
+/* --- products ------------------------------------------------------------------------------------------------- */
+
+/* c, (m, n) <- a b, + c if `more`, + bias if there is one. Steps are elements from one index to the next, of each axis. */
+typedef struct {
+    const void *a, *b, *bias;
+    void *c;
+    Py_ssize_t m, n, k, a_step[2], b_step[2], c_line;
+    int more;
+} Product;
+
+/* n rows of h of a recurrent network, and which of their columns */
+typedef void Gates(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays);
 
 enum { MOST_ARRAYS = 7, MOST_NUMBERS = 6 };
+
+/* A step of a recurrent network: c, (n, parts h), <- `state` W, + c if `more`, the state having k columns; then come the
+   gates. panels: those of W, (parts, units of columns, k, width). */
+typedef struct {
+    const void *W, *state; /* no state: no product */
+    void *panels, *c;
+    Py_ssize_t n, h, k, parts, W_step[2];
+    int more;
+    Gates *gates;
+    void *arrays[MOST_ARRAYS];
+} Step;
+
+typedef struct {
+    Work *rows, *columns; /* shares of a product: rows of c in units of `height`, or columns in units of `width` */
+    Work *prepare, *step; /* of a step, columns in units of `width`: the panels; all else */
+    Py_ssize_t height, width;
+} Products;
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && (defined(__clang__) || __GNUC__ >= 12)
+#include <immintrin.h>
+
+#define REGISTER 64
+#define ROWS 12
+#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define REAL float
+#define NAME(name) name##_float_v4
+#define SET(x) (wide_float_v4)_mm512_set1_ps(x)
+#define FMA(a, b, c) (wide_float_v4)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#include "product.h"
+#define REAL double
+#define NAME(name) name##_double_v4
+#define SET(x) (wide_double_v4)_mm512_set1_pd(x)
+#define FMA(a, b, c) (wide_double_v4)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#include "product.h"
+#undef REGISTER
+#undef ROWS
+#undef TARGET
+
+#define REGISTER 32
+#define ROWS 6
+#define TARGET __attribute__((target("avx2,fma")))
+#define REAL float
+#define NAME(name) name##_float_v3
+#define SET(x) (wide_float_v3)_mm256_set1_ps(x)
+#define FMA(a, b, c) (wide_float_v3)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#include "product.h"
+#define REAL double
+#define NAME(name) name##_double_v3
+#define SET(x) (wide_double_v3)_mm256_set1_pd(x)
+#define FMA(a, b, c) (wide_double_v3)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
+#include "product.h"
+
+/* Those of this processor, for float and double; NULL if it has no fused multiply-add. */
+static const Products *products(int single)
+{
+    if (__builtin_cpu_supports("avx512f"))
+        return single ? &products_float_v4 : &products_double_v4;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return single ? &products_float_v3 : &products_double_v3;
+    return NULL;
+}
+
+#else
+
+static const Products *products(int single)
+{
+    (void)single;
+    return NULL;
+}
+
+#endif
+
+/* The threads share columns or rows, of which there are more; what they share is copied by each. */
+static void share_product(const Products *loops, const Product *job)
+{
+    const Py_ssize_t rows = (job->m + loops->height - 1) / loops->height;
+    const Py_ssize_t columns = (job->n + loops->width - 1) / loops->width;
+    if (job->n > job->m)
+        share_out(loops->columns, job, columns, 1 + (1 << 18) / (job->m * job->k * loops->width + 1));
+    else
+        share_out(loops->rows, job, rows, 1 + (1 << 18) / (job->n * job->k * loops->height + 1));
+}
+
+/* --- arguments ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     int count;
@@ -336,7 +428,7 @@ static PyObject *elementwise(
     if (suited) {
         const Elements job = {is_float(&a) ? single : twice, memory, a.numbers, a.count, a.views[0].itemsize};
         Py_BEGIN_ALLOW_THREADS
-        share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, BIG / 2 / a.views[0].itemsize);
+        share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, LEAST / a.views[0].itemsize);
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -408,6 +500,97 @@ static PyObject *is_finite(PyObject *module, PyObject *const *args, Py_ssize_t g
     }
     release(&a);
     return suited ? PyBool_FromLong(finite) : refusal();
+}
+
+/* --- products --- */
+
+static Py_ssize_t step_of(const Py_buffer *view, int axis)
+{
+    return view->shape[axis] > 1 ? view->strides[axis] / view->itemsize : axis == view->ndim - 1;
+}
+
+static int whole_steps(const Py_buffer *view)
+{
+    int whole = 1;
+    for (int axis = 0; axis < view->ndim; axis++)
+        whole &= view->strides[axis] % view->itemsize == 0;
+    return whole;
+}
+
+/* Products of stacks of matrices, whose leading axes are those of c. One matrix b may serve all of a stack. */
+typedef struct {
+    Product first;
+    const Products *loops;
+    const Py_buffer *views[3];
+} Stack;
+
+static void *matrix(const Py_buffer *view, const Py_buffer *stack, Py_ssize_t number)
+{
+    char *memory = view->buf;
+    for (int axis = view->ndim - 3; axis >= 0; axis--) {
+        memory += number % stack->shape[axis] * view->strides[axis];
+        number /= stack->shape[axis];
+    }
+    return memory;
+}
+
+static Product product_in(const Stack *stack, Py_ssize_t number)
+{
+    Product one = stack->first;
+    one.a = matrix(stack->views[0], stack->views[2], number);
+    one.b = matrix(stack->views[1], stack->views[2], number);
+    one.c = matrix(stack->views[2], stack->views[2], number);
+    return one;
+}
+
+static void some_products(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Stack *stack = given;
+    for (Py_ssize_t number = first; number < stop; number++) {
+        const Product one = product_in(stack, number);
+        stack->loops->rows(&one, 0, (one.m + stack->loops->height - 1) / stack->loops->height);
+    }
+}
+
+/* a: (..., m, k), b: (..., k, n) or (k, n), c: (..., m, n), bias: (n,) */
+static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, given == 5 ? "rrrr" : "rrr", 4, 1, PyBUF_STRIDES);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *left = &a.views[0], *right = &a.views[1], *out = &a.views[2], *bias = a.count == 4 ? &a.views[3] : NULL;
+    const Products *loops = products(is_float(&a));
+    const int rows = out->ndim - 2, columns = out->ndim - 1, last = right->ndim - 1;
+    suited = loops && rows >= 0 && left->ndim == out->ndim && (right->ndim == out->ndim || right->ndim == 2) &&
+             left->shape[columns] == right->shape[last - 1] && out->shape[rows] == left->shape[rows] &&
+             out->shape[columns] == right->shape[last] && whole_steps(left) && whole_steps(right) && whole_steps(out) &&
+             step_of(out, columns) == 1 &&
+             (!bias || (bias->ndim == 1 && bias->shape[0] == out->shape[columns] && step_of(bias, 0) == 1));
+    Py_ssize_t count = 1;
+    for (int axis = 0; suited && axis < rows; axis++) {
+        suited = left->shape[axis] == out->shape[axis] && (right->ndim == 2 || right->shape[axis] == out->shape[axis]);
+        count *= out->shape[axis];
+    }
+    if (suited) {
+        const Stack stack = {
+            {left->buf, right->buf, bias ? bias->buf : NULL, out->buf, out->shape[rows], out->shape[columns], left->shape[columns],
+                {step_of(left, rows), step_of(left, columns)}, {step_of(right, last - 1), step_of(right, last)},
+                step_of(out, rows), a.numbers[0] != 0},
+            loops, {left, right, out}};
+        const double each = (double)stack.first.m * (double)stack.first.n * (double)stack.first.k;
+        Py_BEGIN_ALLOW_THREADS
+        if (each < 1 << 22)
+            share_out(some_products, &stack, count, 1 + (Py_ssize_t)((1 << 18) / (each + 1)));
+        else
+            for (Py_ssize_t number = 0; number < count; number++) {
+                const Product one = product_in(&stack, number);
+                share_product(loops, &one);
+            }
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&a, suited);
 }
 
 /* --- loops over rows ------------------------------------------------------------------------------------------- */
@@ -484,8 +667,6 @@ static int rows_of_gates(const Arguments *a, const char *widths)
     return suited;
 }
 
-typedef void Gates(Py_ssize_t, Py_ssize_t, void *const *);
-
 static PyObject *gates(
     PyObject *const *args, Py_ssize_t given, const char *kinds, const char *widths, int writes, Gates *single, Gates *twice)
 {
@@ -500,7 +681,7 @@ static PyObject *gates(
         for (int i = 0; i < a.count; i++)
             memory[i] = a.views[i].buf;
         Py_BEGIN_ALLOW_THREADS
-        (is_float(&a) ? single : twice)(last->shape[0], last->shape[1], memory);
+        (is_float(&a) ? single : twice)(last->shape[0], last->shape[1], 0, last->shape[1], memory);
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -517,6 +698,125 @@ GATES(lstm_gates, "rrrrrr", "441411", 8 | 16 | 32)
 GATES(lstm_gates_backward, "rrrrrrr", "1141141", 32 | 64)
 GATES(gru_gates, "rrrrrr", "330141", 16 | 32)
 GATES(gru_gates_backward, "rrrrrr", "141331", 8 | 16 | 32)
+
+/* --- recurrent networks ---------------------------------------------------------------------------------------- */
+
+enum { NOTHING = -1, SCRATCH = -2 };
+
+/* An argument at a step: the number `steps` later. */
+typedef struct {
+    int argument, later;
+} Place;
+
+/* How the steps of a kind of network follow each other. Each argument but the last, Wh, (h, parts h), is a sequence,
+   (steps, n, columns): `leads` has '1' for one that begins with the state before the first step, '0' for others, 'r' for a row
+   (h,); `widths` how many times h its columns are. scratch: (n, parts h), zeros at first. */
+typedef struct {
+    const char *kinds, *leads, *widths;
+    int writes, parts, backward;
+    Gates *single, *twice;
+    Place state, c, arrays[MOST_ARRAYS];
+} Recurrence;
+
+static int is_zero(const char *memory, Py_ssize_t bytes)
+{
+    return bytes == 0 || (memory[0] == 0 && !memcmp(memory, memory + 1, (size_t)bytes - 1));
+}
+
+static int suits(const Arguments *a, const Recurrence *what)
+{
+    const Py_buffer *first = &a->views[0], *Wh = &a->views[a->count - 1];
+    if (first->ndim != 3 || Wh->ndim != 2 || Wh->shape[0] < 1 || Wh->shape[1] != what->parts * Wh->shape[0] || !whole_steps(Wh))
+        return 0;
+    const Py_ssize_t steps = first->shape[0] - (what->leads[0] == '1'), n = first->shape[1], h = Wh->shape[0];
+    int suited = steps >= 1;
+    for (int i = 0; suited && i < a->count - 1; i++) {
+        const Py_buffer *view = &a->views[i];
+        suited = PyBuffer_IsContiguous(view, 'C') &&
+                 (what->leads[i] == 'r' ? view->ndim == 1 && view->shape[0] == h
+                                        : view->ndim == 3 && view->shape[0] == steps + (what->leads[i] == '1') &&
+                                              view->shape[1] == n && view->shape[2] == (what->widths[i] - '0') * h);
+    }
+    return suited;
+}
+
+/* Where an argument is at a step. */
+static void *at(const Arguments *a, const Recurrence *what, Place place, Py_ssize_t t, void *scratch)
+{
+    if (place.argument < 0)
+        return place.argument == SCRATCH ? scratch : NULL;
+    const Py_buffer *view = &a->views[place.argument];
+    return what->leads[place.argument] == 'r'
+        ? view->buf
+        : (char *)view->buf + (t + place.later) * view->shape[1] * view->shape[2] * view->itemsize;
+}
+
+static PyObject *recurrence(PyObject *const *args, Py_ssize_t given, const Recurrence *what)
+{
+    Arguments a;
+    int suited = parse(&a, args, given, what->kinds, what->writes, 0, PyBUF_STRIDES);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Products *loops = products(is_float(&a));
+    if (!loops || !suits(&a, what))
+        return finish(&a, 0);
+    const Py_buffer *first = &a.views[0], *Wh = &a.views[a.count - 1];
+    const Py_ssize_t steps = first->shape[0] - (what->leads[0] == '1'), n = first->shape[1], h = Wh->shape[0];
+    const Py_ssize_t units = (h + loops->width - 1) / loops->width, itemsize = first->itemsize;
+    Step job = {
+        .W = Wh->buf, .n = n, .h = h, .k = what->backward ? Wh->shape[1] : h, .parts = what->backward ? 1 : what->parts,
+        .W_step = {step_of(Wh, what->backward), step_of(Wh, !what->backward)}, .more = what->c.argument != SCRATCH,
+        .gates = is_float(&a) ? what->single : what->twice};
+    const size_t panels = (size_t)(job.parts * units * loops->width * job.k * itemsize);
+    const size_t scratch = (size_t)(n * what->parts * h * itemsize), size = panels + scratch + CACHE_LINE;
+    void *const memory = malloc(size);
+    if (memory) {
+        job.panels = (char *)memory + (CACHE_LINE - (uintptr_t)memory % CACHE_LINE) % CACHE_LINE;
+        char *const zeros = (char *)job.panels + panels;
+        const Py_ssize_t least = 1 + (1 << 16) / (n * job.k * job.parts * loops->width + 1);
+        Py_BEGIN_ALLOW_THREADS
+        memset(zeros, 0, scratch);
+        share_out(loops->prepare, &job, units, least);
+        for (Py_ssize_t turn = 0; turn < steps; turn++) {
+            const Py_ssize_t t = what->backward ? steps - 1 - turn : turn;
+            const char *state = at(&a, what, what->state, t, NULL);
+            const int none = turn == 0 && (what->backward || is_zero(state, n * h * itemsize));
+            job.state = none ? NULL : state;
+            job.c = at(&a, what, what->c, t, zeros);
+            for (int i = 0; i < MOST_ARRAYS; i++)
+                job.arrays[i] = at(&a, what, what->arrays[i], t, zeros);
+            share_out(loops->step, &job, units, least);
+        }
+        Py_END_ALLOW_THREADS
+        free(memory);
+    }
+    return finish(&a, memory != NULL);
+}
+
+#define RECURRENCE(name, ...)                                                                       \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                \
+    {                                                                                               \
+        static const Recurrence what = {__VA_ARGS__};                                               \
+        (void)module;                                                                               \
+        return recurrence(args, given, &what);                                                      \
+    }
+
+RECURRENCE(rnn, "rrr", "01", "11", 1 | 2, 1, 0, rnn_step_float, rnn_step_double, {1, 0}, {0, 0}, {{0, 0}, {1, 1}})
+RECURRENCE(
+    rnn_backward, "rrrr", "110", "111", 1 | 4, 1, 1, rnn_step_backward_float, rnn_step_backward_double, {2, 1}, {0, 1},
+    {{0, 1}, {1, 1}, {2, 0}})
+RECURRENCE(
+    lstm, "rrrr", "011", "411", 1 | 2 | 4, 4, 0, lstm_gates_float, lstm_gates_double, {1, 0}, {0, 0},
+    {{0, 0}, {NOTHING, 0}, {2, 0}, {0, 0}, {2, 1}, {1, 1}})
+RECURRENCE(
+    lstm_backward, "rrrrr", "1010", "1414", 1 | 8, 4, 1, lstm_gates_backward_float, lstm_gates_backward_double, {3, 1}, {0, 1},
+    {{0, 1}, {SCRATCH, 0}, {1, 0}, {2, 0}, {2, 1}, {3, 0}, {SCRATCH, 0}})
+RECURRENCE(
+    gru, "rrrrr", "010r", "3141", 2 | 4, 3, 0, gru_gates_float, gru_gates_double, {1, 0}, {SCRATCH, 0},
+    {{0, 0}, {SCRATCH, 0}, {3, 0}, {1, 0}, {2, 0}, {1, 1}})
+RECURRENCE(
+    gru_backward, "rrrrrr", "10100", "14133", 1 | 8 | 16, 3, 1, gru_gates_backward_float, gru_gates_backward_double, {4, 1}, {0, 1},
+    {{0, 1}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {0, 0}})
 
 /* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
 typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
@@ -582,14 +882,23 @@ static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *cons
     return finish(&a, work != NULL);
 }
 
+typedef struct {
+    char *out;
+    const char *x;
+    const int64_t *rows;
+    Py_ssize_t bytes;
+} Gathering;
+
 /* Row after row, the next one on its way from memory while this one is copied. Each comes from another place, where no
    processor looks for it by itself. */
-static void copy_rows(char *out, const char *x, const int64_t *rows, Py_ssize_t count, Py_ssize_t bytes)
+static void gather_rows(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
-    for (Py_ssize_t i = 0; i < count; i++) {
-        for (Py_ssize_t next = 0; i + 1 < count && next < bytes; next += 64)
-            PREFETCH(x + rows[i + 1] * bytes + next);
-        memcpy(out + i * bytes, x + rows[i] * bytes, (size_t)bytes);
+    const Gathering *job = given;
+    const Py_ssize_t bytes = job->bytes;
+    for (Py_ssize_t i = first; i < stop; i++) {
+        for (Py_ssize_t next = 0; i + 1 < stop && next < bytes; next += 64)
+            PREFETCH(job->x + job->rows[i + 1] * bytes + next);
+        memcpy(job->out + i * bytes, job->x + job->rows[i] * bytes, (size_t)bytes);
     }
 }
 
@@ -607,8 +916,9 @@ static PyObject *gather(PyObject *module, PyObject *const *args, Py_ssize_t give
     for (int axis = 1; suited && axis < x->ndim; axis++)
         suited = out->shape[axis] == x->shape[axis];
     if (suited) {
+        const Gathering job = {out->buf, x->buf, rows->buf, x->len / x->shape[0]};
         Py_BEGIN_ALLOW_THREADS
-        copy_rows(out->buf, x->buf, rows->buf, rows->shape[0], x->len / x->shape[0]);
+        share_out(gather_rows, &job, rows->shape[0], 1 + LEAST / (job.bytes + 1));
         Py_END_ALLOW_THREADS
     }
     return finish(&a, suited);
@@ -635,7 +945,7 @@ static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images,
             job.arrays[i] = a->views[i].buf;
         Py_BEGIN_ALLOW_THREADS
         share_out(is_float(a) ? single : twice, &job, images->shape[0],
-            1 + BIG * images->shape[0] / (images->len + 1));
+            1 + 2 * LEAST * images->shape[0] / (images->len + 1));
         Py_END_ALLOW_THREADS
     }
     return suited;
@@ -694,7 +1004,7 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
         const Py_ssize_t products = W->len / itemsize * job.columns * job.n; /* for a line */
         Py_BEGIN_ALLOW_THREADS
         share_out(is_float(&a) ? convolution_blocks_float : convolution_blocks_double, &job, job.h,
-            1 + BIG * job.h / x->len);
+            1 + 2 * LEAST * job.h / x->len);
         share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
             1 + (1 << 21) / products);
         Py_END_ALLOW_THREADS
@@ -757,14 +1067,14 @@ static PyObject *resample(PyObject *module, PyObject *const *args, Py_ssize_t gi
 }
 
 /* How many threads may share a loop. */
-static PyObject *use_threads(PyObject *module, PyObject *count)
+static PyObject *set_threads(PyObject *module, PyObject *count)
 {
     const long most = PyLong_AsLong(count);
     (void)module;
     if (most == -1 && PyErr_Occurred())
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    start_threads(most < 1 ? 0 : most > MOST_THREADS ? MOST_THREADS - 1 : (int)most - 1);
+    use_threads(most < 1 ? 1 : most > MOST_THREADS ? MOST_THREADS : (int)most);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -787,6 +1097,7 @@ static PyMethodDef methods[] = {
     METHOD(dropout_mask, "(mask, clock, stream, key0, key1, limit, scale)"),
     METHOD(uniform, "(out, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
+    METHOD(product, "(a, b, c[, bias], more)"),
     METHOD(add_bias, "(y, b)"),
     METHOD(sum_rows, "(dy, db)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),
@@ -796,6 +1107,12 @@ static PyMethodDef methods[] = {
     METHOD(lstm_gates_backward, "(dh, dc, gates, c, c_next, da, dc_before)"),
     METHOD(gru_gates, "(a, r, bh, h, gates, h_next)"),
     METHOD(gru_gates_backward, "(dh, gates, h, da, dr, past)"),
+    METHOD(rnn, "(a, hidden, Wh)"),
+    METHOD(rnn_backward, "(dh, hidden, da, Wh)"),
+    METHOD(lstm, "(gates, hidden, cells, Wh)"),
+    METHOD(lstm_backward, "(dh, gates, cells, da, Wh)"),
+    METHOD(gru, "(a, hidden, gates, bh, Wh)"),
+    METHOD(gru_backward, "(dh, gates, hidden, da, dr, Wh)"),
     METHOD(sum_by_id, "(dy, ids, dW)"),
     METHOD(gather, "(x, rows, out)"),
     METHOD(convolution, "(x, W, b, y, down, right, top, left)"),
@@ -803,18 +1120,37 @@ static PyMethodDef methods[] = {
     METHOD(max_pooling, "(x, y, height, width, down, right)"),
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
     METHOD(resample, "(x, rows, columns, y, fill)"),
-    {"use_threads", use_threads, METH_O, "use_threads(count)"},
+    {"use_threads", set_threads, METH_O, "use_threads(count)"},
     {NULL, NULL, 0, NULL},
 };
 
-/* The digest of the C files, by which native.py knows a module that was compiled from others. */
-static int add_sources(PyObject *module)
+/* The C library of GNU gives memory back to the system when more than twice the largest block that was ever freed lies
+   free at the end, and the system clears it when it is asked for anew: half of the time of some steps of sequences. It
+   counts blocks of up to 32 MB. A process that has freed one of these keeps up to 64 MB for the next step. */
+static void raise_thresholds(void)
 {
-    return PyModule_AddStringConstant(module, "SOURCES", SOURCES);
+#ifdef __GLIBC__
+    void *volatile block = malloc((32 << 20) - (1 << 16));
+    free(block);
+#endif
+}
+
+/* SOURCES: the digest of the C files, by which native.py knows a module that was compiled from others. PRODUCTS: whether
+   this processor has what `product` needs. */
+static int execute(PyObject *module)
+{
+    static int prepared;
+    if (!prepared) {
+        prepare_for_forks();
+        raise_thresholds();
+    }
+    prepared = 1;
+    return PyModule_AddStringConstant(module, "SOURCES", SOURCES) ||
+           PyModule_AddIntConstant(module, "PRODUCTS", products(1) != NULL);
 }
 
 static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, (void *)add_sources},
+    {Py_mod_exec, (void *)execute},
 #ifdef Py_GIL_DISABLED
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

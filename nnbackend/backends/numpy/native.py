@@ -15,6 +15,7 @@ import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
+from nnbackend.backends.numpy.processors import threads
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -23,6 +24,8 @@ from nnbackend.functions import (
     dropout_mask,
     embedding_backward,
     gather,
+    gru,
+    gru_backward,
     gru_gates,
     gru_gates_backward,
     is_finite,
@@ -37,12 +40,15 @@ from nnbackend.functions import (
     relu,
     relu_backward,
     resample,
+    rnn,
+    rnn_backward,
     sigmoid,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_variants,
     uniform,
 )
+from nnbackend.functions.affine import product
 from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
 from nnbackend.functions.optimizers import (
@@ -55,7 +61,6 @@ from nnbackend.functions.optimizers import (
     sgd_step,
 )
 from nnbackend.functions.recurrent import (
-    for_products,
     input_products,
     input_products_backward,
     state_products_backward,
@@ -65,7 +70,7 @@ from nnbackend.functions.recurrent import (
 def _are_stale() -> bool:
     """Say whether the loops were compiled from other sources than the C files beside this file."""
     # without pathlib, whose import takes longer than all of this
-    sources = [f"{os.path.dirname(__file__)}{os.sep}{name}" for name in ("native.c", "loops.h", "threads.h")]  # noqa: PTH120
+    sources = [f"{os.path.dirname(__file__)}{os.sep}{name}" for name in ("native.c", "loops.h", "product.h", "threads.h")]  # noqa: PTH120
     try:
         built = os.stat(_native.__file__).st_mtime  # noqa: PTH116
         if all(os.stat(source).st_mtime <= built for source in sources):  # noqa: PTH116
@@ -88,6 +93,7 @@ HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1
 
 loop = functools.partial(kernel, kind=np.ndarray, exact=True)
+_native.use_threads(threads())
 
 
 # Time of a training step with these loops, as a fraction of the time without (ci/bench/native.py, 2026-11-30), for SGD,
@@ -162,8 +168,19 @@ def _(
 # both ways, ReLU and Leaky ReLU take 2 us instead of 7, softmax with cross entropy (100 x 10) 6 us instead of 12
 
 
+@loop(product)
+def _(a: HostArray, b: HostArray) -> Any:
+    if type(b) is not np.ndarray or min(a.ndim, b.ndim) < 2:
+        return NotImplemented
+    c = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+    return c if _native.product(a, b, c, 0.0) is None else NotImplemented
+
+
 @loop(affine)
 def _(x: HostArray, W: HostArray, b: HostArray) -> HostArray:
+    y = np.empty((len(x), len(b)), x.dtype)
+    if _native.product(x, W, y, b, 0.0) is None:
+        return y
     y = x @ W
     if _native.add_bias(y, b) is NotImplemented:
         y += b
@@ -174,10 +191,11 @@ def _(x: HostArray, W: HostArray, b: HostArray) -> HostArray:
 def _(
     dy: HostArray, x: HostArray, W: HostArray, dW: HostArray, db: HostArray, need_dx: bool = True
 ) -> HostArray | None:
-    np.matmul(x.T, dy, out=dW)
+    if _native.product(x.T, dy, dW, 0.0) is NotImplemented:
+        np.matmul(x.T, dy, out=dW)
     if _native.sum_rows(dy, db) is NotImplemented:
         np.add.reduce(dy, axis=0, out=db)
-    return dy @ W.T if need_dx else None
+    return product(dy, W.T) if need_dx else None
 
 
 @loop(dropout_mask)
@@ -374,25 +392,47 @@ def _(a: HostArray, r: HostArray, bh: HostArray, h: HostArray) -> Any:
 @loop(gru_gates_backward)
 def _(dh: HostArray, gates: HostArray, h: HostArray) -> Any:
     dh = np.ascontiguousarray(dh)
-    results = *(np.empty((len(h), 3 * h.shape[1]), h.dtype) for _ in range(2)), np.empty_like(h)
-    return results if _native.gru_gates_backward(dh, gates, h, *results) is None else NotImplemented
+    da, dr, past = *(np.empty((len(h), 3 * h.shape[1]), h.dtype) for _ in range(2)), np.zeros_like(h)
+    return (da, dr, past) if _native.gru_gates_backward(dh, gates, h, da, dr, past) is None else NotImplemented
+
+
+@loop(rnn)
+def _(x: HostArray, Wx: HostArray, Wh: HostArray, b: HostArray, h: HostArray) -> Any:
+    if not (_native.PRODUCTS and _alike(x, Wx, Wh, b, h)):
+        return NotImplemented
+    hidden = _states(x, h)
+    done = _native.rnn(input_products(x, Wx, b), hidden, Wh)
+    return hidden if done is None else NotImplemented
+
+
+@loop(rnn_backward)
+def _(
+    dy: HostArray,
+    x: HostArray,
+    Wx: HostArray,
+    Wh: HostArray,
+    hidden: HostArray,
+    dWx: HostArray,
+    dWh: HostArray,
+    db: HostArray,
+    need_dx: bool = True,
+) -> Any:
+    if not (_native.PRODUCTS and _alike(dy, x, Wx, Wh, hidden, dWx, dWh, db)):
+        return NotImplemented
+    da = np.empty((*hidden[1:].shape,), dy.dtype)
+    if _native.rnn_backward(_gradients(dy), hidden, da, Wh) is NotImplemented:
+        return NotImplemented
+    state_products_backward(hidden, da, dWh)
+    return input_products_backward(da, x, Wx, dWx, db, need_dx)
 
 
 @loop(lstm)
 def _(x: HostArray, Wx: HostArray, Wh: HostArray, b: HostArray, h: HostArray, c: HostArray) -> Any:
-    if not _alike(x, Wx, Wh, b, h, c):
+    if not (_native.PRODUCTS and _alike(x, Wx, Wh, b, h, c)):
         return NotImplemented
-    (n, steps, _), width = x.shape, h.shape[1]
     gates: Any = input_products(x, Wx, b)  # each step is overwritten by what the loop makes of it
-    hidden, cells = (np.empty((steps + 1, n, width), x.dtype) for _ in range(2))
-    hidden[0], cells[0] = h, c
-    W: Any = for_products(Wh)
-    r = np.empty((n, 4 * width), x.dtype)
-    for t in range(steps):
-        np.matmul(hidden[t], W, out=r)
-        if _native.lstm_gates(gates[t], r, cells[t], gates[t], cells[t + 1], hidden[t + 1]) is NotImplemented:
-            return NotImplemented
-    return hidden, gates, cells
+    hidden, cells = _states(x, h), _states(x, c)
+    return (hidden, gates, cells) if _native.lstm(gates, hidden, cells, Wh) is None else NotImplemented
 
 
 @loop(lstm_backward)
@@ -409,22 +449,62 @@ def _(
     db: HostArray,
     need_dx: bool = True,
 ) -> Any:
-    n, steps, width = dy.shape
-    if not _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db) or gates.shape != (steps, n, 4 * width):
+    if not (_native.PRODUCTS and _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db)):
         return NotImplemented
-    dh, da, product = dy.transpose(1, 0, 2).copy(), np.empty_like(gates), np.empty((n, width), dy.dtype)
-    dc, dc_before = np.zeros_like(product), np.empty_like(product)
-    WhT: Any = for_products(Wh.T)
-    for t in range(steps - 1, -1, -1):
-        arrays = (dh[t], dc, gates[t], cells[t], cells[t + 1], da[t], dc_before)
-        if _native.lstm_gates_backward(*arrays) is NotImplemented:
-            return NotImplemented
-        dc, dc_before = dc_before, dc
-        if t:
-            np.matmul(da[t], WhT, out=product)
-            dh[t - 1] += product
+    da = np.empty_like(gates)
+    if _native.lstm_backward(_gradients(dy), gates, cells, da, Wh) is NotImplemented:
+        return NotImplemented
     state_products_backward(hidden, da, dWh)
     return input_products_backward(da, x, Wx, dWx, db, need_dx)
+
+
+@loop(gru)
+def _(x: HostArray, Wx: HostArray, Wh: HostArray, b: HostArray, bh: HostArray, h: HostArray) -> Any:
+    if not (_native.PRODUCTS and _alike(x, Wx, Wh, b, bh, h)):
+        return NotImplemented
+    a, hidden = input_products(x, Wx, b), _states(x, h)
+    gates = np.empty((x.shape[1], *h.shape[:-1], 4 * h.shape[1]), x.dtype)
+    return (hidden, gates) if _native.gru(a, hidden, gates, bh, Wh) is None else NotImplemented
+
+
+@loop(gru_backward)
+def _(
+    dy: HostArray,
+    x: HostArray,
+    Wx: HostArray,
+    Wh: HostArray,
+    hidden: HostArray,
+    gates: HostArray,
+    dWx: HostArray,
+    dWh: HostArray,
+    db: HostArray,
+    dbh: HostArray,
+    need_dx: bool = True,
+) -> Any:
+    if not (_native.PRODUCTS and _alike(dy, x, Wx, Wh, hidden, gates, dWx, dWh, db, dbh)):
+        return NotImplemented
+    (n, steps, width) = dy.shape
+    da, dr = (np.empty((steps, n, 3 * width), dy.dtype) for _ in range(2))
+    if _native.gru_backward(_gradients(dy), gates, hidden, da, dr, Wh) is NotImplemented:
+        return NotImplemented
+    state_products_backward(hidden, dr, dWh)
+    dbh[...] = dr[:, :, 2 * width :].sum(axis=(0, 1))
+    return input_products_backward(da, x, Wx, dWx, db, need_dx)
+
+
+def _states(x: HostArray, first: HostArray) -> HostArray:
+    """Return room for the states of all steps, (T + 1, n, h), with the first of them in place."""
+    states = np.empty((x.shape[1] + 1, *first.shape), x.dtype)
+    states[0] = first
+    return states
+
+
+def _gradients(dy: HostArray) -> HostArray:
+    """Return dy, (n, T, h), with the steps first, behind zeros for the state before them: (T + 1, n, h)."""
+    dh = np.empty((dy.shape[1] + 1, len(dy), dy.shape[2]), dy.dtype)
+    dh[0] = 0
+    dh[1:] = dy.transpose(1, 0, 2)
+    return dh
 
 
 def _alike(*arrays: HostArray) -> bool:

@@ -1,9 +1,9 @@
 /* Threads that share the work of a loop.
 
-   They are started and ended by `start_threads`. Between two loops a thread spins for SPIN nanoseconds, because to wake a
-   processor takes longer than some loops, and sleeps after that. While it spins it lets others have its processor: of
-   two or four processes on two processors, each took up to twice as long without. Two loops at a time do not share
-   them: the second has one thread. Neither has a child process after a fork, in which they do not exist. */
+   The first loop that is long enough starts as many as `use_threads` has said. Between two loops a thread spins for SPIN
+   nanoseconds, because to wake a processor takes longer than some loops, and sleeps after that. While it spins it lets
+   others have its processor: of two or four processes on two processors, each took up to twice as long without. Two loops
+   at a time do not share them: the second has one thread. A child process after a fork starts its own. */
 
 enum { MOST_THREADS = 8, SPIN = 2000000 };
 
@@ -11,9 +11,13 @@ typedef void Work(const void *job, Py_ssize_t first, Py_ssize_t stop);
 
 #if defined(_WIN32) || !defined(__GNUC__)
 
-static void start_threads(int count)
+static void use_threads(int count)
 {
     (void)count;
+}
+
+static void prepare_for_forks(void)
+{
 }
 
 /* Do the work for 0 to count, in as many threads as have `least` of it to do. */
@@ -29,7 +33,6 @@ static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t 
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
-#include <unistd.h>
 
 typedef struct {
     Work *work; /* NULL ends the thread */
@@ -42,12 +45,12 @@ static struct {
     Share shares[MOST_THREADS];
     pthread_mutex_t lock;
     pthread_cond_t begun;
-    pid_t owner;    /* the process that has the threads */
-    int count;      /* of the threads, beside the one that calls a loop */
+    int wanted;     /* how many threads share a loop, the one that calls it among them */
+    int count;      /* how many there are beside that one */
     int taken;      /* whether a loop has them */
     int unfinished; /* threads that have not done their share of this turn */
     unsigned turn;  /* goes up when new shares are there */
-} team = {.lock = PTHREAD_MUTEX_INITIALIZER, .begun = PTHREAD_COND_INITIALIZER};
+} team = {.lock = PTHREAD_MUTEX_INITIALIZER, .begun = PTHREAD_COND_INITIALIZER, .wanted = 1};
 
 static inline void pause_briefly(void)
 {
@@ -89,12 +92,6 @@ static void *member(void *given)
     }
 }
 
-/* Whether this process has started threads, not the one that it was forked from. */
-static int has_threads(void)
-{
-    return __atomic_load_n(&team.owner, __ATOMIC_ACQUIRE) == getpid();
-}
-
 /* Let all threads do their shares. */
 static void begin(void)
 {
@@ -117,17 +114,9 @@ static void release_threads(void)
     __atomic_store_n(&team.taken, 0, __ATOMIC_RELEASE);
 }
 
-/* Have `count` threads beside the caller's in place of those that there are, or as many as can be started. */
+/* In place of the threads that there are, have `count` of them, or as many as can be started. The team is taken. */
 static void start_threads(int count)
 {
-    if (!has_threads()) { /* what describes those of a parent may be here, from the middle of a loop */
-        pthread_mutex_init(&team.lock, NULL);
-        pthread_cond_init(&team.begun, NULL);
-        team.count = team.taken = 0;
-        __atomic_store_n(&team.owner, getpid(), __ATOMIC_RELEASE);
-    }
-    while (!take_threads())
-        sched_yield();
     for (int i = 0; i < team.count; i++)
         team.shares[i].work = NULL;
     begin();
@@ -137,22 +126,50 @@ static void start_threads(int count)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of Python */
-    while (team.count < count && team.count < MOST_THREADS - 1) {
-        if (pthread_create(&team.threads[team.count], NULL, member, &team.shares[team.count]))
-            break;
+    while (team.count < count && !pthread_create(&team.threads[team.count], NULL, member, &team.shares[team.count]))
         team.count++;
-    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* From now on let at most `count` threads share a loop. */
+static void use_threads(int count)
+{
+    count = count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count;
+    __atomic_store_n(&team.wanted, count, __ATOMIC_RELAXED);
+    while (!take_threads())
+        sched_yield();
+    if (team.count >= count)
+        start_threads(count - 1);
     release_threads();
+}
+
+/* In a child process there is no thread but the one that forked; what describes the others may be from the middle of a
+   loop. */
+static void forget_threads(void)
+{
+    pthread_mutex_init(&team.lock, NULL);
+    pthread_cond_init(&team.begun, NULL);
+    team.count = team.taken = 0;
+}
+
+static void prepare_for_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_threads);
 }
 
 /* Do the work for 0 to count, in as many threads as have `least` of it to do. */
 static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
 {
     Py_ssize_t parts = least > 0 ? count / least : count, first = 0;
-    if (parts <= 1 || !has_threads() || !take_threads()) {
+    const int wanted = __atomic_load_n(&team.wanted, __ATOMIC_RELAXED);
+    if (parts <= 1 || wanted <= 1 || !take_threads()) {
         work(job, 0, count);
         return;
+    }
+    if (team.count < wanted - 1) {
+        start_threads(wanted - 1);
+        if (team.count < wanted - 1) /* there will be no more later */
+            __atomic_store_n(&team.wanted, team.count + 1, __ATOMIC_RELAXED);
     }
     parts = parts > team.count + 1 ? team.count + 1 : parts;
     for (int i = 0; i < team.count; i++) {

@@ -1,0 +1,274 @@
+/* Products of matrices, once for each type and each width of vectors: native.c includes this file with REAL, NAME, REGISTER,
+   VECTORS_OF, ROWS, TARGET, SET and FMA set.
+
+   A tile of ROWS x WIDE sums stays in registers while a panel of a and one of b pass: columns of a, and rows of b, which
+   were copied to lie one behind the other. A panel of a then stays in the first cache, and a block of b in the second
+   (Goto, van de Geijn 2008: Anatomy of high-performance matrix multiplication).
+
+   The sum of an element has an order of its own: blocks of at most BLOCK terms, each summed one by one with fused
+   multiply-add, then added up. So its bits depend neither on the other rows and columns, nor on the number of threads,
+   nor on the processor. */
+
+typedef REAL NAME(wide) __attribute__((vector_size(REGISTER), aligned(sizeof(REAL)), may_alias));
+typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+enum { NAME(LANES) = REGISTER / sizeof(REAL), NAME(WIDE) = 2 * NAME(LANES) };
+enum { NAME(BLOCK) = 1536 / sizeof(REAL), NAME(BAND) = 256 / NAME(WIDE) * NAME(WIDE) }; /* terms; columns of a block */
+
+/* c <- the sums of k products, + c if `more`, + bias if there is one. a: (k, ROWS), b: (k, ...) with `apart` elements from
+   row to row, c: (rows, vectors) with `line` elements from row to row. */
+TARGET static inline __attribute__((always_inline)) void NAME(tile)(
+    const int rows, const int vectors, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c,
+    Py_ssize_t line, int more, const REAL *bias)
+{
+    NAME(wide) sums[ROWS][2];
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++)
+            sums[i][v] = (NAME(wide)){0};
+    for (; k > 0; k--, a += ROWS, b += apart) {
+        NAME(wide) columns[2];
+        for (int v = 0; v < vectors; v++)
+            columns[v] = ((const NAME(wide) *)b)[v];
+        for (int i = 0; i < rows; i++) {
+            const NAME(wide) row = SET(a[i]);
+            for (int v = 0; v < vectors; v++)
+                sums[i][v] = FMA(row, columns[v], sums[i][v]);
+        }
+    }
+    for (int i = 0; i < rows; i++, c += line)
+        for (int v = 0; v < vectors; v++) {
+            NAME(wide) *out = (NAME(wide) *)c + v;
+            if (more)
+                sums[i][v] += *out;
+            if (bias)
+                sums[i][v] += ((const NAME(wide) *)bias)[v];
+            *out = sums[i][v];
+        }
+}
+
+#define TILE(rows)                                                                                                   \
+    TARGET static __attribute__((noinline)) void NAME(tile_##rows)(                                                   \
+        int vectors, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c, Py_ssize_t line, int more, \
+        const REAL *bias)                                                                                            \
+    {                                                                                                                \
+        if (vectors == 2)                                                                                            \
+            NAME(tile)(rows, 2, k, a, b, apart, c, line, more, bias);                                                \
+        else                                                                                                         \
+            NAME(tile)(rows, 1, k, a, b, apart, c, line, more, bias);                                                \
+    }
+TILE(1)
+TILE(2)
+TILE(4)
+#if ROWS > 8
+TILE(8)
+TILE(12)
+#else
+TILE(6)
+#endif
+#undef TILE
+
+/* The largest tile for so many rows. */
+static inline int NAME(tile_rows)(Py_ssize_t rows)
+{
+    return rows >= ROWS ? ROWS : ROWS > 8 && rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+}
+
+/* c <- + a b for `rows` of a's panel, which are those of a tile, and `columns` of b, at most WIDE */
+TARGET static void NAME(some)(
+    int rows, Py_ssize_t columns, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c, Py_ssize_t line,
+    int more, const REAL *bias)
+{
+    REAL padded[ROWS * NAME(WIDE)];
+    const int vectors = columns > NAME(LANES) ? 2 : 1, whole = columns == vectors * NAME(LANES);
+    REAL *out = whole ? c : padded;
+    const Py_ssize_t between = whole ? line : NAME(WIDE), kept = whole ? more : 0;
+    const REAL *added = whole ? bias : NULL;
+    switch (rows) {
+#if ROWS > 8
+    case 12:
+        NAME(tile_12)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        break;
+    case 8:
+        NAME(tile_8)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        break;
+#else
+    case 6:
+        NAME(tile_6)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        break;
+#endif
+    case 4:
+        NAME(tile_4)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        break;
+    case 2:
+        NAME(tile_2)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        break;
+    default:
+        NAME(tile_1)(vectors, k, a, b, apart, out, between, (int)kept, added);
+    }
+    if (!whole)
+        for (int i = 0; i < rows; i++, c += line)
+            for (Py_ssize_t j = 0; j < columns; j++) {
+                const REAL sum = more ? padded[i * NAME(WIDE) + j] + c[j] : padded[i * NAME(WIDE) + j];
+                c[j] = bias ? sum + bias[j] : sum;
+            }
+}
+
+/* out[p, i] <- x[i, p] for 4 x 4 elements */
+TARGET static inline __attribute__((always_inline)) void NAME(turn)(
+    const REAL *x, Py_ssize_t line, REAL *out, Py_ssize_t apart)
+{
+    const NAME(four) x0 = *(const NAME(four) *)x, x1 = *(const NAME(four) *)(x + line);
+    const NAME(four) x2 = *(const NAME(four) *)(x + 2 * line), x3 = *(const NAME(four) *)(x + 3 * line);
+    const NAME(four) low01 = __builtin_shufflevector(x0, x1, 0, 4, 1, 5), high01 = __builtin_shufflevector(x0, x1, 2, 6, 3, 7);
+    const NAME(four) low23 = __builtin_shufflevector(x2, x3, 0, 4, 1, 5), high23 = __builtin_shufflevector(x2, x3, 2, 6, 3, 7);
+    *(NAME(four) *)out = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    *(NAME(four) *)(out + apart) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    *(NAME(four) *)(out + 2 * apart) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    *(NAME(four) *)(out + 3 * apart) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+}
+
+/* A panel: out[p, i] <- x[i, p], for p < k and i < rows <= width; zeros beyond `rows`, since a tile adds them up, too.
+   x has `line` elements from i to i + 1, `step` from p to p + 1. */
+TARGET static inline __attribute__((always_inline)) void NAME(panel)(
+    const REAL *x, Py_ssize_t line, Py_ssize_t step, Py_ssize_t rows, const Py_ssize_t width, Py_ssize_t k, REAL *out)
+{
+    enum { TOGETHER = 64 / sizeof(REAL) }; /* of a line of the cache */
+    Py_ssize_t p = 0;
+    if (rows == width && line == 1)
+        for (; p < k; p++)
+            memcpy(out + p * width, x + p * step, (size_t)width * sizeof(REAL));
+    else if (rows >= 4 && step == 1)
+        for (; p + TOGETHER <= k; p += TOGETHER)
+            for (Py_ssize_t i = 0; i < rows; i += 4) {
+                const Py_ssize_t from = i + 4 <= rows ? i : rows - 4;
+                for (Py_ssize_t q = p; q < p + TOGETHER; q += 4)
+                    NAME(turn)(x + from * line + q, line, out + q * width + from, width);
+            }
+    for (; p < k; p++)
+        for (Py_ssize_t i = 0; i < rows; i++)
+            out[p * width + i] = x[i * line + p * step];
+    for (p = 0; rows < width && p < k; p++)
+        memset(out + p * width + rows, 0, (size_t)(width - rows) * sizeof(REAL));
+}
+
+TARGET static __attribute__((noinline)) void NAME(panel_of_a)(
+    const REAL *a, Py_ssize_t line, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t k, REAL *out)
+{
+    NAME(panel)(a, line, step, rows, ROWS, k, out);
+}
+
+/* Panels of b for columns, each behind the other. Rows that lie in one run of memory are copied as such. */
+TARGET static __attribute__((noinline)) void NAME(panels_of_b)(
+    const REAL *b, Py_ssize_t line, Py_ssize_t step, Py_ssize_t columns, Py_ssize_t k, REAL *out)
+{
+    const Py_ssize_t whole = line == 1 ? columns / NAME(WIDE) * NAME(WIDE) : 0;
+    for (Py_ssize_t p = 0; whole && p < k; p++)
+        for (Py_ssize_t j = 0; j < whole; j += NAME(WIDE))
+            memcpy(out + j * k + p * NAME(WIDE), b + p * step + j, sizeof(REAL) * NAME(WIDE));
+    for (Py_ssize_t j = whole; j < columns; j += NAME(WIDE))
+        NAME(panel)(b + j * line, line, step, columns - j < NAME(WIDE) ? columns - j : NAME(WIDE), NAME(WIDE), k, out + j * k);
+}
+
+/* Term q of `blocks` blocks of k terms: where it begins. */
+static inline Py_ssize_t NAME(begin)(Py_ssize_t k, Py_ssize_t q, Py_ssize_t blocks)
+{
+    return k / blocks * q + k % blocks * q / blocks;
+}
+
+/* A product in one thread */
+TARGET static void NAME(product_of)(const Product *job, const void *a0, const void *b0, void *c0, Py_ssize_t m, Py_ssize_t n, const void *bias0)
+{
+    const REAL *a = a0, *b = b0, *bias = bias0;
+    REAL *c = c0;
+    _Alignas(REGISTER) REAL panel[ROWS * NAME(BLOCK)], little[NAME(WIDE) * NAME(BLOCK)];
+    const Py_ssize_t k = job->k, blocks = k > NAME(BLOCK) ? (k + NAME(BLOCK) - 1) / NAME(BLOCK) : 1;
+    const int direct = job->b_step[1] == 1 && m <= 2 * ROWS; /* rows of b that are met once or twice need no copy */
+    Py_ssize_t band = n < NAME(BAND) ? n : NAME(BAND);
+    void *memory = NULL;
+    REAL *block = little;
+    if (!direct && band > NAME(WIDE)) {
+        memory = malloc((size_t)((band + NAME(WIDE)) * (k / blocks + 1)) * sizeof(REAL) + REGISTER);
+        if (memory)
+            block = (REAL *)(((uintptr_t)memory + REGISTER - 1) / REGISTER * REGISTER);
+        else
+            band = NAME(WIDE);
+    }
+    for (Py_ssize_t left = 0; left < n; left += band)
+        for (Py_ssize_t q = 0; q < blocks; q++) {
+            const Py_ssize_t p = NAME(begin)(k, q, blocks), terms = NAME(begin)(k, q + 1, blocks) - p;
+            const Py_ssize_t right = n - left < band ? n : left + band;
+            const REAL *from = b + p * job->b_step[0];
+            const Py_ssize_t copied = direct ? left + (right - left) / NAME(WIDE) * NAME(WIDE) : left;
+            NAME(panels_of_b)(from + copied * job->b_step[1], job->b_step[1], job->b_step[0], right - copied, terms, block);
+            for (Py_ssize_t i = 0, rows; i < m; i += rows) {
+                rows = NAME(tile_rows)(m - i);
+                NAME(panel_of_a)(a + i * job->a_step[0] + p * job->a_step[1], job->a_step[0], job->a_step[1], rows, terms, panel);
+                for (Py_ssize_t j = left; j < right; j += NAME(WIDE)) {
+                    const Py_ssize_t columns = right - j < NAME(WIDE) ? right - j : NAME(WIDE);
+                    const int there = j < copied;
+                    const REAL *met = there ? from + j : block + (j - copied) * terms;
+                    NAME(some)((int)rows, columns, terms, panel, met, there ? job->b_step[0] : NAME(WIDE), c + i * job->c_line + j,
+                        job->c_line, job->more || q > 0, q == blocks - 1 && bias ? bias + j : NULL);
+                }
+            }
+        }
+    free(memory);
+}
+
+TARGET static void NAME(product_rows)(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Product *job = given;
+    const Py_ssize_t top = first * ROWS, m = stop * ROWS < job->m ? (stop - first) * ROWS : job->m - top;
+    NAME(product_of)(job, (const REAL *)job->a + top * job->a_step[0], job->b, (REAL *)job->c + top * job->c_line, m, job->n, job->bias);
+}
+
+TARGET static void NAME(product_columns)(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Product *job = given;
+    const Py_ssize_t left = first * NAME(WIDE), n = stop * NAME(WIDE) < job->n ? (stop - first) * NAME(WIDE) : job->n - left;
+    NAME(product_of)(job, job->a, (const REAL *)job->b + left * job->b_step[1], (REAL *)job->c + left, job->m, n,
+        job->bias ? (const REAL *)job->bias + left : NULL);
+}
+
+TARGET static void NAME(prepare)(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Step *job = given;
+    const Py_ssize_t units = (job->h + NAME(WIDE) - 1) / NAME(WIDE);
+    for (Py_ssize_t part = 0; part < job->parts; part++)
+        for (Py_ssize_t unit = first; unit < stop; unit++) {
+            const Py_ssize_t j = unit * NAME(WIDE), columns = job->h - j < NAME(WIDE) ? job->h - j : NAME(WIDE);
+            NAME(panels_of_b)((const REAL *)job->W + (part * job->h + j) * job->W_step[1], job->W_step[1], job->W_step[0], columns,
+                job->k, (REAL *)job->panels + (part * units + unit) * job->k * NAME(WIDE));
+        }
+}
+
+TARGET static void NAME(step)(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Step *job = given;
+    const Py_ssize_t h = job->h, k = job->k, units = (h + NAME(WIDE) - 1) / NAME(WIDE);
+    const Py_ssize_t blocks = job->state ? k > NAME(BLOCK) ? (k + NAME(BLOCK) - 1) / NAME(BLOCK) : 1 : 0;
+    _Alignas(REGISTER) REAL panel[ROWS * NAME(BLOCK)];
+    for (Py_ssize_t q = 0; q < blocks; q++) {
+        const Py_ssize_t p = NAME(begin)(k, q, blocks), terms = NAME(begin)(k, q + 1, blocks) - p;
+        for (Py_ssize_t i = 0, rows; i < job->n; i += rows) {
+            rows = NAME(tile_rows)(job->n - i);
+            NAME(panel_of_a)((const REAL *)job->state + i * k + p, k, 1, rows, terms, panel);
+            for (Py_ssize_t part = 0; part < job->parts; part++)
+                for (Py_ssize_t unit = first; unit < stop; unit++) {
+                    const Py_ssize_t j = unit * NAME(WIDE), columns = h - j < NAME(WIDE) ? h - j : NAME(WIDE);
+                    const REAL *b = (const REAL *)job->panels + ((part * units + unit) * k + p) * NAME(WIDE);
+                    NAME(some)((int)rows, columns, terms, panel, b, NAME(WIDE), (REAL *)job->c + (i * job->parts + part) * h + j,
+                        job->parts * h, job->more || q > 0, NULL);
+                }
+        }
+    }
+    job->gates(job->n, h, first * NAME(WIDE), stop * NAME(WIDE) < h ? stop * NAME(WIDE) : h, job->arrays);
+}
+
+static const Products NAME(products) = {
+    NAME(product_rows), NAME(product_columns), NAME(prepare), NAME(step), ROWS, NAME(WIDE)};
+
+#undef REAL
+#undef NAME
+#undef SET
+#undef FMA
