@@ -116,13 +116,20 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
         case "embedding_backward":
             shapes = ((n,), (n, 3), (n, 2, 2))
             return [[draw(*shape, 6), rng.integers(0, 9, shape), draw(9, 6)] for shape in shapes]
-        case "lstm" | "lstm_backward":
-            x, Wx, Wh, b, h, c = (draw(*shape) for shape in ((n, 4, 3), (3, 20), (5, 20), (20,), (n, 5), (n, 5)))
-            if name == "lstm":
-                return [[x, Wx, Wh, b, h, c], [x[:, :1], Wx, Wh, b, h, c]]
-            kept = functions.lstm.dispatch(object)(x, Wx, Wh, b, h, c)
-            written = [draw(3, 20), draw(5, 20), draw(20)]
-            return [[draw(n, 4, 5), x, Wx, Wh, *kept, *written, *need] for need in ([], [False])]
+        case "product":
+            pairs = [
+                (draw(n, 5), draw(5, 3)),
+                (draw(3, n).T, draw(40, n).T),
+                (draw(n, 900)[:, ::2], draw(450, 70)[::-1]),
+            ]
+            stacks = [(draw(2, 3, n, 6), draw(2, 3, 6, 9)), (draw(4, n, 6), draw(6, 9)), (draw(n, 4, 6), draw(n, 6, 4))]
+            return [[a, b] for a, b in pairs + stacks] + [[draw(n, 3, 4).mT, draw(n, 3, 4)], [draw(n), draw(n)]]
+        case "rnn" | "rnn_backward" | "lstm" | "lstm_backward" | "gru" | "gru_backward":
+            return [
+                arguments
+                for shape in ((4, 3, 5), (2, 3, 70))
+                for arguments in recurrent_arguments(name, n, *shape, draw)
+            ]
         case "for_products":
             return [[draw(n, 5)], [draw(n, 1024)], [draw(5, n).T], [draw(1024, n).T]]
         case "lstm_gates":
@@ -215,6 +222,20 @@ IMAGES: list[tuple[int, int, tuple[int, int], int | tuple[int, int], int | tuple
 ]
 
 
+def recurrent_arguments(name: str, n: int, steps: int, d: int, h: int, draw: Any) -> list[list[Any]]:
+    """Arguments of a recurrent network, or of its backward, with what its forward keeps."""
+    kind, _, backward = name.partition("_")
+    parts, states, rows = {"rnn": (1, 1, 0), "lstm": (4, 2, 0), "gru": (3, 1, 1)}[kind]
+    x, Wx, Wh, b = draw(n, steps, d), draw(d, parts * h), draw(h, parts * h) * 0.3, draw(parts * h)
+    given = [x, Wx, Wh, b, *(draw(h) for _ in range(rows)), *(draw(n, h) for _ in range(states))]
+    if not backward:
+        return [given, [x[:, :1], *given[1:]], [*given[:-states], *(np.zeros((n, h), x.dtype) for _ in range(states))]]
+    kept = getattr(functions, kind).dispatch(object)(*given)
+    written = [draw(d, parts * h), draw(h, parts * h), draw(parts * h), *(draw(h) for _ in range(rows))]
+    kept = kept if isinstance(kept, tuple) else (kept,)
+    return [[draw(n, steps, h), x, Wx, Wh, *kept, *written, *need] for need in ([], [False])]
+
+
 def image_arguments(name: str, n: int, h: int, w: int, size: Any, stride: Any, padding: Any, draw: Any) -> list[Any]:
     n = min(n, 7) if h == 40 else n
     count = functions.convolution.dispatch(object)  # shapes only
@@ -271,7 +292,7 @@ def cases() -> Iterator[Any]:
 
 def writes(name: str) -> bool:
     others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
-    others += ("lstm_backward", "softmax_cross_entropy_recorded")
+    others += ("rnn_backward", "lstm_backward", "gru_backward", "softmax_cross_entropy_recorded")
     return name.endswith("_step") or name in others
 
 

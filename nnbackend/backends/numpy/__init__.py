@@ -51,7 +51,9 @@ class NumpyBackend(Backend):
 
     def for_loops(self) -> AbstractContextManager[object]:
         loops = sys.modules.get(f"{__name__}.native")  # `_native` may be there, but stale
-        return super().for_loops() if loops is None else for_loops(loops._native.use_threads)
+        if loops is None or loops.PRODUCTS:  # without loops, or with products among them, nothing has to give way
+            return super().for_loops()
+        return for_loops(loops._native.use_threads)
 
     @property
     def threads(self) -> int:

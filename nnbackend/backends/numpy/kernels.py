@@ -34,6 +34,7 @@ from nnbackend.functions import (
     softmax_cross_entropy_rows,
     tanh_backward,
 )
+from nnbackend.functions.affine import product
 from nnbackend.functions.array import pieces
 from nnbackend.functions.convolution import Pair, Size, output_size, pair, unpadded, windows
 from nnbackend.functions.dispatch import kernel
@@ -461,8 +462,8 @@ def _(x: HostArray, W: HostArray, b: HostArray, stride: Size = 1, padding: Size 
     filters, shift = W.reshape(-1, o).T, b[:, None, None, None]
     for part, patches in _patches(batch_last(x, padding), count, pair(size), stride):
         piece = y[part].transpose(3, 1, 2, 0)
-        product = filters @ patches.reshape(filters.shape[1], -1)
-        np.add(product.reshape(piece.shape), shift, out=piece)
+        sums: Any = product(filters, patches.reshape(filters.shape[1], -1))
+        np.add(sums.reshape(piece.shape), shift, out=piece)
     return y
 
 
@@ -483,12 +484,13 @@ def _(
     filters = W.reshape(-1, o)
     dfilters, dx = np.zeros_like(filters), np.zeros_like(x) if need_dx else None
     for part, patches in _patches(x, (lines, columns), (kh, kw), stride):
-        matrix = patches.reshape(len(filters), -1)
         dy_rows = dy[part].transpose(3, 1, 2, 0).reshape(o, -1)
-        dfilters += matrix @ dy_rows.T
+        dfilters += product(patches.reshape(len(filters), -1), dy_rows.T)
         if dx is not None:
-            np.matmul(filters, dy_rows, out=matrix)  # the gradients overwrite the patches
-            for patch, view in zip(patches, _views(dx, part, columns, (kh, kw), stride), strict=True):
+            dpatches: Any = product(filters, dy_rows)
+            for patch, view in zip(
+                dpatches.reshape(patches.shape), _views(dx, part, columns, (kh, kw), stride), strict=True
+            ):
                 view += patch
     dW[...] = dfilters.reshape(dW.shape)
     return None if dx is None else dx[unpadded(h, w, padding)]

@@ -246,10 +246,12 @@ typedef struct {
 #define FMA(a, b, c) (wide_double_v3)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #include "product.h"
 
+static int widest = 64; /* bytes of the vectors, so that a test sees all */
+
 /* Those of this processor, for float and double; NULL if it has no fused multiply-add. */
 static const Products *products(int single)
 {
-    if (__builtin_cpu_supports("avx512f"))
+    if (widest >= 64 && __builtin_cpu_supports("avx512f"))
         return single ? &products_float_v4 : &products_double_v4;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return single ? &products_float_v3 : &products_double_v3;
@@ -257,6 +259,8 @@ static const Products *products(int single)
 }
 
 #else
+
+static int widest;
 
 static const Products *products(int single)
 {
@@ -1079,6 +1083,17 @@ static PyObject *set_threads(PyObject *module, PyObject *count)
     Py_RETURN_NONE;
 }
 
+/* Products in vectors of so many bytes, or fewer. */
+static PyObject *use_vectors(PyObject *module, PyObject *bytes)
+{
+    const long most = PyLong_AsLong(bytes);
+    (void)module;
+    if (most == -1 && PyErr_Occurred())
+        return NULL;
+    widest = most < 64 ? 32 : 64;
+    Py_RETURN_NONE;
+}
+
 /* --- the module ------------------------------------------------------------------------------------------------ */
 
 #define METHOD(name, signature) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, #name signature}
@@ -1121,6 +1136,7 @@ static PyMethodDef methods[] = {
     METHOD(max_pooling_backward, "(dy, x, y, dx, height, width, down, right)"),
     METHOD(resample, "(x, rows, columns, y, fill)"),
     {"use_threads", set_threads, METH_O, "use_threads(count)"},
+    {"use_vectors", use_vectors, METH_O, "use_vectors(bytes)"},
     {NULL, NULL, 0, NULL},
 };
 

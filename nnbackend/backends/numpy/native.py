@@ -15,7 +15,7 @@ import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
-from nnbackend.backends.numpy.processors import threads
+from nnbackend.backends.numpy.processors import MOST, available, threads
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -61,6 +61,7 @@ from nnbackend.functions.optimizers import (
     sgd_step,
 )
 from nnbackend.functions.recurrent import (
+    for_products,
     input_products,
     input_products_backward,
     state_products_backward,
@@ -70,7 +71,8 @@ from nnbackend.functions.recurrent import (
 def _are_stale() -> bool:
     """Say whether the loops were compiled from other sources than the C files beside this file."""
     # without pathlib, whose import takes longer than all of this
-    sources = [f"{os.path.dirname(__file__)}{os.sep}{name}" for name in ("native.c", "loops.h", "product.h", "threads.h")]  # noqa: PTH120
+    room = os.path.dirname(__file__)  # noqa: PTH120
+    sources = [f"{room}{os.sep}{name}" for name in ("native.c", "loops.h", "product.h", "threads.h")]
     try:
         built = os.stat(_native.__file__).st_mtime  # noqa: PTH116
         if all(os.stat(source).st_mtime <= built for source in sources):  # noqa: PTH116
@@ -93,7 +95,12 @@ HostArray: TypeAlias = np.ndarray[Any, Any]
 LOW32 = 2**32 - 1
 
 loop = functools.partial(kernel, kind=np.ndarray, exact=True)
-_native.use_threads(threads())
+
+# Whether products of matrices are among the loops: if the processor has fused multiply-add, and all processors together
+# are no more than the threads of the loops. The threads of OpenBLAS would take the processors from ours.
+PRODUCTS = bool(_native.PRODUCTS) and available() <= MOST
+if PRODUCTS:
+    _native.use_threads(threads())
 
 
 # Time of a training step with these loops, as a fraction of the time without (ci/bench/native.py, 2026-11-30), for SGD,
@@ -170,7 +177,7 @@ def _(
 
 @loop(product)
 def _(a: HostArray, b: HostArray) -> Any:
-    if type(b) is not np.ndarray or min(a.ndim, b.ndim) < 2:
+    if not PRODUCTS or type(b) is not np.ndarray or min(a.ndim, b.ndim) < 2:
         return NotImplemented
     c = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
     return c if _native.product(a, b, c, 0.0) is None else NotImplemented
@@ -178,9 +185,10 @@ def _(a: HostArray, b: HostArray) -> Any:
 
 @loop(affine)
 def _(x: HostArray, W: HostArray, b: HostArray) -> HostArray:
-    y = np.empty((len(x), len(b)), x.dtype)
-    if _native.product(x, W, y, b, 0.0) is None:
-        return y
+    if PRODUCTS:
+        y = np.empty((len(x), len(b)), x.dtype)
+        if _native.product(x, W, y, b, 0.0) is None:
+            return y
     y = x @ W
     if _native.add_bias(y, b) is NotImplemented:
         y += b
@@ -188,10 +196,8 @@ def _(x: HostArray, W: HostArray, b: HostArray) -> HostArray:
 
 
 @loop(affine_backward)
-def _(
-    dy: HostArray, x: HostArray, W: HostArray, dW: HostArray, db: HostArray, need_dx: bool = True
-) -> HostArray | None:
-    if _native.product(x.T, dy, dW, 0.0) is NotImplemented:
+def _(dy: HostArray, x: HostArray, W: HostArray, dW: HostArray, db: HostArray, need_dx: bool = True) -> Any:
+    if not PRODUCTS or _native.product(x.T, dy, dW, 0.0) is NotImplemented:
         np.matmul(x.T, dy, out=dW)
     if _native.sum_rows(dy, db) is NotImplemented:
         np.add.reduce(dy, axis=0, out=db)
@@ -398,7 +404,7 @@ def _(dh: HostArray, gates: HostArray, h: HostArray) -> Any:
 
 @loop(rnn)
 def _(x: HostArray, Wx: HostArray, Wh: HostArray, b: HostArray, h: HostArray) -> Any:
-    if not (_native.PRODUCTS and _alike(x, Wx, Wh, b, h)):
+    if not (PRODUCTS and _alike(x, Wx, Wh, b, h)):
         return NotImplemented
     hidden = _states(x, h)
     done = _native.rnn(input_products(x, Wx, b), hidden, Wh)
@@ -417,7 +423,7 @@ def _(
     db: HostArray,
     need_dx: bool = True,
 ) -> Any:
-    if not (_native.PRODUCTS and _alike(dy, x, Wx, Wh, hidden, dWx, dWh, db)):
+    if not (PRODUCTS and _alike(dy, x, Wx, Wh, hidden, dWx, dWh, db)):
         return NotImplemented
     da = np.empty((*hidden[1:].shape,), dy.dtype)
     if _native.rnn_backward(_gradients(dy), hidden, da, Wh) is NotImplemented:
@@ -428,11 +434,19 @@ def _(
 
 @loop(lstm)
 def _(x: HostArray, Wx: HostArray, Wh: HostArray, b: HostArray, h: HostArray, c: HostArray) -> Any:
-    if not (_native.PRODUCTS and _alike(x, Wx, Wh, b, h, c)):
+    if not _alike(x, Wx, Wh, b, h, c):
         return NotImplemented
     gates: Any = input_products(x, Wx, b)  # each step is overwritten by what the loop makes of it
     hidden, cells = _states(x, h), _states(x, c)
-    return (hidden, gates, cells) if _native.lstm(gates, hidden, cells, Wh) is None else NotImplemented
+    if PRODUCTS:
+        return (hidden, gates, cells) if _native.lstm(gates, hidden, cells, Wh) is None else NotImplemented
+    W: Any = for_products(Wh)
+    r = np.empty_like(gates[0])
+    for t in range(x.shape[1]):
+        np.matmul(hidden[t], W, out=r)
+        if _native.lstm_gates(gates[t], r, cells[t], gates[t], cells[t + 1], hidden[t + 1]) is NotImplemented:
+            return NotImplemented
+    return hidden, gates, cells
 
 
 @loop(lstm_backward)
@@ -449,18 +463,26 @@ def _(
     db: HostArray,
     need_dx: bool = True,
 ) -> Any:
-    if not (_native.PRODUCTS and _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db)):
+    if not _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db):
         return NotImplemented
-    da = np.empty_like(gates)
-    if _native.lstm_backward(_gradients(dy), gates, cells, da, Wh) is NotImplemented:
+    dh, da = _gradients(dy), np.empty_like(gates)
+    if PRODUCTS and _native.lstm_backward(dh, gates, cells, da, Wh) is NotImplemented:
         return NotImplemented
+    if not PRODUCTS:
+        WhT: Any = for_products(Wh.T)
+        dc = np.zeros_like(dh[0])
+        for t in range(len(da) - 1, -1, -1):
+            arrays = (dh[t + 1], dc, gates[t], cells[t], cells[t + 1], da[t], dc)
+            if _native.lstm_gates_backward(*arrays) is NotImplemented:
+                return NotImplemented
+            dh[t] += da[t] @ WhT
     state_products_backward(hidden, da, dWh)
     return input_products_backward(da, x, Wx, dWx, db, need_dx)
 
 
 @loop(gru)
 def _(x: HostArray, Wx: HostArray, Wh: HostArray, b: HostArray, bh: HostArray, h: HostArray) -> Any:
-    if not (_native.PRODUCTS and _alike(x, Wx, Wh, b, bh, h)):
+    if not (PRODUCTS and _alike(x, Wx, Wh, b, bh, h)):
         return NotImplemented
     a, hidden = input_products(x, Wx, b), _states(x, h)
     gates = np.empty((x.shape[1], *h.shape[:-1], 4 * h.shape[1]), x.dtype)
@@ -481,7 +503,7 @@ def _(
     dbh: HostArray,
     need_dx: bool = True,
 ) -> Any:
-    if not (_native.PRODUCTS and _alike(dy, x, Wx, Wh, hidden, gates, dWx, dWh, db, dbh)):
+    if not (PRODUCTS and _alike(dy, x, Wx, Wh, hidden, gates, dWx, dWh, db, dbh)):
         return NotImplemented
     (n, steps, width) = dy.shape
     da, dr = (np.empty((steps, n, 3 * width), dy.dtype) for _ in range(2))

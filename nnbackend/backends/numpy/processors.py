@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-MOST = 8  # what our loops do is bound by memory long before
+MOST = 8  # threads that share a loop: most loops are bound by memory long before
 QUOTAS = (  # microseconds of all processors, and of the clock: of version 2 of control groups, and of version 1
     ("/sys/fs/cgroup/cpu.max",),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
@@ -22,28 +22,35 @@ _limit: Any = None  # what the first of them has set
 
 
 def threads() -> int:
+    """Return how many threads share a loop."""
+    return min(available(), MOST)
+
+
+def available() -> int:
     """Return as many as there are processors for this process, but no more than NumPy's matrix products may take.
 
     A container may have a share of the time of all processors, which threads that wait for each other would use up.
     OPENBLAS_NUM_THREADS, or OMP_NUM_THREADS if it is not set, holds both to fewer.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processors = min(processors, _granted())
+    processors = min(processors, _granted() or processors)
     held = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
-    return min(processors, int(held) if held.isdecimal() and int(held) else MOST, MOST)
+    return min(processors, int(held) or processors) if held.isdecimal() else processors
 
 
 @functools.cache
 def _granted() -> int:
-    """Return how many processors' time Linux grants to this container, rounded up; `MOST` if there is no limit."""
-    from pathlib import Path
-
+    """Return how many processors' time Linux grants to this container, rounded up; 0 if there is no limit."""
     for names in QUOTAS:
         with suppress(OSError, ValueError):
-            quota, period = " ".join(Path(name).read_text(encoding="ascii") for name in names).split()
+            text = ""
+            for name in names:  # without pathlib, whose import takes longer than all of this
+                with open(name, encoding="ascii") as file:  # noqa: PTH123
+                    text += file.read()
+            quota, period = text.split()
             if quota != "max" and int(quota) > 0:
-                return max(1, min(MOST, -(-int(quota) // int(period))))
-    return MOST
+                return max(1, -(-int(quota) // int(period)))
+    return 0
 
 
 @contextmanager

@@ -9,12 +9,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from backends.test_kernels import KERNELS, arguments, behind
+from backends.test_kernels import KERNELS, arguments, behind, recurrent_arguments
 from support import assert_close
 
 import nnbackend as nn
@@ -53,6 +54,14 @@ GATES = {  # of each array how many times as wide as the last; 0: a single row; 
     "gru_gates": ("330141", {4, 5}),
     "gru_gates_backward": ("141331", {3, 4, 5}),
 }
+RECURRENCES = {  # of each array how many times as wide as the state, and one step more for the state before the first
+    "rnn": (("1", "1+", "W1"), {0, 1}),
+    "rnn_backward": (("1+", "1+", "1", "W1"), {0, 2}),
+    "lstm": (("4", "1+", "1+", "W4"), {0, 1, 2}),
+    "lstm_backward": (("1+", "4", "1+", "4", "W4"), {0, 3}),
+    "gru": (("3", "1+", "4", "b", "W3"), {1, 2}),
+    "gru_backward": (("1+", "4", "1+", "3", "3", "W3"), {0, 3, 4}),
+}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -83,6 +92,18 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     if name in GATES:
         shapes = [(6, 5 * int(width)) if width != "0" else (5,) for width in GATES[name][0]]
         return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    if name in RECURRENCES:
+        shapes = [
+            (5, 5 * int(form[1]))
+            if form[0] == "W"
+            else (5,)
+            if form == "b"
+            else (3 + form.count("+"), 6, 5 * int(form[0]))
+            for form in RECURRENCES[name][0]
+        ]
+        return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    if name == "product":
+        return [rng.standard_normal(shape).astype(dtype) for shape in ((6, 5), (5, 7), (6, 7))]
     if name == "sum_by_id":
         return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((9, 5), dtype)]
     if name == "gather":
@@ -97,6 +118,8 @@ def numbers_for(name: str) -> list[float]:
         return [0.5]
     if name in CONVOLUTIONS:
         return [2, 1, 0, 0] if name == "convolution" else [2]
+    if name == "product":
+        return [1]
     return [0.5] * ELEMENTWISE[name][1] if name in ELEMENTWISE else []
 
 
@@ -107,6 +130,8 @@ NAMES = [
     "gather",
     "sum_by_id",
     *GATES,
+    *RECURRENCES,
+    "product",
     "is_finite",
     "softmax_cross_entropy_variants",
     "resample",
@@ -120,6 +145,8 @@ def written(name: str) -> set[int]:
         return ELEMENTWISE[name][2]
     if name in GATES:
         return GATES[name][1]
+    if name in RECURRENCES:
+        return RECURRENCES[name][1]
     others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}, "resample": {3}}
     return {**ROWWISE, **POOLINGS, **CONVOLUTIONS, **others}.get(name, {2})
 
@@ -161,11 +188,12 @@ def test_the_stub_lists_what_the_module_has() -> None:
     declared = {
         node.name for node in ast.parse((ROOM / "_native.pyi").read_text()).body if isinstance(node, ast.FunctionDef)
     }
-    declared.remove("use_threads")
+    declared -= {"use_threads", "use_vectors"}
     assert (
         declared
         == set(NAMES)
-        == {name for name in dir(native) if not name.startswith("_")} - {"SOURCES", "use_threads"}
+        == {name for name in dir(native) if not name.startswith("_")}
+        - {"PRODUCTS", "SOURCES", "use_threads", "use_vectors"}
     )
 
 
@@ -357,6 +385,122 @@ def test_a_convolution_is_a_sum_of_products(n: int, c: int, o: int, dtype: str) 
     assert_close(db, dy.astype(float).sum(axis=(1, 2, 3)), dtype, 24 * n)
 
 
+has_products = pytest.mark.skipif(not native.PRODUCTS, reason="this processor has no fused multiply-add for products")
+
+
+def product(a: np.ndarray, b: np.ndarray, *more: Any) -> np.ndarray:
+    c = np.zeros((*a.shape[:-1], b.shape[-1]), a.dtype)
+    assert native.product(a, b, c, *more or (0,)) is None
+    return c
+
+
+@has_products
+@DTYPES
+@pytest.mark.parametrize(("m", "k", "n"), [(61, 1000, 70), (200, 33, 50), (5, 500, 300), (70, 385, 31), (1, 7, 1)])
+def test_the_bits_of_a_product_depend_on_its_row_and_its_column_alone(m: int, k: int, n: int, dtype: str) -> None:
+    """Not on the batch, the number of threads, the width of the vectors, or where the elements lie in memory."""
+    rng = np.random.default_rng(m)
+    a, b = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n)))
+    expected = product(a, b)
+    assert_close(expected, a.astype(float) @ b.astype(float), dtype, k)
+    try:
+        for threads in (1, 3, 100):
+            native.use_threads(threads)
+            for vectors in (32, 64):
+                native.use_vectors(vectors)
+                for left in (a, np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2], a[::-1].copy()[::-1]):
+                    for right in (b, np.asfortranarray(b), np.repeat(b, 2, axis=0)[::2]):
+                        assert product(left, right).tobytes() == expected.tobytes()
+                for i, j in zip(rng.integers(0, m, 9), rng.integers(0, n, 9), strict=True):
+                    assert product(a[i : i + 1], b).tobytes() == expected[i].tobytes()
+                    assert product(a[i : i + 4], b[:, j : j + 3]).tobytes() == expected[i : i + 4, j : j + 3].tobytes()
+                assert product(np.stack([a, -a]), b)[1].tobytes() == product(-a, b).tobytes()
+    finally:
+        native.use_threads(1)
+        native.use_vectors(64)
+
+
+@has_products
+@DTYPES
+@pytest.mark.parametrize("vectors", [32, 64])
+def test_a_product_adds_what_it_is_told_to_and_writes_nothing_else(vectors: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    native.use_vectors(vectors)
+    try:
+        for m, k, n in [*rng.integers(0, 40, (40, 3)), (7, 900, 65), (30, 0, 5)]:
+            a, b, bias, room = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), n, (m, n + 9)))
+            for more in (0, 1):
+                around, c = room.copy(), room[:, 4 : 4 + n].copy()
+                exact = a.astype(float) @ b.astype(float) + more * c + bias
+                assert native.product(a, b, around[:, 4 : 4 + n], bias, more) is None
+                assert_close(around[:, 4 : 4 + n], exact, dtype, k + 2)
+                around[:, 4 : 4 + n] = room[:, 4 : 4 + n]
+                np.testing.assert_array_equal(around, room)
+    finally:
+        native.use_vectors(64)
+
+
+def test_products_that_do_not_fit_are_refused() -> None:
+    ones = np.ones
+    for a, b, c in (
+        (ones((3, 4)), ones((5, 6)), ones((3, 6))),
+        (ones((3, 4)), ones((4, 6)), ones((3, 5))),
+        (ones((3, 4)), ones((4, 6)), ones((2, 6))),
+        (ones((3, 4)), ones((4, 6)), np.asfortranarray(ones((3, 6)))),
+        (ones((2, 3, 4)), ones((3, 4, 6)), ones((2, 3, 6))),
+        (ones((2, 3, 4)), ones((4, 6)), ones((3, 3, 6))),
+        (ones((3, 4)), ones((2, 4, 6)), ones((2, 3, 6))),
+        (ones(4), ones(4), ones(())),
+        (ones((3, 4)), ones((4, 6), "float32"), ones((3, 6))),
+        (ones((3, 4)), ones((4, 6)), np.broadcast_to(ones(6), (3, 6))),
+    ):
+        before = c.copy()
+        assert native.product(a, b, c, 0) is NotImplemented
+        np.testing.assert_array_equal(c, before)
+    assert native.product(ones((3, 4)), ones((4, 6)), ones((3, 6)), ones(5), 0) is NotImplemented
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "name", ["affine", "affine_backward", "product", "lstm", "lstm_backward", "gru", "rnn_backward"]
+)
+def test_products_may_be_left_to_numpy(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor without fused multiply-add, and beside many processors."""
+    monkeypatch.setattr(registrations, "PRODUCTS", False)
+    monkeypatch.setattr(native, "product", None)
+    for given in arguments(name, 7, dtype, np.random.default_rng(0)):
+        ours, numpys = ([a.copy() for a in given if isinstance(a, np.ndarray)] for _ in range(2))
+        results = functions.__dict__[name](*ours), functions.__dict__[name].dispatch(object)(*numpys)
+        for a, b in [*zip(ours, numpys, strict=True), results]:
+            for one, other in zip(*(part if isinstance(part, tuple) else (part,) for part in (a, b)), strict=True):
+                assert_close(one, other, dtype, 500)
+
+
+def drawing(dtype: str) -> Callable[..., np.ndarray]:
+    rng = np.random.default_rng(0)
+    return lambda *shape: rng.standard_normal(shape).astype(dtype)
+
+
+@has_products
+@DTYPES
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_threads_change_no_bit_of_a_sequence(name: str, dtype: str) -> None:
+    results = []
+    for threads, vectors in ((1, 64), (3, 64), (100, 32)):
+        native.use_threads(threads)
+        native.use_vectors(vectors)
+        try:
+            draw = drawing(dtype)
+            given = recurrent_arguments(name, 40, 3, 5, 130, draw)[0]
+            backward = recurrent_arguments(f"{name}_backward", 40, 3, 5, 130, draw)[0]
+            made = [getattr(functions, name)(*given), getattr(functions, f"{name}_backward")(*backward), *backward]
+        finally:
+            native.use_threads(1)
+            native.use_vectors(64)
+        results.append([a.tobytes() for part in made for a in (part if isinstance(part, tuple) else (part,))])
+    assert results[0] == results[1] == results[2]
+
+
 def test_arrays_that_overlap_are_worked_on_in_order() -> None:
     x = np.linspace(-1, 1, 100, dtype="float32")
     expected = functions.relu(x)
@@ -471,7 +615,9 @@ def test_losses_of_variants_know_nan_and_infinity(dtype: str) -> None:
     "form", ["strided", "readonly", "byteorder", "half", "integer", "object", "misaligned", "list"]
 )
 def test_other_arrays_are_refused_untouched(name: str, form: str) -> None:
-    places = written(name) if form == "readonly" else range(len(arrays_for(name)))
+    places = written(name) if form == "readonly" else set(range(len(arrays_for(name))))
+    if form == "strided":  # products copy what they read
+        places -= {0, 1} if name == "product" else {len(places) - 1} if name in RECURRENCES else set()
     for i in places:
         arrays: list[Any] = arrays_for(name)
         match form:
@@ -543,8 +689,9 @@ def test_a_refusal_keeps_no_hold_of_an_array(name: str) -> None:
 def test_bad_calls_say_what_is_wrong(name: str) -> None:
     call, arrays, numbers = getattr(native, name), arrays_for(name), numbers_for(name)
     expected = len(arrays) + len(numbers)
-    with pytest.raises(TypeError, match=f"expected {expected} arguments?, got {expected + 1}"):
-        call(*arrays, *numbers, 1.0)
+    more = [1.0, 1.0] if name == "product" else [1.0]  # a product may have one more: a bias
+    with pytest.raises(TypeError, match=f"expected {expected} arguments?, got {expected + len(more)}"):
+        call(*arrays, *numbers, *more)
     with pytest.raises(TypeError, match=f"expected {expected} arguments?, got 0"):
         call()
     if numbers:
