@@ -585,7 +585,7 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t giv
             loops, {left, right, out}};
         const double each = (double)stack.first.m * (double)stack.first.n * (double)stack.first.k;
         Py_BEGIN_ALLOW_THREADS
-        if (each < 1 << 22)
+        if (count > 1 && each < 1 << 22)
             share_out(some_products, &stack, count, 1 + (Py_ssize_t)((1 << 18) / (each + 1)));
         else
             for (Py_ssize_t number = 0; number < count; number++) {
