@@ -222,11 +222,15 @@ typedef struct {
 #define NAME(name) name##_float_v4
 #define SET(x) (wide_float_v4)_mm512_set1_ps(x)
 #define FMA(a, b, c) (wide_float_v4)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define SET_HALF(x) (half_float_v4)_mm256_set1_ps(x)
+#define FMA_HALF(a, b, c) (half_float_v4)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #include "product.h"
 #define REAL double
 #define NAME(name) name##_double_v4
 #define SET(x) (wide_double_v4)_mm512_set1_pd(x)
 #define FMA(a, b, c) (wide_double_v4)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#define SET_HALF(x) (half_double_v4)_mm256_set1_pd(x)
+#define FMA_HALF(a, b, c) (half_double_v4)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #include "product.h"
 #undef REGISTER
 #undef ROWS
@@ -239,11 +243,15 @@ typedef struct {
 #define NAME(name) name##_float_v3
 #define SET(x) (wide_float_v3)_mm256_set1_ps(x)
 #define FMA(a, b, c) (wide_float_v3)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define SET_HALF(x) (half_float_v3)_mm_set1_ps(x)
+#define FMA_HALF(a, b, c) (half_float_v3)_mm_fmadd_ps((__m128)(a), (__m128)(b), (__m128)(c))
 #include "product.h"
 #define REAL double
 #define NAME(name) name##_double_v3
 #define SET(x) (wide_double_v3)_mm256_set1_pd(x)
 #define FMA(a, b, c) (wide_double_v3)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
+#define SET_HALF(x) (half_double_v3)_mm_set1_pd(x)
+#define FMA_HALF(a, b, c) (half_double_v3)_mm_fmadd_pd((__m128d)(a), (__m128d)(b), (__m128d)(c))
 #include "product.h"
 
 static int widest = 64; /* bytes of the vectors, so that a test sees all */

@@ -10,32 +10,41 @@
    nor on the processor. */
 
 typedef REAL NAME(wide) __attribute__((vector_size(REGISTER), aligned(sizeof(REAL)), may_alias));
+typedef REAL NAME(half) __attribute__((vector_size(REGISTER / 2), aligned(sizeof(REAL)), may_alias));
 typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 enum { NAME(LANES) = REGISTER / sizeof(REAL), NAME(WIDE) = 2 * NAME(LANES) };
 enum { NAME(BLOCK) = 1536 / sizeof(REAL), NAME(BAND) = 256 / NAME(WIDE) * NAME(WIDE) }; /* terms; columns of a block */
 
 /* c <- the sums of k products, + c if `more`, + bias if there is one. a: (k, ROWS), b: (k, ...) with `apart` elements from
-   row to row, c: (rows, vectors) with `line` elements from row to row. */
+   row to row, c: (rows, columns) with `line` elements from row to row. The columns are counted in halves of vectors. */
 TARGET static inline __attribute__((always_inline)) void NAME(tile)(
-    const int rows, const int vectors, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c,
+    const int rows, const int halves, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c,
     Py_ssize_t line, int more, const REAL *bias)
 {
+    const int vectors = halves / 2, odd = halves % 2, last = vectors * NAME(LANES);
     NAME(wide) sums[ROWS][2];
-    for (int i = 0; i < rows; i++)
+    NAME(half) rest[ROWS];
+    for (int i = 0; i < rows; i++) {
         for (int v = 0; v < vectors; v++)
             sums[i][v] = (NAME(wide)){0};
+        rest[i] = (NAME(half)){0};
+    }
     for (; k > 0; k--, a += ROWS, b += apart) {
         NAME(wide) columns[2];
+        NAME(half) end = {0};
         for (int v = 0; v < vectors; v++)
             columns[v] = ((const NAME(wide) *)b)[v];
+        if (odd)
+            end = *(const NAME(half) *)(b + last);
         for (int i = 0; i < rows; i++) {
-            const NAME(wide) row = SET(a[i]);
             for (int v = 0; v < vectors; v++)
-                sums[i][v] = FMA(row, columns[v], sums[i][v]);
+                sums[i][v] = FMA(SET(a[i]), columns[v], sums[i][v]);
+            if (odd)
+                rest[i] = FMA_HALF(SET_HALF(a[i]), end, rest[i]);
         }
     }
-    for (int i = 0; i < rows; i++, c += line)
+    for (int i = 0; i < rows; i++, c += line) {
         for (int v = 0; v < vectors; v++) {
             NAME(wide) *out = (NAME(wide) *)c + v;
             if (more)
@@ -44,14 +53,27 @@ TARGET static inline __attribute__((always_inline)) void NAME(tile)(
                 sums[i][v] += ((const NAME(wide) *)bias)[v];
             *out = sums[i][v];
         }
+        if (odd) {
+            NAME(half) *out = (NAME(half) *)(c + last);
+            if (more)
+                rest[i] += *out;
+            if (bias)
+                rest[i] += *(const NAME(half) *)(bias + last);
+            *out = rest[i];
+        }
+    }
 }
 
 #define TILE(rows)                                                                                                   \
-    TARGET static __attribute__((noinline)) void NAME(tile_##rows)(                                                   \
-        int vectors, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c, Py_ssize_t line, int more, \
+    TARGET static __attribute__((noinline)) void NAME(tile_##rows)(                                                  \
+        int halves, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c, Py_ssize_t line, int more,   \
         const REAL *bias)                                                                                            \
     {                                                                                                                \
-        if (vectors == 2)                                                                                            \
+        if (halves == 4)                                                                                             \
+            NAME(tile)(rows, 4, k, a, b, apart, c, line, more, bias);                                                \
+        else if (halves == 3)                                                                                        \
+            NAME(tile)(rows, 3, k, a, b, apart, c, line, more, bias);                                                \
+        else if (halves == 2)                                                                                        \
             NAME(tile)(rows, 2, k, a, b, apart, c, line, more, bias);                                                \
         else                                                                                                         \
             NAME(tile)(rows, 1, k, a, b, apart, c, line, more, bias);                                                \
@@ -79,31 +101,32 @@ TARGET static void NAME(some)(
     int more, const REAL *bias)
 {
     REAL padded[ROWS * NAME(WIDE)];
-    const int vectors = columns > NAME(LANES) ? 2 : 1, whole = columns == vectors * NAME(LANES);
+    const Py_ssize_t half = NAME(LANES) / 2;
+    const int halves = (int)((columns + half - 1) / half), whole = columns % half == 0;
     REAL *out = whole ? c : padded;
     const Py_ssize_t between = whole ? line : NAME(WIDE), kept = whole ? more : 0;
     const REAL *added = whole ? bias : NULL;
     switch (rows) {
 #if ROWS > 8
     case 12:
-        NAME(tile_12)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        NAME(tile_12)(halves, k, a, b, apart, out, between, (int)kept, added);
         break;
     case 8:
-        NAME(tile_8)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        NAME(tile_8)(halves, k, a, b, apart, out, between, (int)kept, added);
         break;
 #else
     case 6:
-        NAME(tile_6)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        NAME(tile_6)(halves, k, a, b, apart, out, between, (int)kept, added);
         break;
 #endif
     case 4:
-        NAME(tile_4)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        NAME(tile_4)(halves, k, a, b, apart, out, between, (int)kept, added);
         break;
     case 2:
-        NAME(tile_2)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        NAME(tile_2)(halves, k, a, b, apart, out, between, (int)kept, added);
         break;
     default:
-        NAME(tile_1)(vectors, k, a, b, apart, out, between, (int)kept, added);
+        NAME(tile_1)(halves, k, a, b, apart, out, between, (int)kept, added);
     }
     if (!whole)
         for (int i = 0; i < rows; i++, c += line)
@@ -169,10 +192,51 @@ TARGET static __attribute__((noinline)) void NAME(panels_of_b)(
         NAME(panel)(b + j * line, line, step, columns - j < NAME(WIDE) ? columns - j : NAME(WIDE), NAME(WIDE), k, out + j * k);
 }
 
-/* Term q of `blocks` blocks of k terms: where it begins. */
+static inline Py_ssize_t NAME(blocks)(Py_ssize_t k)
+{
+    return k > NAME(BLOCK) ? (k + NAME(BLOCK) - 1) / NAME(BLOCK) : 1;
+}
+
+/* Where block q of k terms begins. */
 static inline Py_ssize_t NAME(begin)(Py_ssize_t k, Py_ssize_t q, Py_ssize_t blocks)
 {
     return k / blocks * q + k % blocks * q / blocks;
+}
+
+/* The sums of `vectors` vectors of columns of b, in the order of the tiles, for a single row of a */
+TARGET static inline __attribute__((always_inline)) void NAME(row)(
+    const int vectors, Py_ssize_t k, const REAL *a, Py_ssize_t a_step, const REAL *b, Py_ssize_t apart, NAME(wide) *sums)
+{
+    for (int v = 0; v < vectors; v++)
+        sums[v] = (NAME(wide)){0};
+    for (; k > 0; k--, a += a_step, b += apart)
+        for (int v = 0; v < vectors; v++)
+            sums[v] = FMA(SET(*a), ((const NAME(wide) *)b)[v], sums[v]);
+}
+
+/* c, a row, <- a b, where the rows of b lie in one run of memory and have a vector at least: nothing is copied. */
+TARGET static void NAME(product_of_row)(const Product *job, const REAL *a, const REAL *b, REAL *c, Py_ssize_t n, const REAL *bias)
+{
+    const Py_ssize_t k = job->k, blocks = NAME(blocks)(k), step = job->a_step[1], apart = job->b_step[0];
+    for (Py_ssize_t q = 0; q < blocks; q++) {
+        const Py_ssize_t p = NAME(begin)(k, q, blocks), terms = NAME(begin)(k, q + 1, blocks) - p;
+        const REAL *x = a + p * step, *y = b + p * apart;
+        for (Py_ssize_t j = 0, columns; j < n; j += columns) {
+            const Py_ssize_t left = n - j, from = left < NAME(LANES) ? n - NAME(LANES) : j; /* the last may overlap */
+            NAME(wide) sums[8];
+            if (left >= 8 * NAME(LANES))
+                NAME(row)(8, terms, x, step, y + from, apart, sums), columns = 8 * NAME(LANES);
+            else if (left >= 2 * NAME(LANES))
+                NAME(row)(2, terms, x, step, y + from, apart, sums), columns = 2 * NAME(LANES);
+            else
+                NAME(row)(1, terms, x, step, y + from, apart, sums), columns = left < NAME(LANES) ? left : NAME(LANES);
+            const REAL *found = (const REAL *)sums + (j - from);
+            for (Py_ssize_t i = 0; i < columns; i++) {
+                const REAL sum = job->more || q > 0 ? found[i] + c[j + i] : found[i];
+                c[j + i] = bias && q == blocks - 1 ? sum + bias[j + i] : sum;
+            }
+        }
+    }
 }
 
 /* A product in one thread */
@@ -181,7 +245,11 @@ TARGET static void NAME(product_of)(const Product *job, const void *a0, const vo
     const REAL *a = a0, *b = b0, *bias = bias0;
     REAL *c = c0;
     _Alignas(REGISTER) REAL panel[ROWS * NAME(BLOCK)], little[NAME(WIDE) * NAME(BLOCK)];
-    const Py_ssize_t k = job->k, blocks = k > NAME(BLOCK) ? (k + NAME(BLOCK) - 1) / NAME(BLOCK) : 1;
+    const Py_ssize_t k = job->k, blocks = NAME(blocks)(k);
+    if (m == 1 && job->b_step[1] == 1 && n >= NAME(LANES)) {
+        NAME(product_of_row)(job, a, b, c, n, bias);
+        return;
+    }
     const int direct = job->b_step[1] == 1 && m <= 2 * ROWS; /* rows of b that are met once or twice need no copy */
     Py_ssize_t band = n < NAME(BAND) ? n : NAME(BAND);
     void *memory = NULL;
@@ -246,7 +314,7 @@ TARGET static void NAME(step)(const void *given, Py_ssize_t first, Py_ssize_t st
 {
     const Step *job = given;
     const Py_ssize_t h = job->h, k = job->k, units = (h + NAME(WIDE) - 1) / NAME(WIDE);
-    const Py_ssize_t blocks = job->state ? k > NAME(BLOCK) ? (k + NAME(BLOCK) - 1) / NAME(BLOCK) : 1 : 0;
+    const Py_ssize_t blocks = job->state ? NAME(blocks)(k) : 0;
     _Alignas(REGISTER) REAL panel[ROWS * NAME(BLOCK)];
     for (Py_ssize_t q = 0; q < blocks; q++) {
         const Py_ssize_t p = NAME(begin)(k, q, blocks), terms = NAME(begin)(k, q + 1, blocks) - p;
@@ -272,3 +340,5 @@ static const Products NAME(products) = {
 #undef NAME
 #undef SET
 #undef FMA
+#undef SET_HALF
+#undef FMA_HALF
