@@ -203,13 +203,14 @@ def _loops() -> Check:
     if os.environ.get("NNBACKEND_NATIVE") == "0":
         return Check("extra", name, False, "NNBACKEND_NATIVE=0 leaves them out")
     try:
-        importlib.import_module("nnbackend.backends.numpy.native")
+        loops = importlib.import_module("nnbackend.backends.numpy.native")
     except ModuleNotFoundError:
         cause = "not built for this Python, which takes a C compiler and Python's headers; training on NumPy is slower"
         return Check("extra", name, False, _source_tree() or f"{cause}. Install both, then nnbackend again")
     except ImportError as error:
         return Check("extra", name, False, _flat(error))
-    return Check("extra", name, True, "in front of NumPy's kernels")
+    products = "matrix products among them" if loops.PRODUCTS else "but matrix products are NumPy's own"
+    return Check("extra", name, True, f"in front of NumPy's kernels, {products}")
 
 
 def _source_tree() -> str:

@@ -290,10 +290,11 @@ class Network:
     def processors(self, shape: Shape) -> AbstractContextManager[object]:
         """Give the processors, within a `with` block, to what does most of the work for batches of `shape`.
 
-        `fit`, `predict` and `evaluate` do it; a training loop of your own should, too. On NumPy the convolutions of a
-        network then share the processors, if they are most of its work and there is enough of it, and the matrix
-        products of the whole process have one thread each. Otherwise the products share the processors, as always.
-        Results stay the same, but for the rounding of products, which depends on their threads.
+        `fit`, `predict` and `evaluate` do it; a training loop of your own should, too. It matters where matrix products
+        are NumPy's own, and changes nothing where they are loops in C. The convolutions of a network then share the
+        processors, if they are most of its work and there is enough of it, and the matrix products of the whole process
+        have one thread each. Otherwise the products share the processors, as always. Results stay the same, but for the
+        rounding of NumPy's products, which depends on their threads.
         """
         return self._processors(shape, WORTH_THREADS)
 

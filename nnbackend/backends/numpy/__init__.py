@@ -47,7 +47,8 @@ class NumpyBackend(Backend):
         return type(x) is np.ndarray and x.dtype.kind in "biuf" and x.dtype.isnative
 
     def arithmetic(self) -> dict[str, Any]:
-        return {**super().arithmetic(), "loops in C": f"{__name__}.native" in sys.modules}
+        loops = sys.modules.get(f"{__name__}.native")
+        return {**super().arithmetic(), "loops in C": loops is not None, "products in C": bool(loops and loops.PRODUCTS)}
 
     def for_loops(self) -> AbstractContextManager[object]:
         loops = sys.modules.get(f"{__name__}.native")  # `_native` may be there, but stale

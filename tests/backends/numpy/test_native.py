@@ -385,7 +385,7 @@ def test_a_convolution_is_a_sum_of_products(n: int, c: int, o: int, dtype: str) 
     assert_close(db, dy.astype(float).sum(axis=(1, 2, 3)), dtype, 24 * n)
 
 
-has_products = pytest.mark.skipif(not native.PRODUCTS, reason="this processor has no fused multiply-add for products")
+has_products = pytest.mark.skipif(not registrations.PRODUCTS, reason="matrix products are NumPy's here")
 
 
 def product(a: np.ndarray, b: np.ndarray, *more: Any) -> np.ndarray:
@@ -474,6 +474,55 @@ def test_products_may_be_left_to_numpy(name: str, dtype: str, monkeypatch: pytes
         for a, b in [*zip(ours, numpys, strict=True), results]:
             for one, other in zip(*(part if isinstance(part, tuple) else (part,) for part in (a, b)), strict=True):
                 assert_close(one, other, dtype, 500)
+
+
+@has_products
+@DTYPES
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Affine(6, 50), nn.BatchNormalization(50), nn.ReLU(), nn.LayerNormalization(50), nn.Affine(50, 3)],
+        lambda: [nn.Affine(6, 20), nn.Sigmoid(), nn.Affine(20, 20), nn.GELU(), nn.Affine(20, 20), nn.Tanh()],
+        *(lambda kind=kind: [kind(6, 40), nn.Affine(40, 5)] for kind in (nn.RNN, nn.LSTM, nn.GRU)),
+        lambda: [nn.Affine(6, 32), nn.MultiHeadAttention(32, 4, causal=True), nn.Affine(32, 5)],
+    ],
+)
+def test_a_row_alone_has_the_bits_of_its_prediction_in_a_batch(layers: Callable[[], list[Any]], dtype: str) -> None:
+    net = nn.Network(layers(), seed=0, dtype=dtype)
+    net.buffer.data[...] += drawing(dtype)(net.buffer.data.size) / 10  # biases among them
+    kinds = (nn.RNN, nn.LSTM, nn.GRU, nn.MultiHeadAttention)
+    sequences = any(isinstance(layer, kinds) for layer in net.layers.values())
+    x = drawing(dtype)(60, 9, 6) if sequences else drawing(dtype)(60, 6)
+    together = net.predict(x)
+    for first, rows in ((0, 1), (7, 1), (20, 3), (30, 29)):
+        assert net.predict(x[first : first + rows]).tobytes() == together[first : first + rows].tobytes()
+
+
+@has_products
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (lambda: nn.Network([nn.Affine(70, 90), nn.ReLU(), nn.Dropout(0.2), nn.Affine(90, 10)], seed=0), (70,)),
+        (lambda: nn.convolutional_network((12, 12, 1), seed=0), (12, 12, 1)),
+        (
+            lambda: nn.Network(
+                [nn.Convolution(1, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Affine(200, 10)], seed=0
+            ),
+            (12, 12, 1),
+        ),
+    ],
+)
+def test_a_run_has_the_same_bits_with_any_number_of_threads(network: Callable[[], Any], shape: tuple[int, ...]) -> None:
+    x, t, results = drawing("float32")(600, *shape), np.arange(600) % 10, []
+    for threads in (1, 2, 5):
+        native.use_threads(threads)
+        try:
+            net = network()
+            nn.Trainer(net, nn.Adam(), batch_size=64, seed=1).fit(x, t, epochs=2)
+        finally:
+            native.use_threads(1)
+        results.append(net.buffer.data.tobytes())
+    assert results[0] == results[1] == results[2]
 
 
 def drawing(dtype: str) -> Callable[..., np.ndarray]:
