@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 WARM_UP = 2  # steps of each block that are not timed
+PAUSE = 0.2  # seconds
 LR = 0.05
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     for block in range(arguments.blocks + 1):
         batches = [order.choice(len(x), arguments.batch, replace=False) for _ in range(arguments.steps)]
         for name, step in programs.items():
-            time.sleep(0.15)
+            time.sleep(PAUSE)
             with network.processors((arguments.batch, *x.shape[1:])) if name == "nnbackend" else nullcontext():
                 for number, rows in enumerate(batches):
                     start = time.perf_counter()

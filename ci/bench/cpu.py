@@ -5,7 +5,7 @@
 
 All programs train the same networks on the same MNIST images. They take turns, an epoch each, so that all share the
 drift of the machine's speed. Figures are medians over the epochs. The first epoch of each program (compiling, warming
-up) is not timed. A library that is not installed is left out, by name.
+up) is not timed. Before each turn is a pause, in which the threads of the last program stop to spin. A library that is not installed is left out, by name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 HELD = {name: value for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if (value := os.environ.pop(name, None))}
 
 import numpy as np  # noqa: E402  (it reads the environment)
-from programs import PROGRAMS, THREADS, JaxScan, Keras, Ours, Products, Sklearn, Task, Torch  # noqa: E402
+from programs import PAUSE, PROGRAMS, THREADS, JaxScan, Keras, Ours, Products, Sklearn, Task, Torch  # noqa: E402
 
 import nnbackend as nn  # noqa: E402
 
@@ -91,6 +91,7 @@ def train(task: Task, epochs: int, skip: list[str], missing: dict[str, str]) -> 
     losses: dict[str, float] = {}
     for _ in range(epochs):
         for program in programs:
+            time.sleep(PAUSE)
             began = time.perf_counter()
             losses[program.name] = program.epoch()
             seconds[program.name].append((time.perf_counter() - began) / task.steps)
@@ -133,6 +134,7 @@ def predict(x: np.ndarray, t: np.ndarray, skip: list[str]) -> dict[str, dict[str
         times: dict[str, list[float]] = {program.name: [] for program in programs}
         for round_ in range(rounds + 1):
             for program in programs:
+                time.sleep(PAUSE)
                 began = time.perf_counter()
                 for _ in range(calls):
                     program.predict(batch)
@@ -216,9 +218,11 @@ def numerical(x: np.ndarray, t: np.ndarray, rounds: int = 3, elements: int = 100
 
     times: dict[str, list[float]] = {"nnbackend": [], "plain NumPy": []}
     for _ in range(rounds):
+        time.sleep(PAUSE)
         began = time.perf_counter()
         found = net.numerical_gradient(batch, labels)
         times["nnbackend"].append(time.perf_counter() - began)
+        time.sleep(PAUSE)
         began = time.perf_counter()
         plain()
         tried = len(range(0, W1.size, W1.size // elements))

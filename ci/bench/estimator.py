@@ -37,6 +37,7 @@ from nnbackend.estimator import NNClassifier
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, x_test, y_train, y_test
 
+PAUSE = 0.2  # seconds, in which the threads of the last program stop to spin
 OURS = "NNClassifier"
 PROGRAMS: dict[str, Callable[[int], ClassifierMixin]] = {
     OURS: lambda seed: NNClassifier(random_state=seed),
@@ -76,6 +77,7 @@ def measure(task: str, rows: int, repeats: int, skip: list[str]) -> dict[str, An
     for seed in range(repeats):
         for name in names:
             program = PROGRAMS[name](seed)
+            time.sleep(PAUSE)
             began = time.perf_counter()
             program.fit(x_train, y_train)
             seconds[name].append(time.perf_counter() - began)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 THREADS = os.cpu_count() or 1
+PAUSE = 0.2  # seconds after which the threads of the last program spin no more; those of OpenBLAS do for 0.1
 
 
 @dataclass

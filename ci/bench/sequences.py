@@ -8,7 +8,7 @@ step of a language model of it (an embedding of 1000 words, the LSTM, an affine 
 a small causal transformer (128 features, two blocks of 4 heads with an inner layer of 512, Adam). Both libraries start
 from the same values and see the same batches; the last losses show that they do the same. They take turns, a block of
 steps each, so that both share the drift of the machine's speed. The first block and the first two steps of each block
-are not timed. CPU time counts what other programs do not take away: read it where the machine is not idle.
+are not timed. Before each block is a pause, in which the threads of the other library stop to spin. CPU time counts what other programs do not take away: read it where the machine is not idle.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 WARM_UP = 2  # steps of each block that are not timed
+PAUSE = 0.2  # seconds
 N, T, WIDTH, WORDS, FEATURES, HEADS = 32, 35, 256, 1000, 128, 4
 Step = Callable[[Any, Any], float]
 
@@ -52,6 +53,7 @@ def main() -> None:
         for block in range(arguments.blocks + 1):
             batches = [order.integers(0, WORDS, (N, T + 1)) for _ in range(arguments.steps)]
             for program, step in programs.items():
+                time.sleep(PAUSE)
                 for number, ids in enumerate(batches):
                     x, t = np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
                     start, since = time.perf_counter(), time.process_time()
