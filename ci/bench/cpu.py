@@ -5,7 +5,8 @@
 
 All programs train the same networks on the same MNIST images. They take turns, an epoch each, so that all share the
 drift of the machine's speed. Figures are medians over the epochs. The first epoch of each program (compiling, warming
-up) is not timed. Before each turn is a pause, in which the threads of the last program stop to spin. A library that is not installed is left out, by name.
+up) is not timed. Before each turn is a pause, in which the threads of the last program stop to spin. A library that is
+not installed is left out, by name.
 """
 
 from __future__ import annotations
