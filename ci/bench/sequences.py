@@ -8,8 +8,8 @@ step of a language model of it (an embedding of 1000 words, the LSTM, an affine 
 a small causal transformer (128 features, two blocks of 4 heads with an inner layer of 512, Adam). Both libraries start
 from the same values and see the same batches; the last losses show that they do the same. They take turns, a block of
 steps each, so that both share the drift of the machine's speed. The first block and the first two steps of each block
-are not timed. Before each block is a pause, in which the threads of the other library stop to spin. CPU time counts what
-other programs do not take away: read it where the machine is not idle.
+are not timed. Before each block is a pause, in which the threads of the other library stop to spin. CPU time counts
+what other programs do not take away: read it where the machine is not idle.
 """
 
 from __future__ import annotations

@@ -195,8 +195,8 @@ typedef void Gates(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, v
 
 enum { MOST_ARRAYS = 7, MOST_NUMBERS = 6 };
 
-/* A step of a recurrent network: c, (n, parts h), <- `state` W, + c if `more`, the state having k columns; then come the
-   gates. panels: those of W, (parts, units of columns, k, width). */
+/* A step of a recurrent network: c, (n, parts h), <- `state` W, + c if `more`, the state having k columns; then come
+   the gates. panels: those of W, (parts, units of columns, k, width). */
 typedef struct {
     const void *W, *state; /* no state: no product */
     void *panels, *c;
@@ -572,7 +572,8 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t giv
     int suited = parse(&a, args, given, given == 5 ? "rrrr" : "rrr", 4, 1, PyBUF_STRIDES);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    const Py_buffer *left = &a.views[0], *right = &a.views[1], *out = &a.views[2], *bias = a.count == 4 ? &a.views[3] : NULL;
+    const Py_buffer *left = &a.views[0], *right = &a.views[1], *out = &a.views[2];
+    const Py_buffer *bias = a.count == 4 ? &a.views[3] : NULL;
     const Products *loops = products(is_float(&a));
     const int rows = out->ndim - 2, columns = out->ndim - 1, last = right->ndim - 1;
     suited = loops && rows >= 0 && left->ndim == out->ndim && (right->ndim == out->ndim || right->ndim == 2) &&
@@ -587,9 +588,9 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t giv
     }
     if (suited) {
         const Stack stack = {
-            {left->buf, right->buf, bias ? bias->buf : NULL, out->buf, out->shape[rows], out->shape[columns], left->shape[columns],
-                {step_of(left, rows), step_of(left, columns)}, {step_of(right, last - 1), step_of(right, last)},
-                step_of(out, rows), a.numbers[0] != 0},
+            {left->buf, right->buf, bias ? bias->buf : NULL, out->buf, out->shape[rows], out->shape[columns],
+                left->shape[columns], {step_of(left, rows), step_of(left, columns)},
+                {step_of(right, last - 1), step_of(right, last)}, step_of(out, rows), a.numbers[0] != 0},
             loops, {left, right, out}};
         const double each = (double)stack.first.m * (double)stack.first.n * (double)stack.first.k;
         Py_BEGIN_ALLOW_THREADS
@@ -721,8 +722,8 @@ typedef struct {
 } Place;
 
 /* How the steps of a kind of network follow each other. Each argument but the last, Wh, (h, parts h), is a sequence,
-   (steps, n, columns): `leads` has '1' for one that begins with the state before the first step, '0' for others, 'r' for a row
-   (h,); `widths` how many times h its columns are. scratch: (n, parts h), zeros at first. */
+   (steps, n, columns): `leads` has '1' for one that begins with the state before the first step, '0' for others, 'r' for
+   a row (h,); `widths` how many times h its columns are. scratch: (n, parts h), zeros at first. */
 typedef struct {
     const char *kinds, *leads, *widths;
     int writes, parts, backward;
@@ -730,15 +731,11 @@ typedef struct {
     Place state, c, arrays[MOST_ARRAYS];
 } Recurrence;
 
-static int is_zero(const char *memory, Py_ssize_t bytes)
-{
-    return bytes == 0 || (memory[0] == 0 && !memcmp(memory, memory + 1, (size_t)bytes - 1));
-}
-
 static int suits(const Arguments *a, const Recurrence *what)
 {
     const Py_buffer *first = &a->views[0], *Wh = &a->views[a->count - 1];
-    if (first->ndim != 3 || Wh->ndim != 2 || Wh->shape[0] < 1 || Wh->shape[1] != what->parts * Wh->shape[0] || !whole_steps(Wh))
+    if (first->ndim != 3 || Wh->ndim != 2 || Wh->shape[0] < 1 || Wh->shape[1] != what->parts * Wh->shape[0] ||
+        !whole_steps(Wh))
         return 0;
     const Py_ssize_t steps = first->shape[0] - (what->leads[0] == '1'), n = first->shape[1], h = Wh->shape[0];
     int suited = steps >= 1;
@@ -791,9 +788,8 @@ static PyObject *recurrence(PyObject *const *args, Py_ssize_t given, const Recur
         share_out(loops->prepare, &job, units, least);
         for (Py_ssize_t turn = 0; turn < steps; turn++) {
             const Py_ssize_t t = what->backward ? steps - 1 - turn : turn;
-            const char *state = at(&a, what, what->state, t, NULL);
-            const int none = turn == 0 && (what->backward || is_zero(state, n * h * itemsize));
-            job.state = none ? NULL : state;
+            /* nothing comes back from behind the last step */
+            job.state = what->backward && turn == 0 ? NULL : at(&a, what, what->state, t, NULL);
             job.c = at(&a, what, what->c, t, zeros);
             for (int i = 0; i < MOST_ARRAYS; i++)
                 job.arrays[i] = at(&a, what, what->arrays[i], t, zeros);
@@ -821,14 +817,14 @@ RECURRENCE(
     lstm, "rrrr", "011", "411", 1 | 2 | 4, 4, 0, lstm_gates_float, lstm_gates_double, {1, 0}, {0, 0},
     {{0, 0}, {NOTHING, 0}, {2, 0}, {0, 0}, {2, 1}, {1, 1}})
 RECURRENCE(
-    lstm_backward, "rrrrr", "1010", "1414", 1 | 8, 4, 1, lstm_gates_backward_float, lstm_gates_backward_double, {3, 1}, {0, 1},
-    {{0, 1}, {SCRATCH, 0}, {1, 0}, {2, 0}, {2, 1}, {3, 0}, {SCRATCH, 0}})
+    lstm_backward, "rrrrr", "1010", "1414", 1 | 8, 4, 1, lstm_gates_backward_float, lstm_gates_backward_double, {3, 1},
+    {0, 1}, {{0, 1}, {SCRATCH, 0}, {1, 0}, {2, 0}, {2, 1}, {3, 0}, {SCRATCH, 0}})
 RECURRENCE(
     gru, "rrrrr", "010r", "3141", 2 | 4, 3, 0, gru_gates_float, gru_gates_double, {1, 0}, {SCRATCH, 0},
     {{0, 0}, {SCRATCH, 0}, {3, 0}, {1, 0}, {2, 0}, {1, 1}})
 RECURRENCE(
-    gru_backward, "rrrrrr", "10100", "14133", 1 | 8 | 16, 3, 1, gru_gates_backward_float, gru_gates_backward_double, {4, 1}, {0, 1},
-    {{0, 1}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {0, 0}})
+    gru_backward, "rrrrrr", "10100", "14133", 1 | 8 | 16, 3, 1, gru_gates_backward_float, gru_gates_backward_double,
+    {4, 1}, {0, 1}, {{0, 1}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {0, 0}})
 
 /* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
 typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
@@ -865,6 +861,32 @@ static PyObject *softmax_cross_entropy_backward(PyObject *module, PyObject *cons
     return labelled(args, given, softmax_cross_entropy_backward_float, softmax_cross_entropy_backward_double);
 }
 
+typedef struct {
+    Py_ssize_t shape[3]; /* k, classes, n */
+    void *memory[5];
+    int failed; /* for want of memory */
+} Variants;
+
+#define SOME_VARIANTS(type)                                                                                  \
+    static void some_variants_##type(const void *given, Py_ssize_t first, Py_ssize_t stop)                    \
+    {                                                                                                         \
+        Variants *job = (Variants *)given;                                                                    \
+        const Py_ssize_t classes = job->shape[1], n = job->shape[2], shape[] = {stop - first, classes, n};    \
+        type *dx = (type *)job->memory[1] + first * n, *w = (type *)job->memory[2] + first * classes;         \
+        type *losses = (type *)job->memory[4] + first * n;                                                    \
+        void *const memory[] = {job->memory[0], dx, w, job->memory[3], losses};                               \
+        /* the rows first, since they may need more alignment than the numbers */                             \
+        int64_t *rows = malloc((size_t)n * (3 * sizeof *rows + (size_t)(classes + 3) * sizeof(type)));         \
+        if (rows)                                                                                             \
+            softmax_cross_entropy_variants_##type(shape, memory, (type *)(rows + 3 * n), rows);               \
+        else                                                                                                  \
+            raise_flag(&job->failed);                                                                         \
+        free(rows);                                                                                           \
+    }
+
+SOME_VARIANTS(float)
+SOME_VARIANTS(double)
+
 /* y: (classes, n); dx, losses: (k, n); w: (k, classes); t: (n,) */
 static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
@@ -877,21 +899,16 @@ static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *cons
     suited = y->ndim == 2 && y->len > 0 && dx->ndim == 2 && dx->shape[1] == y->shape[1] && w->ndim == 2 &&
              w->shape[0] == dx->shape[0] && w->shape[1] == y->shape[0] && t->ndim == 1 &&
              t->shape[0] == y->shape[1] && same_shape(losses, dx) && within(t, y->shape[0]);
-    const size_t n = suited ? (size_t)t->shape[0] : 0, classes = suited ? (size_t)y->shape[0] : 0;
-    void *work = suited ? malloc(n * ((classes + 3) * (size_t)y->itemsize + 3 * sizeof(int64_t))) : NULL;
-    if (work) {
-        const Py_ssize_t shape[] = {dx->shape[0], y->shape[0], y->shape[1]};
-        void *const memory[] = {y->buf, dx->buf, w->buf, t->buf, losses->buf};
-        int64_t *rows = work; /* first, since they may need more alignment than the numbers */
+    if (suited) {
+        Variants job = {
+            {dx->shape[0], y->shape[0], y->shape[1]}, {y->buf, dx->buf, w->buf, t->buf, losses->buf}, 0};
+        const Py_ssize_t least = 1 + (1 << 14) / (job.shape[1] * job.shape[2]);
         Py_BEGIN_ALLOW_THREADS
-        if (is_float(&a))
-            softmax_cross_entropy_variants_float(shape, memory, (float *)(rows + 3 * n), rows);
-        else
-            softmax_cross_entropy_variants_double(shape, memory, (double *)(rows + 3 * n), rows);
+        share_out(is_float(&a) ? some_variants_float : some_variants_double, &job, job.shape[0], least);
         Py_END_ALLOW_THREADS
-        free(work);
+        suited = !job.failed;
     }
-    return finish(&a, work != NULL);
+    return finish(&a, suited);
 }
 
 typedef struct {

@@ -1,7 +1,7 @@
-/* Products of matrices, once for each type and each width of vectors: native.c includes this file with REAL, NAME, REGISTER,
-   VECTORS_OF, ROWS, TARGET, SET and FMA set.
+/* Products of matrices, once for each type and each width of vectors: native.c includes this file with REAL and NAME set,
+   REGISTER (bytes of a vector), ROWS (of a tile), TARGET, SET and FMA, and the last two for half a vector.
 
-   A tile of ROWS x WIDE sums stays in registers while a panel of a and one of b pass: columns of a, and rows of b, which
+   A tile of ROWS x WIDE sums stays in registers while a panel of a and one of b pass: columns of a, and rows of b, that
    were copied to lie one behind the other. A panel of a then stays in the first cache, and a block of b in the second
    (Goto, van de Geijn 2008: Anatomy of high-performance matrix multiplication).
 
@@ -16,8 +16,8 @@ typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(si
 enum { NAME(LANES) = REGISTER / sizeof(REAL), NAME(WIDE) = 2 * NAME(LANES) };
 enum { NAME(BLOCK) = 1536 / sizeof(REAL), NAME(BAND) = 256 / NAME(WIDE) * NAME(WIDE) }; /* terms; columns of a block */
 
-/* c <- the sums of k products, + c if `more`, + bias if there is one. a: (k, ROWS), b: (k, ...) with `apart` elements from
-   row to row, c: (rows, columns) with `line` elements from row to row. The columns are counted in halves of vectors. */
+/* c <- the sums of k products, + c if `more`, + bias if there is one. a: (k, ROWS), b: (k, ...) with `apart` elements
+   from row to row, c: (rows, columns) with `line` elements from row to row. Columns are counted in halves of vectors. */
 TARGET static inline __attribute__((always_inline)) void NAME(tile)(
     const int rows, const int halves, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c,
     Py_ssize_t line, int more, const REAL *bias)
@@ -64,76 +64,62 @@ TARGET static inline __attribute__((always_inline)) void NAME(tile)(
     }
 }
 
-#define TILE(rows)                                                                                                   \
-    TARGET static __attribute__((noinline)) void NAME(tile_##rows)(                                                  \
-        int halves, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c, Py_ssize_t line, int more,   \
-        const REAL *bias)                                                                                            \
-    {                                                                                                                \
-        if (halves == 4)                                                                                             \
-            NAME(tile)(rows, 4, k, a, b, apart, c, line, more, bias);                                                \
-        else if (halves == 3)                                                                                        \
-            NAME(tile)(rows, 3, k, a, b, apart, c, line, more, bias);                                                \
-        else if (halves == 2)                                                                                        \
-            NAME(tile)(rows, 2, k, a, b, apart, c, line, more, bias);                                                \
-        else                                                                                                         \
-            NAME(tile)(rows, 1, k, a, b, apart, c, line, more, bias);                                                \
+typedef void NAME(Tile)(int, Py_ssize_t, const REAL *, const REAL *, Py_ssize_t, REAL *, Py_ssize_t, int, const REAL *);
+
+#define TILE(rows)                                                                                                 \
+    TARGET static __attribute__((noinline)) void NAME(tile_##rows)(                                                \
+        int halves, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c, Py_ssize_t line,        \
+        int more, const REAL *bias)                                                                                \
+    {                                                                                                              \
+        if (halves == 4)                                                                                           \
+            NAME(tile)(rows, 4, k, a, b, apart, c, line, more, bias);                                              \
+        else if (halves == 3)                                                                                      \
+            NAME(tile)(rows, 3, k, a, b, apart, c, line, more, bias);                                              \
+        else if (halves == 2)                                                                                      \
+            NAME(tile)(rows, 2, k, a, b, apart, c, line, more, bias);                                              \
+        else                                                                                                       \
+            NAME(tile)(rows, 1, k, a, b, apart, c, line, more, bias);                                              \
     }
+
 TILE(1)
 TILE(2)
 TILE(4)
-#if ROWS > 8
+#if ROWS == 12
 TILE(8)
 TILE(12)
+static NAME(Tile) *const NAME(tiles)[] = {
+    [1] = NAME(tile_1), [2] = NAME(tile_2), [4] = NAME(tile_4), [8] = NAME(tile_8), [12] = NAME(tile_12)};
 #else
 TILE(6)
+static NAME(Tile) *const NAME(tiles)[] = {
+    [1] = NAME(tile_1), [2] = NAME(tile_2), [4] = NAME(tile_4), [6] = NAME(tile_6)};
 #endif
 #undef TILE
 
-/* The largest tile for so many rows. */
-static inline int NAME(tile_rows)(Py_ssize_t rows)
+/* How many of so many rows a tile takes. */
+static inline Py_ssize_t NAME(tile_rows)(Py_ssize_t rows)
 {
-    return rows >= ROWS ? ROWS : ROWS > 8 && rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+    return rows >= ROWS ? ROWS : ROWS == 12 && rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
 }
 
-/* c <- + a b for `rows` of a's panel, which are those of a tile, and `columns` of b, at most WIDE */
-TARGET static void NAME(some)(
-    int rows, Py_ssize_t columns, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c, Py_ssize_t line,
-    int more, const REAL *bias)
+/* A tile of any number of columns, at most WIDE */
+TARGET static void NAME(columns)(
+    Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c,
+    Py_ssize_t line, int more, const REAL *bias)
 {
     REAL padded[ROWS * NAME(WIDE)];
     const Py_ssize_t half = NAME(LANES) / 2;
-    const int halves = (int)((columns + half - 1) / half), whole = columns % half == 0;
-    REAL *out = whole ? c : padded;
-    const Py_ssize_t between = whole ? line : NAME(WIDE), kept = whole ? more : 0;
-    const REAL *added = whole ? bias : NULL;
-    switch (rows) {
-#if ROWS > 8
-    case 12:
-        NAME(tile_12)(halves, k, a, b, apart, out, between, (int)kept, added);
-        break;
-    case 8:
-        NAME(tile_8)(halves, k, a, b, apart, out, between, (int)kept, added);
-        break;
-#else
-    case 6:
-        NAME(tile_6)(halves, k, a, b, apart, out, between, (int)kept, added);
-        break;
-#endif
-    case 4:
-        NAME(tile_4)(halves, k, a, b, apart, out, between, (int)kept, added);
-        break;
-    case 2:
-        NAME(tile_2)(halves, k, a, b, apart, out, between, (int)kept, added);
-        break;
-    default:
-        NAME(tile_1)(halves, k, a, b, apart, out, between, (int)kept, added);
+    const int halves = (int)((columns + half - 1) / half);
+    if (columns % half == 0) {
+        NAME(tiles)[rows](halves, k, a, b, apart, c, line, more, bias);
+        return;
     }
-    if (!whole)
-        for (int i = 0; i < rows; i++, c += line)
-            for (Py_ssize_t j = 0; j < columns; j++) {
-                const REAL sum = more ? padded[i * NAME(WIDE) + j] + c[j] : padded[i * NAME(WIDE) + j];
-                c[j] = bias ? sum + bias[j] : sum;
-            }
+    NAME(tiles)[rows](halves, k, a, b, apart, padded, NAME(WIDE), 0, NULL);
+    for (Py_ssize_t i = 0; i < rows; i++, c += line)
+        for (Py_ssize_t j = 0; j < columns; j++) {
+            const REAL sum = more ? padded[i * NAME(WIDE) + j] + c[j] : padded[i * NAME(WIDE) + j];
+            c[j] = bias ? sum + bias[j] : sum;
+        }
 }
 
 /* out[p, i] <- x[i, p] for 4 x 4 elements */
@@ -142,8 +128,10 @@ TARGET static inline __attribute__((always_inline)) void NAME(turn)(
 {
     const NAME(four) x0 = *(const NAME(four) *)x, x1 = *(const NAME(four) *)(x + line);
     const NAME(four) x2 = *(const NAME(four) *)(x + 2 * line), x3 = *(const NAME(four) *)(x + 3 * line);
-    const NAME(four) low01 = __builtin_shufflevector(x0, x1, 0, 4, 1, 5), high01 = __builtin_shufflevector(x0, x1, 2, 6, 3, 7);
-    const NAME(four) low23 = __builtin_shufflevector(x2, x3, 0, 4, 1, 5), high23 = __builtin_shufflevector(x2, x3, 2, 6, 3, 7);
+    const NAME(four) low01 = __builtin_shufflevector(x0, x1, 0, 4, 1, 5);
+    const NAME(four) low23 = __builtin_shufflevector(x2, x3, 0, 4, 1, 5);
+    const NAME(four) high01 = __builtin_shufflevector(x0, x1, 2, 6, 3, 7);
+    const NAME(four) high23 = __builtin_shufflevector(x2, x3, 2, 6, 3, 7);
     *(NAME(four) *)out = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
     *(NAME(four) *)(out + apart) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
     *(NAME(four) *)(out + 2 * apart) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
@@ -189,7 +177,8 @@ TARGET static __attribute__((noinline)) void NAME(panels_of_b)(
         for (Py_ssize_t j = 0; j < whole; j += NAME(WIDE))
             memcpy(out + j * k + p * NAME(WIDE), b + p * step + j, sizeof(REAL) * NAME(WIDE));
     for (Py_ssize_t j = whole; j < columns; j += NAME(WIDE))
-        NAME(panel)(b + j * line, line, step, columns - j < NAME(WIDE) ? columns - j : NAME(WIDE), NAME(WIDE), k, out + j * k);
+        NAME(panel)(
+            b + j * line, line, step, columns - j < NAME(WIDE) ? columns - j : NAME(WIDE), NAME(WIDE), k, out + j * k);
 }
 
 static inline Py_ssize_t NAME(blocks)(Py_ssize_t k)
@@ -215,7 +204,8 @@ TARGET static inline __attribute__((always_inline)) void NAME(row)(
 }
 
 /* c, a row, <- a b, where the rows of b lie in one run of memory and have a vector at least: nothing is copied. */
-TARGET static void NAME(product_of_row)(const Product *job, const REAL *a, const REAL *b, REAL *c, Py_ssize_t n, const REAL *bias)
+TARGET static void NAME(product_of_row)(
+    const Product *job, const REAL *a, const REAL *b, REAL *c, Py_ssize_t n, const REAL *bias)
 {
     const Py_ssize_t k = job->k, blocks = NAME(blocks)(k), step = job->a_step[1], apart = job->b_step[0];
     for (Py_ssize_t q = 0; q < blocks; q++) {
@@ -240,10 +230,9 @@ TARGET static void NAME(product_of_row)(const Product *job, const REAL *a, const
 }
 
 /* A product in one thread */
-TARGET static void NAME(product_of)(const Product *job, const void *a0, const void *b0, void *c0, Py_ssize_t m, Py_ssize_t n, const void *bias0)
+TARGET static void NAME(product_of)(
+    const Product *job, const REAL *a, const REAL *b, REAL *c, Py_ssize_t m, Py_ssize_t n, const REAL *bias)
 {
-    const REAL *a = a0, *b = b0, *bias = bias0;
-    REAL *c = c0;
     _Alignas(REGISTER) REAL panel[ROWS * NAME(BLOCK)], little[NAME(WIDE) * NAME(BLOCK)];
     const Py_ssize_t k = job->k, blocks = NAME(blocks)(k);
     if (m == 1 && job->b_step[1] == 1 && n >= NAME(LANES)) {
@@ -267,15 +256,18 @@ TARGET static void NAME(product_of)(const Product *job, const void *a0, const vo
             const Py_ssize_t right = n - left < band ? n : left + band;
             const REAL *from = b + p * job->b_step[0];
             const Py_ssize_t copied = direct ? left + (right - left) / NAME(WIDE) * NAME(WIDE) : left;
-            NAME(panels_of_b)(from + copied * job->b_step[1], job->b_step[1], job->b_step[0], right - copied, terms, block);
+            NAME(panels_of_b)(
+                from + copied * job->b_step[1], job->b_step[1], job->b_step[0], right - copied, terms, block);
             for (Py_ssize_t i = 0, rows; i < m; i += rows) {
                 rows = NAME(tile_rows)(m - i);
-                NAME(panel_of_a)(a + i * job->a_step[0] + p * job->a_step[1], job->a_step[0], job->a_step[1], rows, terms, panel);
+                NAME(panel_of_a)(
+                    a + i * job->a_step[0] + p * job->a_step[1], job->a_step[0], job->a_step[1], rows, terms, panel);
                 for (Py_ssize_t j = left; j < right; j += NAME(WIDE)) {
                     const Py_ssize_t columns = right - j < NAME(WIDE) ? right - j : NAME(WIDE);
                     const int there = j < copied;
                     const REAL *met = there ? from + j : block + (j - copied) * terms;
-                    NAME(some)((int)rows, columns, terms, panel, met, there ? job->b_step[0] : NAME(WIDE), c + i * job->c_line + j,
+                    NAME(columns)(
+                        rows, columns, terms, panel, met, there ? job->b_step[0] : NAME(WIDE), c + i * job->c_line + j,
                         job->c_line, job->more || q > 0, q == blocks - 1 && bias ? bias + j : NULL);
                 }
             }
@@ -287,14 +279,17 @@ TARGET static void NAME(product_rows)(const void *given, Py_ssize_t first, Py_ss
 {
     const Product *job = given;
     const Py_ssize_t top = first * ROWS, m = stop * ROWS < job->m ? (stop - first) * ROWS : job->m - top;
-    NAME(product_of)(job, (const REAL *)job->a + top * job->a_step[0], job->b, (REAL *)job->c + top * job->c_line, m, job->n, job->bias);
+    NAME(product_of)(
+        job, (const REAL *)job->a + top * job->a_step[0], job->b, (REAL *)job->c + top * job->c_line, m, job->n, job->bias);
 }
 
 TARGET static void NAME(product_columns)(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
     const Product *job = given;
-    const Py_ssize_t left = first * NAME(WIDE), n = stop * NAME(WIDE) < job->n ? (stop - first) * NAME(WIDE) : job->n - left;
-    NAME(product_of)(job, job->a, (const REAL *)job->b + left * job->b_step[1], (REAL *)job->c + left, job->m, n,
+    const Py_ssize_t left = first * NAME(WIDE);
+    const Py_ssize_t n = stop * NAME(WIDE) < job->n ? (stop - first) * NAME(WIDE) : job->n - left;
+    NAME(product_of)(
+        job, job->a, (const REAL *)job->b + left * job->b_step[1], (REAL *)job->c + left, job->m, n,
         job->bias ? (const REAL *)job->bias + left : NULL);
 }
 
@@ -305,7 +300,8 @@ TARGET static void NAME(prepare)(const void *given, Py_ssize_t first, Py_ssize_t
     for (Py_ssize_t part = 0; part < job->parts; part++)
         for (Py_ssize_t unit = first; unit < stop; unit++) {
             const Py_ssize_t j = unit * NAME(WIDE), columns = job->h - j < NAME(WIDE) ? job->h - j : NAME(WIDE);
-            NAME(panels_of_b)((const REAL *)job->W + (part * job->h + j) * job->W_step[1], job->W_step[1], job->W_step[0], columns,
+            NAME(panels_of_b)(
+                (const REAL *)job->W + (part * job->h + j) * job->W_step[1], job->W_step[1], job->W_step[0], columns,
                 job->k, (REAL *)job->panels + (part * units + unit) * job->k * NAME(WIDE));
         }
 }
@@ -325,7 +321,8 @@ TARGET static void NAME(step)(const void *given, Py_ssize_t first, Py_ssize_t st
                 for (Py_ssize_t unit = first; unit < stop; unit++) {
                     const Py_ssize_t j = unit * NAME(WIDE), columns = h - j < NAME(WIDE) ? h - j : NAME(WIDE);
                     const REAL *b = (const REAL *)job->panels + ((part * units + unit) * k + p) * NAME(WIDE);
-                    NAME(some)((int)rows, columns, terms, panel, b, NAME(WIDE), (REAL *)job->c + (i * job->parts + part) * h + j,
+                    NAME(columns)(
+                        rows, columns, terms, panel, b, NAME(WIDE), (REAL *)job->c + (i * job->parts + part) * h + j,
                         job->parts * h, job->more || q > 0, NULL);
                 }
         }

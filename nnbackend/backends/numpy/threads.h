@@ -2,8 +2,8 @@
 
    The first loop that is long enough starts as many as `use_threads` has said. Between two loops a thread spins for SPIN
    nanoseconds, because to wake a processor takes longer than some loops, and sleeps after that. While it spins it lets
-   others have its processor: of two or four processes on two processors, each took up to twice as long without. Two loops
-   at a time do not share them: the second has one thread. A child process after a fork starts its own. */
+   others have its processor: of two or four processes on two processors, each took up to twice as long without. Two
+   loops at a time do not share them: the second has one thread. A child process after a fork starts its own. */
 
 enum { MOST_THREADS = 8, SPIN = 2000000 };
 
@@ -18,6 +18,11 @@ static void use_threads(int count)
 
 static void prepare_for_forks(void)
 {
+}
+
+static void raise_flag(int *flag)
+{
+    *flag = 1;
 }
 
 /* Do the work for 0 to count, in as many threads as have `least` of it to do. */
@@ -155,6 +160,12 @@ static void forget_threads(void)
 static void prepare_for_forks(void)
 {
     pthread_atfork(NULL, NULL, forget_threads);
+}
+
+/* From any of the threads. */
+static void raise_flag(int *flag)
+{
+    __atomic_store_n(flag, 1, __ATOMIC_RELAXED);
 }
 
 /* Do the work for 0 to count, in as many threads as have `least` of it to do. */
