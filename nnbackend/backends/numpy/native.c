@@ -749,15 +749,66 @@ static int suits(const Arguments *a, const Recurrence *what)
     return suited;
 }
 
-/* Where an argument is at a step. */
-static void *at(const Arguments *a, const Recurrence *what, Place place, Py_ssize_t t, void *scratch)
+typedef struct {
+    const Recurrence *what;
+    const Products *loops;
+    const Py_buffer *views;
+    char *scratch;
+    Py_ssize_t steps, units; /* units of columns */
+    Step step;
+} Run;
+
+/* Where an argument is for the rows from `row` on. */
+static void *at(const Run *run, Place place, Py_ssize_t t, Py_ssize_t row)
 {
-    if (place.argument < 0)
-        return place.argument == SCRATCH ? scratch : NULL;
-    const Py_buffer *view = &a->views[place.argument];
-    return what->leads[place.argument] == 'r'
-        ? view->buf
-        : (char *)view->buf + (t + place.later) * view->shape[1] * view->shape[2] * view->itemsize;
+    if (place.argument == NOTHING)
+        return NULL;
+    const Py_buffer *view = &run->views[place.argument < 0 ? 0 : place.argument];
+    if (place.argument == SCRATCH)
+        return run->scratch + row * run->what->parts * run->step.h * view->itemsize;
+    if (run->what->leads[place.argument] == 'r')
+        return view->buf;
+    return (char *)view->buf + ((t + place.later) * view->shape[1] + row) * view->shape[2] * view->itemsize;
+}
+
+static Step step_at(const Run *run, Py_ssize_t turn, Py_ssize_t row, Py_ssize_t rows)
+{
+    const Recurrence *what = run->what;
+    const Py_ssize_t t = what->backward ? run->steps - 1 - turn : turn;
+    Step step = run->step;
+    step.n = rows;
+    step.state = what->backward && turn == 0 ? NULL : at(run, what->state, t, row); /* no gradient comes from behind */
+    step.c = at(run, what->c, t, row);
+    for (int i = 0; i < MOST_ARRAYS; i++)
+        step.arrays[i] = at(run, what->arrays[i], t, row);
+    return step;
+}
+
+/* All steps of some rows, which know nothing of the others. */
+static void run_rows(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Run *run = given;
+    for (Py_ssize_t turn = 0; turn < run->steps; turn++) {
+        const Step step = step_at(run, turn, first, stop - first);
+        run->loops->step(&step, 0, run->units);
+    }
+}
+
+/* The threads share the rows, if each has a tile of them at least: then they need not wait for each other after every
+   step. Otherwise they share the columns. */
+static void run_steps(const Run *run)
+{
+    const Step *step = &run->step;
+    const Py_ssize_t least = 1 + (1 << 16) / (step->n * step->k * step->parts * run->loops->width + 1);
+    share_out(run->loops->prepare, step, run->units, least);
+    if (step->n >= run->loops->height * threads_wanted()) {
+        share_out(run_rows, run, step->n, run->loops->height);
+        return;
+    }
+    for (Py_ssize_t turn = 0; turn < run->steps; turn++) {
+        const Step now = step_at(run, turn, 0, step->n);
+        share_out(run->loops->step, &now, run->units, least);
+    }
 }
 
 static PyObject *recurrence(PyObject *const *args, Py_ssize_t given, const Recurrence *what)
@@ -772,29 +823,19 @@ static PyObject *recurrence(PyObject *const *args, Py_ssize_t given, const Recur
     const Py_buffer *first = &a.views[0], *Wh = &a.views[a.count - 1];
     const Py_ssize_t steps = first->shape[0] - (what->leads[0] == '1'), n = first->shape[1], h = Wh->shape[0];
     const Py_ssize_t units = (h + loops->width - 1) / loops->width, itemsize = first->itemsize;
-    Step job = {
+    Step step = {
         .W = Wh->buf, .n = n, .h = h, .k = what->backward ? Wh->shape[1] : h, .parts = what->backward ? 1 : what->parts,
         .W_step = {step_of(Wh, what->backward), step_of(Wh, !what->backward)}, .more = what->c.argument != SCRATCH,
         .gates = is_float(&a) ? what->single : what->twice};
-    const size_t panels = (size_t)(job.parts * units * loops->width * job.k * itemsize);
-    const size_t scratch = (size_t)(n * what->parts * h * itemsize), size = panels + scratch + CACHE_LINE;
-    void *const memory = malloc(size);
+    const size_t panels = (size_t)(step.parts * units * loops->width * step.k * itemsize);
+    const size_t scratch = (size_t)(n * what->parts * h * itemsize);
+    char *memory = malloc(panels + scratch + CACHE_LINE);
     if (memory) {
-        job.panels = (char *)memory + (CACHE_LINE - (uintptr_t)memory % CACHE_LINE) % CACHE_LINE;
-        char *const zeros = (char *)job.panels + panels;
-        const Py_ssize_t least = 1 + (1 << 16) / (n * job.k * job.parts * loops->width + 1);
+        step.panels = memory + (CACHE_LINE - (uintptr_t)memory % CACHE_LINE) % CACHE_LINE;
+        const Run run = {what, loops, a.views, (char *)step.panels + panels, steps, units, step};
         Py_BEGIN_ALLOW_THREADS
-        memset(zeros, 0, scratch);
-        share_out(loops->prepare, &job, units, least);
-        for (Py_ssize_t turn = 0; turn < steps; turn++) {
-            const Py_ssize_t t = what->backward ? steps - 1 - turn : turn;
-            /* nothing comes back from behind the last step */
-            job.state = what->backward && turn == 0 ? NULL : at(&a, what, what->state, t, NULL);
-            job.c = at(&a, what, what->c, t, zeros);
-            for (int i = 0; i < MOST_ARRAYS; i++)
-                job.arrays[i] = at(&a, what, what->arrays[i], t, zeros);
-            share_out(loops->step, &job, units, least);
-        }
+        memset(run.scratch, 0, scratch);
+        run_steps(&run);
         Py_END_ALLOW_THREADS
         free(memory);
     }

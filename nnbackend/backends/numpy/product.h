@@ -308,22 +308,28 @@ TARGET static void NAME(prepare)(const void *given, Py_ssize_t first, Py_ssize_t
 
 TARGET static void NAME(step)(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
+    enum { TILES = 2 }; /* for which a panel of W is read once */
     const Step *job = given;
     const Py_ssize_t h = job->h, k = job->k, units = (h + NAME(WIDE) - 1) / NAME(WIDE);
     const Py_ssize_t blocks = job->state ? NAME(blocks)(k) : 0;
-    _Alignas(REGISTER) REAL panel[ROWS * NAME(BLOCK)];
+    _Alignas(REGISTER) REAL panels[TILES][ROWS * NAME(BLOCK)];
     for (Py_ssize_t q = 0; q < blocks; q++) {
         const Py_ssize_t p = NAME(begin)(k, q, blocks), terms = NAME(begin)(k, q + 1, blocks) - p;
-        for (Py_ssize_t i = 0, rows; i < job->n; i += rows) {
-            rows = NAME(tile_rows)(job->n - i);
-            NAME(panel_of_a)((const REAL *)job->state + i * k + p, k, 1, rows, terms, panel);
+        for (Py_ssize_t top = 0, bottom = 0; top < job->n; top = bottom) {
+            Py_ssize_t rows[TILES] = {0};
+            for (int tile = 0; tile < TILES && bottom < job->n; bottom += rows[tile++]) {
+                rows[tile] = NAME(tile_rows)(job->n - bottom);
+                NAME(panel_of_a)((const REAL *)job->state + bottom * k + p, k, 1, rows[tile], terms, panels[tile]);
+            }
             for (Py_ssize_t part = 0; part < job->parts; part++)
                 for (Py_ssize_t unit = first; unit < stop; unit++) {
                     const Py_ssize_t j = unit * NAME(WIDE), columns = h - j < NAME(WIDE) ? h - j : NAME(WIDE);
                     const REAL *b = (const REAL *)job->panels + ((part * units + unit) * k + p) * NAME(WIDE);
-                    NAME(columns)(
-                        rows, columns, terms, panel, b, NAME(WIDE), (REAL *)job->c + (i * job->parts + part) * h + j,
-                        job->parts * h, job->more || q > 0, NULL);
+                    REAL *c = (REAL *)job->c + (top * job->parts + part) * h + j;
+                    for (int tile = 0; tile < TILES && rows[tile]; c += rows[tile++] * job->parts * h)
+                        NAME(columns)(
+                            rows[tile], columns, terms, panels[tile], b, NAME(WIDE), c, job->parts * h, job->more || q > 0,
+                            NULL);
                 }
         }
     }

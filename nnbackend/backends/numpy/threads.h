@@ -25,6 +25,11 @@ static void raise_flag(int *flag)
     *flag = 1;
 }
 
+static int threads_wanted(void)
+{
+    return 1;
+}
+
 /* Do the work for 0 to count, in as many threads as have `least` of it to do. */
 static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
 {
@@ -168,11 +173,16 @@ static void raise_flag(int *flag)
     __atomic_store_n(flag, 1, __ATOMIC_RELAXED);
 }
 
+static int threads_wanted(void)
+{
+    return __atomic_load_n(&team.wanted, __ATOMIC_RELAXED);
+}
+
 /* Do the work for 0 to count, in as many threads as have `least` of it to do. */
 static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
 {
     Py_ssize_t parts = least > 0 ? count / least : count, first = 0;
-    const int wanted = __atomic_load_n(&team.wanted, __ATOMIC_RELAXED);
+    const int wanted = threads_wanted();
     if (parts <= 1 || wanted <= 1 || !take_threads()) {
         work(job, 0, count);
         return;
