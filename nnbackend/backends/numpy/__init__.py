@@ -48,7 +48,11 @@ class NumpyBackend(Backend):
 
     def arithmetic(self) -> dict[str, Any]:
         loops = sys.modules.get(f"{__name__}.native")
-        return {**super().arithmetic(), "loops in C": loops is not None, "products in C": bool(loops and loops.PRODUCTS)}
+        return {
+            **super().arithmetic(),
+            "loops in C": loops is not None,
+            "products in C": bool(loops and loops.PRODUCTS),
+        }
 
     def for_loops(self) -> AbstractContextManager[object]:
         loops = sys.modules.get(f"{__name__}.native")  # `_native` may be there, but stale

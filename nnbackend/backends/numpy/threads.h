@@ -182,11 +182,11 @@ static int threads_wanted(void)
 static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t least)
 {
     Py_ssize_t parts = least > 0 ? count / least : count, first = 0;
-    const int wanted = threads_wanted();
-    if (parts <= 1 || wanted <= 1 || !take_threads()) {
+    if (parts <= 1 || threads_wanted() <= 1 || !take_threads()) {
         work(job, 0, count);
         return;
     }
+    const int wanted = threads_wanted(); /* `use_threads` says it before it takes the team */
     if (team.count < wanted - 1) {
         start_threads(wanted - 1);
         if (team.count < wanted - 1) /* there will be no more later */
