@@ -1,4 +1,4 @@
-"""Loops in C (native.c, loops.h, product.h, threads.h) for NumPy arrays, in place of several passes over memory by NumPy.
+"""Loops in C (native.c and the .h files) for NumPy arrays, in place of several passes over memory by NumPy.
 
 `_native` exists if there was a C compiler when the package was installed. Each loop takes precedence over NumPy's
 kernel, which serves all arguments that the loop does not support. The loops give no floating-point warnings.
@@ -372,8 +372,8 @@ def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, paddi
     return dx[unpadded(h, w, padding)] if done is None else NotImplemented
 
 
-# --- recurrent networks: in two threads, a step of 32 rows of 256 takes an LSTM 106 us with its product, which alone takes
-# NumPy 143 us; backward 107 us and 161 us
+# --- recurrent networks: in two threads, a step of 32 rows of 256 takes an LSTM 106 us with its product, which alone
+# takes NumPy 143 us; backward 107 us and 161 us
 
 
 @loop(lstm_gates)
