@@ -111,6 +111,12 @@ class TestTheBuildHook:
     def test_an_editable_installation_compiles_for_its_python(self, hook: ModuleType, tmp_path: Path) -> None:
         assert hook.compiled(CLONE, str(tmp_path), stable=False).name.endswith(sysconfig.get_config_var("EXT_SUFFIX"))
 
+    @pytest.mark.skipif(shutil.which("clang") is None or sys.platform == "win32", reason="there is no Clang")
+    def test_clang_compiles_the_loops(self, hook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It refuses vectors as arguments of functions for other registers, which GCC takes."""
+        monkeypatch.setenv("CC", "clang")
+        assert hook.compiled(CLONE, str(tmp_path), stable=False).is_file()
+
     @pytest.mark.skipif(FREE_THREADED, reason="the free-threaded CPython has no stable ABI")
     @pytest.mark.usefixtures("compiler")
     def test_the_stable_module_runs_and_is_not_stale(self, hook: ModuleType, tmp_path: Path) -> None:

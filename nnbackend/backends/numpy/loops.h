@@ -655,11 +655,12 @@ SUMS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_
     }
 }
 
-static inline REAL NAME(total)(NAME(vector) v)
+/* By its address: Clang refuses a vector as an argument where the two functions have registers of other widths. */
+static inline REAL NAME(total)(const NAME(vector) *v)
 {
     REAL sum = 0;
     for (size_t lane = 0; lane < VECTOR / sizeof(REAL); lane++)
-        sum += v[lane];
+        sum += (*v)[lane];
     return sum;
 }
 
@@ -684,7 +685,7 @@ SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssiz
                     NAME(vector) sums = {0};
                     for (Py_ssize_t at = 0; at < whole; at += LANES)
                         sums += *(const NAME(vector) *)(dy[f] + at);
-                    REAL sum = NAME(total)(sums);
+                    REAL sum = NAME(total)(&sums);
                     for (Py_ssize_t lane = whole; lane < piece; lane++)
                         sum += dy[f][lane];
                     if (filter + f < o)
@@ -715,8 +716,8 @@ SUMS void NAME(convolution_filters)(const void *given, Py_ssize_t first, Py_ssiz
                         s13 += x1 * d3;
                     }
                     REAL sums[] = {
-                        NAME(total)(s00), NAME(total)(s01), NAME(total)(s02), NAME(total)(s03),
-                        NAME(total)(s10), NAME(total)(s11), NAME(total)(s12), NAME(total)(s13)};
+                        NAME(total)(&s00), NAME(total)(&s01), NAME(total)(&s02), NAME(total)(&s03),
+                        NAME(total)(&s10), NAME(total)(&s11), NAME(total)(&s12), NAME(total)(&s13)};
                     for (int at = 0; at < 8; at++) {
                         for (Py_ssize_t lane = whole; lane < piece; lane++)
                             sums[at] += rows[at / 4][lane] * dy[at % 4][lane];
