@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from programs import PAUSE
 from sklearn.base import ClassifierMixin
 from sklearn.datasets import load_digits, make_classification
 from sklearn.exceptions import ConvergenceWarning
@@ -37,7 +38,6 @@ from nnbackend.estimator import NNClassifier
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, x_test, y_train, y_test
 
-PAUSE = 0.2  # seconds, in which the threads of the last program stop to spin
 OURS = "NNClassifier"
 PROGRAMS: dict[str, Callable[[int], ClassifierMixin]] = {
     OURS: lambda seed: NNClassifier(random_state=seed),

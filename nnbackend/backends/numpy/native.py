@@ -15,7 +15,7 @@ import numpy as np
 
 from nnbackend.backends.numpy import _native
 from nnbackend.backends.numpy.kernels import batch_last
-from nnbackend.backends.numpy.processors import MOST, available, threads
+from nnbackend.backends.numpy.processors import MOST, available
 from nnbackend.functions import (
     affine,
     affine_backward,
@@ -98,9 +98,10 @@ loop = functools.partial(kernel, kind=np.ndarray, exact=True)
 
 # Whether products of matrices are among the loops: if the processor has fused multiply-add, and all processors together
 # are no more than the threads of the loops. The threads of OpenBLAS would take the processors from ours.
-PRODUCTS = bool(_native.PRODUCTS) and available() <= MOST
+_processors = available()
+PRODUCTS = bool(_native.PRODUCTS) and _processors <= MOST
 if PRODUCTS:
-    _native.use_threads(threads())
+    _native.use_threads(_processors)
 
 
 # Time of a training step with these loops, as a fraction of the time without (ci/bench/native.py, 2026-11-30), for SGD,
@@ -425,7 +426,7 @@ def _(
 ) -> Any:
     if not (PRODUCTS and _alike(dy, x, Wx, Wh, hidden, dWx, dWh, db)):
         return NotImplemented
-    da = np.empty((*hidden[1:].shape,), dy.dtype)
+    da = np.empty_like(hidden[1:])
     if _native.rnn_backward(_gradients(dy), hidden, da, Wh) is NotImplemented:
         return NotImplemented
     state_products_backward(hidden, da, dWh)
@@ -463,21 +464,27 @@ def _(
     db: HostArray,
     need_dx: bool = True,
 ) -> Any:
-    if not _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db):
+    n, steps, width = dy.shape
+    if not _alike(dy, x, Wx, Wh, hidden, gates, cells, dWx, dWh, db) or gates.shape != (steps, n, 4 * width):
         return NotImplemented
-    dh, da = _gradients(dy), np.empty_like(gates)
-    if PRODUCTS and _native.lstm_backward(dh, gates, cells, da, Wh) is NotImplemented:
+    da, back = np.empty_like(gates), _native.lstm_backward if PRODUCTS else _lstm_steps_backward
+    if back(_gradients(dy), gates, cells, da, Wh) is NotImplemented:
         return NotImplemented
-    if not PRODUCTS:
-        WhT: Any = for_products(Wh.T)
-        dc = np.zeros_like(dh[0])
-        for t in range(len(da) - 1, -1, -1):
-            arrays = (dh[t + 1], dc, gates[t], cells[t], cells[t + 1], da[t], dc)
-            if _native.lstm_gates_backward(*arrays) is NotImplemented:
-                return NotImplemented
-            dh[t] += da[t] @ WhT
     state_products_backward(hidden, da, dWh)
     return input_products_backward(da, x, Wx, dWx, db, need_dx)
+
+
+def _lstm_steps_backward(dh: HostArray, gates: HostArray, cells: HostArray, da: HostArray, Wh: HostArray) -> Any:
+    """Do what `_native.lstm_backward` does, with NumPy's products."""
+    WhT: Any = for_products(Wh.T)
+    dc = np.zeros_like(dh[0])
+    for t in range(len(da) - 1, -1, -1):
+        arrays = (dh[t + 1], dc, gates[t], cells[t], cells[t + 1], da[t], dc)
+        if _native.lstm_gates_backward(*arrays) is NotImplemented:
+            return NotImplemented
+        if t:
+            dh[t] += da[t] @ WhT
+    return None
 
 
 @loop(gru)

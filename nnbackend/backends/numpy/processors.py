@@ -46,7 +46,7 @@ def _granted() -> int:
             text = ""
             for name in names:  # without pathlib, whose import takes longer than all of this
                 with open(name, encoding="ascii") as file:  # noqa: PTH123
-                    text += file.read()
+                    text += file.read() + " "
             quota, period = text.split()
             if quota != "max" and int(quota) > 0:
                 return max(1, -(-int(quota) // int(period)))

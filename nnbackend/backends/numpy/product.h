@@ -102,6 +102,16 @@ static inline Py_ssize_t NAME(tile_rows)(Py_ssize_t rows)
     return rows >= ROWS ? ROWS : ROWS == 12 && rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
 }
 
+/* c <- the sums of a row, + c if `more`, + bias if there is one */
+TARGET static inline __attribute__((always_inline)) void NAME(add_up)(
+    Py_ssize_t columns, const REAL *sums, REAL *c, int more, const REAL *bias)
+{
+    for (Py_ssize_t j = 0; j < columns; j++) {
+        const REAL sum = more ? sums[j] + c[j] : sums[j];
+        c[j] = bias ? sum + bias[j] : sum;
+    }
+}
+
 /* A tile of any number of columns, at most WIDE */
 TARGET static void NAME(columns)(
     Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c,
@@ -116,10 +126,7 @@ TARGET static void NAME(columns)(
     }
     NAME(tiles)[rows](halves, k, a, b, apart, padded, NAME(WIDE), 0, NULL);
     for (Py_ssize_t i = 0; i < rows; i++, c += line)
-        for (Py_ssize_t j = 0; j < columns; j++) {
-            const REAL sum = more ? padded[i * NAME(WIDE) + j] + c[j] : padded[i * NAME(WIDE) + j];
-            c[j] = bias ? sum + bias[j] : sum;
-        }
+        NAME(add_up)(columns, padded + i * NAME(WIDE), c, more, bias);
 }
 
 /* out[p, i] <- x[i, p] for 4 x 4 elements */
@@ -220,11 +227,9 @@ TARGET static void NAME(product_of_row)(
                 NAME(row)(2, terms, x, step, y + from, apart, sums), columns = 2 * NAME(LANES);
             else
                 NAME(row)(1, terms, x, step, y + from, apart, sums), columns = left < NAME(LANES) ? left : NAME(LANES);
-            const REAL *found = (const REAL *)sums + (j - from);
-            for (Py_ssize_t i = 0; i < columns; i++) {
-                const REAL sum = job->more || q > 0 ? found[i] + c[j + i] : found[i];
-                c[j + i] = bias && q == blocks - 1 ? sum + bias[j + i] : sum;
-            }
+            NAME(add_up)(
+                columns, (const REAL *)sums + (j - from), c + j, job->more || q > 0,
+                q == blocks - 1 && bias ? bias + j : NULL);
         }
     }
 }
@@ -244,9 +249,9 @@ TARGET static void NAME(product_of)(
     void *memory = NULL;
     REAL *block = little;
     if (!direct && band > NAME(WIDE)) {
-        memory = malloc((size_t)((band + NAME(WIDE)) * (k / blocks + 1)) * sizeof(REAL) + REGISTER);
+        memory = malloc((size_t)((band + NAME(WIDE)) * (k / blocks + 1)) * sizeof(REAL) + CACHE_LINE);
         if (memory)
-            block = (REAL *)(((uintptr_t)memory + REGISTER - 1) / REGISTER * REGISTER);
+            block = on_cache_line(memory);
         else
             band = NAME(WIDE);
     }

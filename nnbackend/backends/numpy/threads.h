@@ -11,7 +11,7 @@ typedef void Work(const void *job, Py_ssize_t first, Py_ssize_t stop);
 
 #if defined(_WIN32) || !defined(__GNUC__)
 
-static void use_threads(int count)
+static void use_threads(long count)
 {
     (void)count;
 }
@@ -141,10 +141,10 @@ static void start_threads(int count)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* From now on let at most `count` threads share a loop. */
-static void use_threads(int count)
+/* From now on let at most `most` threads share a loop. */
+static void use_threads(long most)
 {
-    count = count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count;
+    const int count = most < 1 ? 1 : most > MOST_THREADS ? MOST_THREADS : (int)most;
     __atomic_store_n(&team.wanted, count, __ATOMIC_RELAXED);
     while (!take_threads())
         sched_yield();

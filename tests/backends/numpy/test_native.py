@@ -65,6 +65,14 @@ RECURRENCES = {  # of each array how many times as wide as the state, and one st
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
+def recurrent_shape(form: str) -> tuple[int, ...]:
+    if form == "b":
+        return (5,)
+    if form[0] == "W":
+        return (5, 5 * int(form[1]))
+    return (3 + form.count("+"), 6, 5 * int(form[0]))
+
+
 def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     """Arrays that the loop takes."""
     rng = np.random.default_rng(0)
@@ -93,15 +101,7 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
         shapes = [(6, 5 * int(width)) if width != "0" else (5,) for width in GATES[name][0]]
         return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     if name in RECURRENCES:
-        shapes = [
-            (5, 5 * int(form[1]))
-            if form[0] == "W"
-            else (5,)
-            if form == "b"
-            else (3 + form.count("+"), 6, 5 * int(form[0]))
-            for form in RECURRENCES[name][0]
-        ]
-        return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+        return [rng.standard_normal(recurrent_shape(form)).astype(dtype) for form in RECURRENCES[name][0]]
     if name == "product":
         return [rng.standard_normal(shape).astype(dtype) for shape in ((6, 5), (5, 7), (6, 7))]
     if name == "sum_by_id":
