@@ -38,6 +38,10 @@
 
 #include "threads.h"
 
+/* Around every loop. See `take_tiny_for_zero` */
+#define BEGIN_LOOP Py_BEGIN_ALLOW_THREADS { const Modes before = take_tiny_for_zero();
+#define END_LOOP set_modes(before); } Py_END_ALLOW_THREADS
+
 enum { CACHE_LINE = 64 };
 
 /* Where the next line of the cache begins: vectors that straddle two take longer. */
@@ -446,9 +450,9 @@ static PyObject *elementwise(
     }
     if (suited) {
         const Elements job = {is_float(&a) ? single : twice, memory, a.numbers, a.count, a.views[0].itemsize};
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, LEAST / a.views[0].itemsize);
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -483,9 +487,9 @@ static PyObject *random_numbers(
         return suited ? NULL : refusal();
     void *out = a.views[0].buf;
     const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
-    Py_BEGIN_ALLOW_THREADS
+    BEGIN_LOOP
     (is_float(&a) ? single : twice)(size, out, a.numbers);
-    Py_END_ALLOW_THREADS
+    END_LOOP
     return finish(&a, 1);
 }
 
@@ -513,9 +517,9 @@ static PyObject *is_finite(PyObject *module, PyObject *const *args, Py_ssize_t g
     if (suited) {
         const void *x = a.views[0].buf;
         const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         finite = is_float(&a) ? is_finite_float(size, x) : is_finite_double(size, x);
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     release(&a);
     return suited ? PyBool_FromLong(finite) : refusal();
@@ -600,7 +604,7 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t giv
                 {step_of(right, last - 1), step_of(right, last)}, step_of(out, rows), a.numbers[0] != 0},
             loops, {left, right, out}};
         const double each = (double)stack.first.m * (double)stack.first.n * (double)stack.first.k;
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         if (count > 1 && each < 1 << 22)
             share_out(some_products, &stack, count, 1 + (Py_ssize_t)((1 << 18) / (each + 1)));
         else
@@ -608,7 +612,7 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t giv
                 const Product one = product_in(&stack, number);
                 share_product(loops, &one);
             }
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -627,12 +631,12 @@ static PyObject *matrix_and_row(
     const Py_buffer *y = &a.views[0], *b = &a.views[1];
     suited = y->ndim == 2 && b->ndim == 1 && b->shape[0] == y->shape[1] && b->shape[0] > 1; /* NumPy sums one in pairs */
     if (suited) {
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         if (is_float(&a))
             single(y->shape[0], y->shape[1], y->buf, b->buf);
         else
             twice(y->shape[0], y->shape[1], y->buf, b->buf);
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -661,13 +665,13 @@ static PyObject *sum_by_id(PyObject *module, PyObject *const *args, Py_ssize_t g
     suited = dy->ndim == 2 && ids->ndim == 1 && dW->ndim == 2 && ids->shape[0] == dy->shape[0] &&
              dW->shape[1] == dy->shape[1] && within(ids, dW->shape[0]);
     if (suited) {
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         memset(dW->buf, 0, (size_t)dW->len);
         if (is_float(&a))
             sum_by_id_float(dy->shape[0], dy->shape[1], dy->buf, ids->buf, dW->buf);
         else
             sum_by_id_double(dy->shape[0], dy->shape[1], dy->buf, ids->buf, dW->buf);
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -700,9 +704,9 @@ static PyObject *gates(
         void *memory[MOST_ARRAYS];
         for (int i = 0; i < a.count; i++)
             memory[i] = a.views[i].buf;
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         (is_float(&a) ? single : twice)(last->shape[0], last->shape[1], 0, last->shape[1], memory);
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -845,10 +849,10 @@ static PyObject *recurrence(PyObject *const *args, Py_ssize_t given, const Recur
     if (memory) {
         step.panels = on_cache_line(memory);
         const Run run = {what, loops, a.views, (char *)step.panels + panels, steps, units, step};
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         memset(run.scratch, 0, scratch);
         run_steps(&run);
-        Py_END_ALLOW_THREADS
+        END_LOOP
         free(memory);
     }
     return finish(&a, memory != NULL);
@@ -894,9 +898,9 @@ static PyObject *labelled(PyObject *const *args, Py_ssize_t given, Labelled *sin
              within(t, x->shape[1]);
     if (suited) {
         Labelled *loop = is_float(&a) ? single : twice;
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         answer = loop(x->shape[0], x->shape[1], x->buf, t->buf, out->buf);
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     release(&a);
     return suited ? PyFloat_FromDouble(answer) : refusal();
@@ -956,9 +960,9 @@ static PyObject *softmax_cross_entropy_variants(PyObject *module, PyObject *cons
         Variants job = {
             {dx->shape[0], y->shape[0], y->shape[1]}, {y->buf, dx->buf, w->buf, t->buf, losses->buf}, 0};
         const Py_ssize_t least = 1 + (1 << 14) / (job.shape[1] * job.shape[2]);
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         share_out(is_float(&a) ? some_variants_float : some_variants_double, &job, job.shape[0], least);
-        Py_END_ALLOW_THREADS
+        END_LOOP
         suited = !job.failed;
     }
     return finish(&a, suited);
@@ -999,9 +1003,9 @@ static PyObject *gather(PyObject *module, PyObject *const *args, Py_ssize_t give
         suited = out->shape[axis] == x->shape[axis];
     if (suited) {
         const Gathering job = {out->buf, x->buf, rows->buf, x->len / x->shape[0]};
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         share_out(gather_rows, &job, rows->shape[0], 1 + LEAST / (job.bytes + 1));
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -1025,10 +1029,10 @@ static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images,
             (Py_ssize_t)a->numbers[2], (Py_ssize_t)a->numbers[3]};
         for (int i = 0; i < a->count; i++)
             job.arrays[i] = a->views[i].buf;
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         share_out(is_float(a) ? single : twice, &job, images->shape[0],
             1 + 2 * LEAST * images->shape[0] / (images->len + 1));
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return suited;
 }
@@ -1084,12 +1088,12 @@ static PyObject *convolution(PyObject *module, PyObject *const *args, Py_ssize_t
             y->shape[1], y->shape[2], W->shape[0], W->shape[1], (Py_ssize_t)a.numbers[0], (Py_ssize_t)a.numbers[1],
             (Py_ssize_t)a.numbers[2], (Py_ssize_t)a.numbers[3]};
         const Py_ssize_t products = W->len / itemsize * job.columns * job.n; /* for a line */
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         share_out(is_float(&a) ? convolution_blocks_float : convolution_blocks_double, &job, job.h,
             1 + 2 * LEAST * job.h / x->len);
         share_out(is_float(&a) ? convolution_lines_float : convolution_lines_double, &job, job.lines,
             1 + (1 << 21) / products);
-        Py_END_ALLOW_THREADS
+        END_LOOP
         free(work);
     }
     return finish(&a, work != NULL);
@@ -1114,12 +1118,12 @@ static PyObject *convolution_filters(PyObject *module, PyObject *const *args, Py
             x->buf, dW->buf, db->buf, dy->buf, NULL, x->shape[0], x->shape[1], x->shape[2], x->shape[3], dy->shape[0],
             dy->shape[1], dy->shape[2], dW->shape[0], dW->shape[1], (Py_ssize_t)down, 1, 0, 0};
         const Py_ssize_t products = 4 * dW->len / x->itemsize / job.o * job.lines * job.columns * job.n;
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         memset(dW->buf, 0, (size_t)dW->len);
         memset(db->buf, 0, (size_t)db->len);
         share_out(is_float(&a) ? convolution_filters_float : convolution_filters_double, &job, (job.o + 3) / 4,
             1 + (1 << 21) / (products + 1));
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -1141,9 +1145,9 @@ static PyObject *resample(PyObject *module, PyObject *const *args, Py_ssize_t gi
         const Resampling job = {
             x->buf, rows->buf, a.views[2].buf, y->buf, x->shape[0], x->shape[1], x->shape[2], x->shape[3],
             rows->shape[1] * rows->shape[2], a.numbers[0]};
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_LOOP
         (is_float(&a) ? resample_float : resample_double)(&job);
-        Py_END_ALLOW_THREADS
+        END_LOOP
     }
     return finish(&a, suited);
 }
@@ -1155,9 +1159,9 @@ static PyObject *set_threads(PyObject *module, PyObject *count)
     (void)module;
     if (most == -1 && PyErr_Occurred())
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
+    BEGIN_LOOP
     use_threads(most);
-    Py_END_ALLOW_THREADS
+    END_LOOP
     Py_RETURN_NONE;
 }
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -369,6 +370,24 @@ def test_threads_change_no_bit(name: str, dtype: str) -> None:
             native.use_threads(1)
         results.append([given[i].tobytes() for i in sorted(written(name))])
     assert results[0] == results[1] == results[2]
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="the loops set no modes here")
+def test_a_running_mean_without_gradients_ends_at_0(dtype: str, threads: int) -> None:
+    """With rounding alone it stays at a few times the smallest number, with which some processors are slow."""
+    tiny = np.finfo(dtype).tiny
+    p, g, m, v = (np.full(500_009, value, dtype) for value in (1, 0, 2 * tiny, 2 * tiny))
+    native.use_threads(threads)
+    try:
+        for _ in range(10):
+            assert native.adam(p, g, m, v, 0.1, 1e-8, 0.9, 0.999, 0.0, 1.0) is None
+        assert not m.any()
+        assert v.all()  # it is still a normal number
+    finally:
+        native.use_threads(1)
+    assert (np.full(3, tiny / 4, dtype) * np.asarray(2, dtype) == tiny / 2).all()  # outside the loops nothing changes
 
 
 @DTYPES
