@@ -512,6 +512,19 @@ static void NAME(softmax_cross_entropy_variants)(
 }
 
 /* dx = (y - one_hot(t)) / n */
+/* How many rows have their largest element, or their first NaN, at their label */
+static double NAME(count_correct)(Py_ssize_t n, Py_ssize_t classes, const REAL *x, const int64_t *t)
+{
+    Py_ssize_t correct = 0;
+    for (Py_ssize_t i = 0; i < n; i++, x += classes) {
+        Py_ssize_t best = 0;
+        for (Py_ssize_t c = 1; c < classes && x[best] == x[best]; c++)
+            best = x[c] <= x[best] ? best : c;
+        correct += best == t[i];
+    }
+    return (double)correct;
+}
+
 static double NAME(softmax_cross_entropy_backward)(
     Py_ssize_t n, Py_ssize_t classes, const void *rows, const int64_t *t, void *out)
 {
@@ -523,8 +536,18 @@ static double NAME(softmax_cross_entropy_backward)(
     return 0;
 }
 
-VECTORS int NAME(is_finite)(Py_ssize_t n, const REAL *x)
+/* metrics: (2, steps), of which it writes column `at` */
+static void NAME(softmax_cross_entropy_recorded)(
+    Py_ssize_t n, Py_ssize_t classes, const void *x, const int64_t *t, void *dx, void *metrics, Py_ssize_t steps, Py_ssize_t at)
 {
+    ((REAL *)metrics)[at] = (REAL)NAME(softmax_cross_entropy)(n, classes, x, t, dx);
+    ((REAL *)metrics)[steps + at] = (REAL)NAME(count_correct)(n, classes, x, t);
+    NAME(softmax_cross_entropy_backward)(n, classes, dx, t, dx);
+}
+
+VECTORS int NAME(is_finite)(Py_ssize_t n, const void *given)
+{
+    const REAL *x = given;
     enum { LANES = 64 };
     REAL lanes[LANES] = {0}, sum = 0;
     Py_ssize_t i = 0;

@@ -505,24 +505,38 @@ static PyObject *uniform(PyObject *module, PyObject *const *args, Py_ssize_t giv
     return random_numbers(args, given, 4, uniform_float, uniform_double);
 }
 
+typedef struct {
+    const char *x;
+    Py_ssize_t itemsize;
+    int (*loop)(Py_ssize_t, const void *);
+    int *failed;
+} Check;
+
+static void check_some(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Check *job = given;
+    if (!job->loop(stop - first, job->x + first * job->itemsize))
+        raise_flag(job->failed);
+}
+
 static PyObject *is_finite(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Arguments a;
-    int finite = 0;
+    int failed = 0;
     (void)module;
     int suited = parse(&a, args, given, "r", 0, 0, PyBUF_STRIDES);
     if (suited <= 0)
         return suited ? NULL : refusal();
     suited = dense(&a.views[0]);
     if (suited) {
-        const void *x = a.views[0].buf;
-        const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
+        const Py_ssize_t itemsize = a.views[0].itemsize;
+        const Check job = {a.views[0].buf, itemsize, is_float(&a) ? is_finite_float : is_finite_double, &failed};
         BEGIN_LOOP
-        finite = is_float(&a) ? is_finite_float(size, x) : is_finite_double(size, x);
+        share_out(check_some, &job, a.views[0].len / itemsize, LEAST / itemsize);
         END_LOOP
     }
     release(&a);
-    return suited ? PyBool_FromLong(finite) : refusal();
+    return suited ? PyBool_FromLong(!failed) : refusal();
 }
 
 /* --- matrices ------------------------------------------------------------------------------------------------- */
@@ -886,6 +900,11 @@ RECURRENCE(
 /* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
 typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
 
+static int suits_labels(const Py_buffer *x, const Py_buffer *t)
+{
+    return x->ndim == 2 && x->len > 0 && t->ndim == 1 && t->shape[0] == x->shape[0] && within(t, x->shape[1]);
+}
+
 static PyObject *labelled(PyObject *const *args, Py_ssize_t given, Labelled *single, Labelled *twice)
 {
     Arguments a;
@@ -894,8 +913,7 @@ static PyObject *labelled(PyObject *const *args, Py_ssize_t given, Labelled *sin
     if (suited <= 0)
         return suited ? NULL : refusal();
     const Py_buffer *x = &a.views[0], *t = &a.views[1], *out = &a.views[2];
-    suited = x->ndim == 2 && x->len > 0 && t->ndim == 1 && t->shape[0] == x->shape[0] && same_shape(out, x) &&
-             within(t, x->shape[1]);
+    suited = suits_labels(x, t) && same_shape(out, x);
     if (suited) {
         Labelled *loop = is_float(&a) ? single : twice;
         BEGIN_LOOP
@@ -904,6 +922,26 @@ static PyObject *labelled(PyObject *const *args, Py_ssize_t given, Labelled *sin
     }
     release(&a);
     return suited ? PyFloat_FromDouble(answer) : refusal();
+}
+
+static PyObject *softmax_cross_entropy_recorded(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rirr", 4 | 8, 1, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *t = &a.views[1], *dx = &a.views[2], *metrics = &a.views[3];
+    const double at = a.numbers[0];
+    suited = suits_labels(x, t) && same_shape(dx, x) && metrics->ndim == 2 && metrics->shape[0] >= 2 && at >= 0 &&
+             at < (double)metrics->shape[1];
+    if (suited) {
+        BEGIN_LOOP
+        (is_float(&a) ? softmax_cross_entropy_recorded_float : softmax_cross_entropy_recorded_double)(
+            x->shape[0], x->shape[1], x->buf, t->buf, dx->buf, metrics->buf, metrics->shape[1], (Py_ssize_t)at);
+        END_LOOP
+    }
+    return finish(&a, suited);
 }
 
 static PyObject *softmax_cross_entropy(PyObject *module, PyObject *const *args, Py_ssize_t given)
@@ -1199,6 +1237,7 @@ static PyMethodDef methods[] = {
     METHOD(sum_rows, "(dy, db)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
+    METHOD(softmax_cross_entropy_recorded, "(x, t, dx, metrics, at)"),
     METHOD(softmax_cross_entropy_variants, "(y, dx, w, t, losses)"),
     METHOD(lstm_gates, "(a, r, c, gates, c_next, h)"),
     METHOD(lstm_gates_backward, "(dh, dc, gates, c, c_next, da, dc_before)"),

@@ -45,6 +45,7 @@ from nnbackend.functions import (
     sigmoid,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_recorded,
     softmax_cross_entropy_variants,
     uniform,
 )
@@ -310,6 +311,22 @@ def _(
         return NotImplemented
     dx = np.empty_like(y)
     return NotImplemented if _native.softmax_cross_entropy_backward(y, t, dx) is NotImplemented else dx
+
+
+@loop(softmax_cross_entropy_recorded)
+def _(
+    x: HostArray,
+    t: HostArray,
+    metrics: HostArray,
+    at: Any,
+    class_weight: HostArray | None = None,
+    label_smoothing: float = 0.0,
+    divisor: float | None = None,
+) -> Any:
+    if class_weight is not None or label_smoothing or divisor is not None or not isinstance(at, int):
+        return NotImplemented
+    dx = np.empty_like(x)
+    return dx if _native.softmax_cross_entropy_recorded(x, t, dx, metrics, at) is None else NotImplemented
 
 
 @loop(convolution)
