@@ -113,7 +113,7 @@ TARGET static inline __attribute__((always_inline)) void NAME(add_up)(
 }
 
 /* A tile of any number of columns, at most WIDE */
-TARGET static void NAME(columns)(
+TARGET static __attribute__((noinline)) void NAME(columns)(
     Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t k, const REAL *a, const REAL *b, Py_ssize_t apart, REAL *c,
     Py_ssize_t line, int more, const REAL *bias)
 {
@@ -145,8 +145,7 @@ TARGET static inline __attribute__((always_inline)) void NAME(turn)(
     *(NAME(four) *)(out + 3 * apart) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
 }
 
-/* A panel: out[p, i] <- x[i, p], for p < k and i < rows <= width; zeros beyond `rows`, since a tile adds them up, too.
-   x has `line` elements from i to i + 1, `step` from p to p + 1. */
+/* A panel: out[p, i] <- x[i, p], for p < k and i < rows <= width. What it holds beyond `rows` is of no use. x has `line` elements from i to i + 1, `step` from p to p + 1. */
 TARGET static inline __attribute__((always_inline)) void NAME(panel)(
     const REAL *x, Py_ssize_t line, Py_ssize_t step, Py_ssize_t rows, const Py_ssize_t width, Py_ssize_t k, REAL *out)
 {
@@ -165,8 +164,6 @@ TARGET static inline __attribute__((always_inline)) void NAME(panel)(
     for (; p < k; p++)
         for (Py_ssize_t i = 0; i < rows; i++)
             out[p * width + i] = x[i * line + p * step];
-    for (p = 0; rows < width && p < k; p++)
-        memset(out + p * width + rows, 0, (size_t)(width - rows) * sizeof(REAL));
 }
 
 TARGET static __attribute__((noinline)) void NAME(panel_of_a)(
@@ -179,13 +176,15 @@ TARGET static __attribute__((noinline)) void NAME(panel_of_a)(
 TARGET static __attribute__((noinline)) void NAME(panels_of_b)(
     const REAL *b, Py_ssize_t line, Py_ssize_t step, Py_ssize_t columns, Py_ssize_t k, REAL *out)
 {
-    const Py_ssize_t whole = line == 1 ? columns / NAME(WIDE) * NAME(WIDE) : 0;
-    for (Py_ssize_t p = 0; whole && p < k; p++)
-        for (Py_ssize_t j = 0; j < whole; j += NAME(WIDE))
+    const Py_ssize_t padded = (columns + NAME(WIDE) - 1) / NAME(WIDE) * NAME(WIDE);
+    Py_ssize_t p = 0;
+    for (; line == 1 && p < k && (k - 1 - p) * step + columns >= padded; p++) /* it may read on into the next row */
+        for (Py_ssize_t j = 0; j < columns; j += NAME(WIDE))
             memcpy(out + j * k + p * NAME(WIDE), b + p * step + j, sizeof(REAL) * NAME(WIDE));
-    for (Py_ssize_t j = whole; j < columns; j += NAME(WIDE))
+    for (Py_ssize_t j = 0; j < columns && p < k; j += NAME(WIDE))
         NAME(panel)(
-            b + j * line, line, step, columns - j < NAME(WIDE) ? columns - j : NAME(WIDE), NAME(WIDE), k, out + j * k);
+            b + j * line + p * step, line, step, columns - j < NAME(WIDE) ? columns - j : NAME(WIDE), NAME(WIDE), k - p,
+            out + j * k + p * NAME(WIDE));
 }
 
 static inline Py_ssize_t NAME(blocks)(Py_ssize_t k)
