@@ -15,6 +15,7 @@ typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(si
 
 enum { NAME(LANES) = REGISTER / sizeof(REAL), NAME(WIDE) = 2 * NAME(LANES) };
 enum { NAME(BLOCK) = 1536 / sizeof(REAL), NAME(BAND) = 256 / NAME(WIDE) * NAME(WIDE) }; /* terms; columns of a block */
+enum { NAME(ONCE) = (1 << 21) / sizeof(REAL) }; /* elements of a that are packed at once */
 
 /* c <- the sums of k products, + c if `more`, + bias if there is one. a: (k, ROWS), b: (k, ...) with `apart` elements
    from row to row, c: (rows, columns) with `line` elements from row to row. Columns are counted in halves of vectors. */
@@ -233,6 +234,19 @@ TARGET static void NAME(product_of_row)(
     }
 }
 
+/* m rows of a in panels, those of a block of terms one behind the other, `all` rows with those that fill the last. */
+TARGET static void NAME(pack)(const Product *job, const REAL *a, Py_ssize_t m, Py_ssize_t all, REAL *panels)
+{
+    const Py_ssize_t k = job->k, blocks = NAME(blocks)(k);
+    for (Py_ssize_t q = 0; q < blocks; q++) {
+        const Py_ssize_t p = NAME(begin)(k, q, blocks), terms = NAME(begin)(k, q + 1, blocks) - p;
+        for (Py_ssize_t i = 0; i < m; i += ROWS)
+            NAME(panel_of_a)(
+                a + i * job->a_step[0] + p * job->a_step[1], job->a_step[0], job->a_step[1], m - i < ROWS ? m - i : ROWS,
+                terms, panels + p * all + i * terms);
+    }
+}
+
 /* A product in one thread */
 TARGET static void NAME(product_of)(
     const Product *job, const REAL *a, const REAL *b, REAL *c, Py_ssize_t m, Py_ssize_t n, const REAL *bias)
@@ -245,15 +259,20 @@ TARGET static void NAME(product_of)(
     }
     const int direct = job->b_step[1] == 1 && m <= 2 * ROWS; /* rows of b that are met once or twice need no copy */
     Py_ssize_t band = n < NAME(BAND) ? n : NAME(BAND);
+    const Py_ssize_t size = (band + NAME(WIDE)) * (k / blocks + 1), all = (m + ROWS - 1) / ROWS * ROWS;
+    const int once = n > band && all * k <= NAME(ONCE); /* pack a once, not for each block of columns */
     void *memory = NULL;
-    REAL *block = little;
+    REAL *block = little, *panels = NULL;
     if (!direct && band > NAME(WIDE)) {
-        memory = malloc((size_t)((band + NAME(WIDE)) * (k / blocks + 1)) * sizeof(REAL) + CACHE_LINE);
-        if (memory)
+        memory = malloc((size_t)(size + once * all * k) * sizeof(REAL) + CACHE_LINE);
+        if (memory) {
             block = on_cache_line(memory);
-        else
+            panels = once ? block + size : NULL;
+        } else
             band = NAME(WIDE);
     }
+    if (panels)
+        NAME(pack)(job, a, m, all, panels);
     for (Py_ssize_t left = 0; left < n; left += band)
         for (Py_ssize_t q = 0; q < blocks; q++) {
             const Py_ssize_t p = NAME(begin)(k, q, blocks), terms = NAME(begin)(k, q + 1, blocks) - p;
@@ -264,14 +283,18 @@ TARGET static void NAME(product_of)(
                 from + copied * job->b_step[1], job->b_step[1], job->b_step[0], right - copied, terms, block);
             for (Py_ssize_t i = 0, rows; i < m; i += rows) {
                 rows = NAME(tile_rows)(m - i);
-                NAME(panel_of_a)(
-                    a + i * job->a_step[0] + p * job->a_step[1], job->a_step[0], job->a_step[1], rows, terms, panel);
+                const REAL *part = panel;
+                if (panels)
+                    part = panels + p * all + i / ROWS * ROWS * terms + i % ROWS;
+                else
+                    NAME(panel_of_a)(
+                        a + i * job->a_step[0] + p * job->a_step[1], job->a_step[0], job->a_step[1], rows, terms, panel);
                 for (Py_ssize_t j = left; j < right; j += NAME(WIDE)) {
                     const Py_ssize_t columns = right - j < NAME(WIDE) ? right - j : NAME(WIDE);
                     const int there = j < copied;
                     const REAL *met = there ? from + j : block + (j - copied) * terms;
                     NAME(columns)(
-                        rows, columns, terms, panel, met, there ? job->b_step[0] : NAME(WIDE), c + i * job->c_line + j,
+                        rows, columns, terms, part, met, there ? job->b_step[0] : NAME(WIDE), c + i * job->c_line + j,
                         job->c_line, job->more || q > 0, q == blocks - 1 && bias ? bias + j : NULL);
                 }
             }
