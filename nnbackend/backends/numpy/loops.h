@@ -252,18 +252,22 @@ VECTORS void NAME(resample)(const Resampling *job)
 }
 
 /* y <- y + b, for every row of y */
-VECTORS void NAME(add_bias)(Py_ssize_t n, Py_ssize_t columns, REAL *y, REAL *b)
+VECTORS void NAME(add_bias)(Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *matrix, void *row)
 {
-    for (Py_ssize_t i = 0; i < n; i++, y += columns)
+    REAL *y = matrix;
+    const REAL *b = row;
+    for (Py_ssize_t i = 0; i < n; i++, y += line)
         for (Py_ssize_t c = 0; c < columns; c++)
             y[c] += b[c];
 }
 
 /* db <- the sum of the rows of dy */
-VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t columns, REAL *dy, REAL *db)
+VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *matrix, void *row)
 {
+    const REAL *dy = matrix;
+    REAL *db = row;
     memset(db, 0, (size_t)columns * sizeof(REAL));
-    for (Py_ssize_t i = 0; i < n; i++, dy += columns)
+    for (Py_ssize_t i = 0; i < n; i++, dy += line)
         for (Py_ssize_t c = 0; c < columns; c++)
             db[c] += dy[c];
 }

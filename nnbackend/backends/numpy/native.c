@@ -633,10 +633,25 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t giv
 
 /* --- loops over rows ------------------------------------------------------------------------------------------- */
 
+/* n rows of a matrix, `line` elements apart, and a row of as many columns */
+typedef void MatrixAndRow(Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *matrix, void *row);
+
+typedef struct {
+    MatrixAndRow *loop;
+    char *matrix, *row;
+    Py_ssize_t n, line, itemsize;
+} Columns;
+
+static void some_columns(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Columns *job = given;
+    job->loop(
+        job->n, job->line, stop - first, job->matrix + first * job->itemsize, job->row + first * job->itemsize);
+}
+
 /* y, (n, columns), and b, (columns,), of which one is written */
 static PyObject *matrix_and_row(
-    PyObject *const *args, Py_ssize_t given, int writes, void (*single)(Py_ssize_t, Py_ssize_t, float *, float *),
-    void (*twice)(Py_ssize_t, Py_ssize_t, double *, double *))
+    PyObject *const *args, Py_ssize_t given, int writes, MatrixAndRow *single, MatrixAndRow *twice)
 {
     Arguments a;
     int suited = parse(&a, args, given, "rr", writes, 0, PyBUF_C_CONTIGUOUS);
@@ -645,11 +660,9 @@ static PyObject *matrix_and_row(
     const Py_buffer *y = &a.views[0], *b = &a.views[1];
     suited = y->ndim == 2 && b->ndim == 1 && b->shape[0] == y->shape[1] && b->shape[0] > 1; /* NumPy sums one in pairs */
     if (suited) {
+        const Columns job = {is_float(&a) ? single : twice, y->buf, b->buf, y->shape[0], y->shape[1], y->itemsize};
         BEGIN_LOOP
-        if (is_float(&a))
-            single(y->shape[0], y->shape[1], y->buf, b->buf);
-        else
-            twice(y->shape[0], y->shape[1], y->buf, b->buf);
+        share_out(some_columns, &job, job.line, 1 + LEAST / (job.n * job.itemsize + 1));
         END_LOOP
     }
     return finish(&a, suited);

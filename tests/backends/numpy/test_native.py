@@ -109,7 +109,8 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
         return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((9, 5), dtype)]
     if name == "gather":
         return [rng.standard_normal((9, 5)).astype(dtype), rng.integers(0, 9, 6), np.zeros((6, 5), dtype)]
-    return [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 5, 6), np.zeros((6, 5), dtype)]
+    arrays = [rng.standard_normal((6, 5)).astype(dtype), rng.integers(0, 5, 6), np.zeros((6, 5), dtype)]
+    return [*arrays, np.zeros((3, 4), dtype)] if name == "softmax_cross_entropy_recorded" else arrays
 
 
 def numbers_for(name: str) -> list[float]:
@@ -119,7 +120,7 @@ def numbers_for(name: str) -> list[float]:
         return [0.5]
     if name in CONVOLUTIONS:
         return [2, 1, 0, 0] if name == "convolution" else [2]
-    if name == "product":
+    if name in ("product", "softmax_cross_entropy_recorded"):
         return [1]
     return [0.5] * ELEMENTWISE[name][1] if name in ELEMENTWISE else []
 
@@ -135,6 +136,7 @@ NAMES = [
     "product",
     "is_finite",
     "softmax_cross_entropy_variants",
+    "softmax_cross_entropy_recorded",
     "resample",
     *POOLINGS,
     *CONVOLUTIONS,
@@ -149,6 +151,7 @@ def written(name: str) -> set[int]:
     if name in RECURRENCES:
         return RECURRENCES[name][1]
     others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}, "resample": {3}}
+    others["softmax_cross_entropy_recorded"] = {2, 3}
     return {**ROWWISE, **POOLINGS, **CONVOLUTIONS, **others}.get(name, {2})
 
 
@@ -348,7 +351,27 @@ def test_filters_that_reach_out_of_the_image_are_refused(numbers: list[float]) -
 
 
 @DTYPES
-@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, "adam", "sigmoid", "relu_backward"])
+def test_the_correct_rows_of_a_step_are_those_of_argmax(dtype: str) -> None:
+    """Of equal elements the first counts, and NaN counts as the largest."""
+    x = np.random.default_rng(0).choice(np.array([0, 1, 2, np.nan], dtype), (500, 4))
+    for label in range(4):
+        t, metrics = np.full(len(x), label), np.zeros((2, 1), dtype)
+        assert native.softmax_cross_entropy_recorded(x, t, np.empty_like(x), metrics, 0) is None
+        assert metrics[1, 0] == np.count_nonzero(x.argmax(axis=1) == t)
+
+
+@DTYPES
+@pytest.mark.parametrize("place", [-1, 4, float("nan"), float("inf"), 2**70])
+def test_a_step_without_a_place_in_the_metrics_is_refused(place: float, dtype: str) -> None:
+    x, t, dx, metrics = arrays_for("softmax_cross_entropy_recorded", dtype)
+    assert native.softmax_cross_entropy_recorded(x, t, dx, metrics[:1], 0) is NotImplemented
+    assert native.softmax_cross_entropy_recorded(x, t, dx, metrics, place) is NotImplemented
+    assert not dx.any()
+    assert not metrics.any()
+
+
+@DTYPES
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, *ROWWISE, "adam", "sigmoid", "relu_backward"])
 def test_threads_change_no_bit(name: str, dtype: str) -> None:
     rng, results = np.random.default_rng(0), []
     shapes = {
@@ -356,10 +379,12 @@ def test_threads_change_no_bit(name: str, dtype: str) -> None:
         "convolution_filters": ((8, 22, 23, 40), (13, 20, 21, 40), (3, 3, 8, 13), (13,)),
         "max_pooling": ((6, 40, 42, 40), (6, 20, 21, 40)),
         "max_pooling_backward": ((6, 20, 21, 40), (6, 40, 42, 40), (6, 20, 21, 40), (6, 40, 42, 40)),
+        "add_bias": ((301, 1003), (1003,)),
+        "sum_rows": ((301, 1003), (1003,)),
     }.get(name, ((500_009,),) * 4)
     shapes = shapes[: ELEMENTWISE[name][0]] if name in ELEMENTWISE else shapes
     numbers = {"convolution": [1, 1, 1, 1], "convolution_filters": [1]}.get(name, [2] * 4)
-    numbers = numbers_for(name) if name in ELEMENTWISE else numbers
+    numbers = numbers_for(name) if name in (*ELEMENTWISE, *ROWWISE) else numbers
     arrays = [np.abs(rng.standard_normal(shape)).astype(dtype) for shape in shapes]
     for threads in (1, 3, 100):
         native.use_threads(threads)
@@ -722,6 +747,8 @@ def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
         for shape in ((7, 5), (5, 6), (30,), (6, 5, 1), ()):
             if (name in (*ROWWISE, "gather") and (i, shape) == (0, (7, 5))) or len(arrays_for(name)) == 1:
                 continue
+            if (name, i, len(shape)) == ("softmax_cross_entropy_recorded", 3, 2):  # of any number of steps
+                continue
             arrays = arrays_for(name)
             if arrays[i].shape == shape:
                 continue
@@ -733,7 +760,9 @@ def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
             assert refused(name, arrays)
 
 
-@pytest.mark.parametrize("name", [*LABELLED, "gather", "sum_by_id", "softmax_cross_entropy_variants"])
+@pytest.mark.parametrize(
+    "name", [*LABELLED, "gather", "sum_by_id", "softmax_cross_entropy_variants", "softmax_cross_entropy_recorded"]
+)
 @pytest.mark.parametrize("label", [-1, 9, 2**40, -(2**63)])
 def test_rows_and_labels_out_of_range_are_refused(name: str, label: int) -> None:
     arrays = arrays_for(name)
@@ -786,6 +815,8 @@ def test_arrays_of_nothing_are_refused_where_a_loop_would_divide_or_read() -> No
     for name in LABELLED:
         assert getattr(native, name)(np.zeros((0, 3)), none, np.zeros((0, 3))) is NotImplemented
         assert getattr(native, name)(np.zeros((2, 0)), np.zeros(2, "int64"), np.zeros((2, 0))) is NotImplemented
+    metrics = np.zeros((2, 4))
+    assert native.softmax_cross_entropy_recorded(np.zeros((0, 3)), none, np.zeros((0, 3)), metrics, 0) is NotImplemented
     empty = np.zeros((3, 0)), np.zeros((2, 0)), np.zeros((2, 3)), none, np.zeros((2, 0))
     assert native.softmax_cross_entropy_variants(*empty) is NotImplemented
 
