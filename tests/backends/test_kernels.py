@@ -89,7 +89,18 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
                 [None, class_weight],
                 [None, None, 0.1],
             ]
-            return [[first, t, *more] for t in (labels, one_hot) for more in settings]
+            wide = draw(n, 70) if first is not probabilities else np.abs(draw(n, 70))
+            given = [[first, t, *more] for t in (labels, one_hot) for more in settings]
+            return [*given, [wide, rng.integers(0, 70, n)]]
+        case "softmax" | "softmax_backward":
+            return [[draw(*shape) for _ in range(1 + name.endswith("backward"))] for shape in ((n, 5), (2, n, 70))]
+        case "layer_normalization":
+            return [[draw(*shape), draw(shape[-1]), draw(shape[-1]), 0.1] for shape in ((n, 5), (2, n, 70))]
+        case "layer_normalization_backward":
+            return [
+                [draw(*shape, c), draw(*shape, c), draw(c), draw(*shape, 1), draw(c), draw(c)]
+                for *shape, c in ((n, 5), (2, n, 70))
+            ]
         case "softmax_cross_entropy_variants":
             y, dx, W = draw(n, 5), draw(n, 3), draw(3, 5)
             dx[: n // 2, 1] = 0.0  # rows that do not change
@@ -171,7 +182,7 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
                 for t in (labels, one_hot)
                 for at in (1, np.array([2, 5]))
                 for more in ([], [None, 0.1], [np.abs(draw(5))])
-            ]
+            ] + [[draw(n, 70), rng.integers(0, 70, n), draw(2, 3), 1]]
         case "dropout_mask":
             return [[draw(n, 5), 0.3, 2**35 + 1, 2, np.array([4])]]
         case "uniform":
@@ -293,6 +304,7 @@ def cases() -> Iterator[Any]:
 def writes(name: str) -> bool:
     others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
     others += ("rnn_backward", "lstm_backward", "gru_backward", "softmax_cross_entropy_recorded")
+    others += ("layer_normalization_backward",)
     return name.endswith("_step") or name in others
 
 

@@ -406,37 +406,198 @@ VECTORS void NAME(sum_by_id)(Py_ssize_t n, Py_ssize_t columns, const REAL *dy, c
     }
 }
 
-/* the mean loss of n rows of logits x with the labels t; y becomes their softmax. The exponentials of several short rows
-   fill the vectors together. */
-VECTORS double NAME(softmax_cross_entropy)(
-    Py_ssize_t n, Py_ssize_t classes, const void *logits, const int64_t *t, void *out)
+enum { NAME(SUMS) = 64 / sizeof(REAL) }; /* sums side by side, so that their order does not depend on the vectors */
+
+static inline REAL NAME(sum)(Py_ssize_t n, const REAL *x)
 {
-    double loss = 0;
+    REAL sums[NAME(SUMS)] = {0}, sum = 0;
+    Py_ssize_t i = 0;
+    for (; i + NAME(SUMS) <= n; i += NAME(SUMS))
+        for (int lane = 0; lane < NAME(SUMS); lane++)
+            sums[lane] += x[i + lane];
+    for (; i < n; i++)
+        sum += x[i];
+    for (int lane = 0; lane < NAME(SUMS); lane++)
+        sum += sums[lane];
+    return sum;
+}
+
+/* The sum of x y */
+static inline REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+{
+    REAL sums[NAME(SUMS)] = {0}, sum = 0;
+    Py_ssize_t i = 0;
+    for (; i + NAME(SUMS) <= n; i += NAME(SUMS))
+        for (int lane = 0; lane < NAME(SUMS); lane++)
+            sums[lane] += x[i + lane] * y[i + lane];
+    for (; i < n; i++)
+        sum += x[i] * y[i];
+    for (int lane = 0; lane < NAME(SUMS); lane++)
+        sum += sums[lane];
+    return sum;
+}
+
+static inline REAL NAME(largest)(Py_ssize_t n, const REAL *x)
+{
+    REAL most[NAME(SUMS)], largest = x[0];
+    Py_ssize_t i = 0;
+    for (int lane = 0; lane < NAME(SUMS); lane++)
+        most[lane] = largest;
+    for (; i + NAME(SUMS) <= n; i += NAME(SUMS))
+        for (int lane = 0; lane < NAME(SUMS); lane++)
+            most[lane] = x[i + lane] > most[lane] ? x[i + lane] : most[lane];
+    for (; i < n; i++)
+        largest = x[i] > largest ? x[i] : largest;
+    for (int lane = 0; lane < NAME(SUMS); lane++)
+        largest = most[lane] > largest ? most[lane] : largest;
+    return largest;
+}
+
+/* y <- softmax(x) of n rows; with labels t, their losses. Short rows go through the exponential together. */
+static inline void NAME(softmax_of)(
+    Py_ssize_t n, Py_ssize_t classes, const REAL *x, REAL *y, const int64_t *t, double *losses)
+{
     const Py_ssize_t together = 1 + 1024 / classes;
     for (Py_ssize_t first = 0; first < n; first += together) {
         const Py_ssize_t rows = n - first < together ? n - first : together;
-        const REAL *x = (const REAL *)logits + first * classes;
-        REAL *const block = (REAL *)out + first * classes, *y = block;
-        for (Py_ssize_t i = 0; i < rows; i++, x += classes, y += classes) {
-            REAL largest = x[0];
-            for (Py_ssize_t c = 1; c < classes; c++)
-                largest = x[c] > largest ? x[c] : largest;
+        for (Py_ssize_t i = 0; i < rows; i++) {
+            const REAL *from = x + (first + i) * classes, largest = NAME(largest)(classes, from);
+            REAL *to = y + (first + i) * classes;
             for (Py_ssize_t c = 0; c < classes; c++)
-                y[c] = x[c] - largest;
-            loss -= y[t[first + i]];
+                to[c] = from[c] - largest;
+            if (t)
+                losses[first + i] = -to[t[first + i]];
         }
-        NAME(exp_lanes)(block, rows * classes);
-        y = block;
-        for (Py_ssize_t i = 0; i < rows; i++, y += classes) {
-            REAL sum = 0;
+        NAME(exp_lanes)(y + first * classes, rows * classes);
+        for (Py_ssize_t i = 0; i < rows; i++) {
+            REAL *to = y + (first + i) * classes;
+            const REAL sum = NAME(sum)(classes, to);
             for (Py_ssize_t c = 0; c < classes; c++)
-                sum += y[c];
-            for (Py_ssize_t c = 0; c < classes; c++)
-                y[c] /= sum;
-            loss += NAME(log)(sum);
+                to[c] /= sum;
+            if (t)
+                losses[first + i] += NAME(log)(sum);
         }
     }
-    return loss / (double)n;
+}
+
+/* Loops over n rows of so many columns: the arrays come in the order of their Python function. */
+VECTORS void NAME(softmax)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    NAME(softmax_of)(n, columns, arrays[0], arrays[1], NULL, NULL);
+}
+
+VECTORS void NAME(softmax_backward)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL *dy = arrays[0], *y = arrays[1];
+    REAL *dx = arrays[2];
+    (void)numbers;
+    for (Py_ssize_t i = 0; i < n; i++, dy += columns, y += columns, dx += columns) {
+        const REAL sum = NAME(dot)(columns, dy, y);
+        for (Py_ssize_t c = 0; c < columns; c++)
+            dx[c] = y[c] * (dy[c] - sum);
+    }
+}
+
+VECTORS void NAME(layer_normalization)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0], count = (REAL)columns;
+    REAL *y = arrays[3], *x_hat = arrays[4], *scale = arrays[5];
+    for (Py_ssize_t i = 0; i < n; i++, x += columns, y += columns, x_hat += columns) {
+        const REAL mean = NAME(sum)(columns, x) / count;
+        for (Py_ssize_t c = 0; c < columns; c++)
+            x_hat[c] = x[c] - mean;
+        scale[i] = 1 / SQRT(NAME(dot)(columns, x_hat, x_hat) / count + eps);
+        for (Py_ssize_t c = 0; c < columns; c++) {
+            x_hat[c] *= scale[i];
+            y[c] = gamma[c] * x_hat[c] + beta[c];
+        }
+    }
+}
+
+VECTORS void NAME(layer_normalization_backward)(
+    Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL *dy = arrays[0], *x_hat = arrays[1], *gamma = arrays[2], *scale = arrays[3], count = (REAL)columns;
+    REAL *dx = arrays[4];
+    (void)numbers;
+    for (Py_ssize_t i = 0; i < n; i++, dy += columns, x_hat += columns, dx += columns) {
+        for (Py_ssize_t c = 0; c < columns; c++)
+            dx[c] = gamma[c] * dy[c];
+        const REAL mean = NAME(sum)(columns, dx) / count, slope = NAME(dot)(columns, dx, x_hat) / count;
+        for (Py_ssize_t c = 0; c < columns; c++)
+            dx[c] = scale[i] * (dx[c] - mean - x_hat[c] * slope);
+    }
+}
+
+/* dgamma <- the sums of dy x_hat, dbeta <- of dy, of n rows that lie `line` elements apart */
+VECTORS void NAME(normalization_sums)(
+    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, const void *changes, const void *normal, void *sums, void *more_sums)
+{
+    const REAL *dy = changes, *x_hat = normal;
+    REAL *dgamma = sums, *dbeta = more_sums;
+    memset(dgamma, 0, (size_t)columns * sizeof(REAL));
+    memset(dbeta, 0, (size_t)columns * sizeof(REAL));
+    for (Py_ssize_t i = 0; i < n; i++, dy += line, x_hat += line)
+        for (Py_ssize_t c = 0; c < columns; c++) {
+            dgamma[c] += dy[c] * x_hat[c];
+            dbeta[c] += dy[c];
+        }
+}
+
+VECTORS void NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    NAME(softmax_of)(n, columns, arrays[0], arrays[2], arrays[1], arrays[3]);
+}
+
+/* dx <- (y - one_hot(t)) / `count` */
+static inline void NAME(to_gradient)(
+    Py_ssize_t n, Py_ssize_t classes, const REAL *y, const int64_t *t, REAL *dx, REAL count)
+{
+    for (Py_ssize_t i = 0; i < n; i++, y += classes, dx += classes) {
+        const REAL right = (y[t[i]] - 1) / count;
+        for (Py_ssize_t c = 0; c < classes; c++)
+            dx[c] = y[c] / count;
+        dx[t[i]] = right;
+    }
+}
+
+VECTORS void NAME(softmax_cross_entropy_backward)(
+    Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    NAME(to_gradient)(n, columns, arrays[0], arrays[1], arrays[2], (REAL)numbers[0]);
+}
+
+/* Is the largest element of a row, or its first NaN, at `label`? Of equal ones the first counts. */
+static inline int NAME(is_largest)(Py_ssize_t classes, const REAL *x, Py_ssize_t label)
+{
+    const REAL it = x[label];
+    int others = 0;
+    if (it != it)
+        for (Py_ssize_t c = 0; c < label; c++)
+            others |= x[c] != x[c];
+    else {
+        for (Py_ssize_t c = 0; c < label; c++)
+            others |= !(x[c] < it);
+        for (Py_ssize_t c = label + 1; c < classes; c++)
+            others |= !(x[c] <= it);
+    }
+    return !others;
+}
+
+/* correct: (n,), 1 or 0 */
+VECTORS void NAME(softmax_cross_entropy_recorded)(
+    Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL *x = arrays[0];
+    const int64_t *t = arrays[1];
+    REAL *dx = arrays[2];
+    double *correct = arrays[4];
+    NAME(softmax_of)(n, columns, x, dx, t, arrays[3]);
+    for (Py_ssize_t i = 0; i < n; i++)
+        correct[i] = NAME(is_largest)(columns, x + i * columns, t[i]);
+    NAME(to_gradient)(n, columns, dx, t, dx, (REAL)numbers[0]);
 }
 
 /* losses <- those of rows with the logits y + dx w, an outer product. y: (classes, n), with `apart` elements from one
@@ -513,40 +674,6 @@ static void NAME(softmax_cross_entropy_variants)(
         for (Py_ssize_t at = 0; at < count; at++)
             losses[rows[at]] = found[at];
     }
-}
-
-/* dx = (y - one_hot(t)) / n */
-/* How many rows have their largest element, or their first NaN, at their label */
-static double NAME(count_correct)(Py_ssize_t n, Py_ssize_t classes, const REAL *x, const int64_t *t)
-{
-    Py_ssize_t correct = 0;
-    for (Py_ssize_t i = 0; i < n; i++, x += classes) {
-        Py_ssize_t best = 0;
-        for (Py_ssize_t c = 1; c < classes && x[best] == x[best]; c++)
-            best = x[c] <= x[best] ? best : c;
-        correct += best == t[i];
-    }
-    return (double)correct;
-}
-
-static double NAME(softmax_cross_entropy_backward)(
-    Py_ssize_t n, Py_ssize_t classes, const void *rows, const int64_t *t, void *out)
-{
-    const REAL *y = rows, count = (REAL)n;
-    REAL *dx = out;
-    for (Py_ssize_t i = 0; i < n; i++)
-        for (Py_ssize_t c = 0; c < classes; c++, y++, dx++)
-            *dx = (*y - (c == t[i])) / count;
-    return 0;
-}
-
-/* metrics: (2, steps), of which it writes column `at` */
-static void NAME(softmax_cross_entropy_recorded)(
-    Py_ssize_t n, Py_ssize_t classes, const void *x, const int64_t *t, void *dx, void *metrics, Py_ssize_t steps, Py_ssize_t at)
-{
-    ((REAL *)metrics)[at] = (REAL)NAME(softmax_cross_entropy)(n, classes, x, t, dx);
-    ((REAL *)metrics)[steps + at] = (REAL)NAME(count_correct)(n, classes, x, t);
-    NAME(softmax_cross_entropy_backward)(n, classes, dx, t, dx);
 }
 
 VECTORS int NAME(is_finite)(Py_ssize_t n, const void *given)

@@ -38,8 +38,9 @@
 
 #include "threads.h"
 
-/* Around every loop. See `take_tiny_for_zero` */
+/* Around every loop. In an exact one, numbers next to 0 are what they are: see `take_tiny_for_zero` */
 #define BEGIN_LOOP Py_BEGIN_ALLOW_THREADS { const Modes before = take_tiny_for_zero();
+#define BEGIN_EXACT_LOOP Py_BEGIN_ALLOW_THREADS { const Modes before = MODES;
 #define END_LOOP set_modes(before); } Py_END_ALLOW_THREADS
 
 enum { CACHE_LINE = 64 };
@@ -436,7 +437,7 @@ static void some_elements(const void *given, Py_ssize_t first, Py_ssize_t stop)
 
 static PyObject *elementwise(
     PyObject *const *args, Py_ssize_t given, const char *kinds, int writes, int numbers, Elementwise *single,
-    Elementwise *twice)
+    Elementwise *twice, int update)
 {
     Arguments a;
     void *memory[MOST_ARRAYS];
@@ -450,31 +451,34 @@ static PyObject *elementwise(
     }
     if (suited) {
         const Elements job = {is_float(&a) ? single : twice, memory, a.numbers, a.count, a.views[0].itemsize};
-        BEGIN_LOOP
+        BEGIN_EXACT_LOOP
+        if (update)
+            take_tiny_for_zero();
         share_out(some_elements, &job, a.views[0].len / a.views[0].itemsize, LEAST / a.views[0].itemsize);
         END_LOOP
     }
     return finish(&a, suited);
 }
 
-#define ELEMENTWISE(name, kinds, writes, numbers)                                                       \
-    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                    \
-    {                                                                                                   \
-        (void)module;                                                                                   \
-        return elementwise(args, given, kinds, writes, numbers, name##_float, name##_double);           \
+/* An update, or what is exact */
+#define ELEMENTWISE(name, kinds, writes, numbers, update)                                                \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                     \
+    {                                                                                                    \
+        (void)module;                                                                                    \
+        return elementwise(args, given, kinds, writes, numbers, name##_float, name##_double, update);    \
     }
 
-ELEMENTWISE(sgd, "rr", 1, 2)
-ELEMENTWISE(momentum, "rrr", 1 | 4, 3)
-ELEMENTWISE(nesterov, "rrr", 1 | 4, 3)
-ELEMENTWISE(rmsprop, "rrr", 1 | 4, 5)
-ELEMENTWISE(adam, "rrrr", 1 | 4 | 8, 6)
-ELEMENTWISE(relu, "rr", 2, 0)
-ELEMENTWISE(relu_backward, "rrr", 4, 0)
-ELEMENTWISE(leaky_relu, "rr", 2, 1)
-ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1)
+ELEMENTWISE(sgd, "rr", 1, 2, 1)
+ELEMENTWISE(momentum, "rrr", 1 | 4, 3, 1)
+ELEMENTWISE(nesterov, "rrr", 1 | 4, 3, 1)
+ELEMENTWISE(rmsprop, "rrr", 1 | 4, 5, 1)
+ELEMENTWISE(adam, "rrrr", 1 | 4 | 8, 6, 1)
+ELEMENTWISE(relu, "rr", 2, 0, 0)
+ELEMENTWISE(relu_backward, "rrr", 4, 0, 0)
+ELEMENTWISE(leaky_relu, "rr", 2, 1, 0)
+ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1, 0)
 
-ELEMENTWISE(sigmoid, "rr", 2, 0)
+ELEMENTWISE(sigmoid, "rr", 2, 0, 0)
 
 /* An element's place counts here: in C order. */
 static PyObject *random_numbers(
@@ -910,63 +914,222 @@ RECURRENCE(
     gru_backward, "rrrrrr", "10100", "14133", 1 | 8 | 16, 3, 1, gru_gates_backward_float, gru_gates_backward_double,
     {4, 1}, {0, 1}, {{0, 1}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {0, 0}})
 
-/* rows, (n, classes), their labels, (n,), and what is written, of the shape of the rows; the loop's answer */
-typedef double Labelled(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, void *);
+/* --- loops over rows, each alone --------------------------------------------------------------------------------- */
 
-static int suits_labels(const Py_buffer *x, const Py_buffer *t)
+typedef void Rowwise(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers);
+
+typedef struct {
+    Rowwise *loop;
+    void *arrays[MOST_ARRAYS];
+    Py_ssize_t steps[MOST_ARRAYS], columns; /* bytes from row to row */
+    const double *numbers;
+} Rows;
+
+static void some_rows(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
-    return x->ndim == 2 && x->len > 0 && t->ndim == 1 && t->shape[0] == x->shape[0] && within(t, x->shape[1]);
+    const Rows *job = given;
+    void *arrays[MOST_ARRAYS];
+    for (int i = 0; i < MOST_ARRAYS; i++)
+        arrays[i] = job->arrays[i] ? (char *)job->arrays[i] + first * job->steps[i] : NULL;
+    job->loop(stop - first, job->columns, arrays, job->numbers);
 }
 
-static PyObject *labelled(PyObject *const *args, Py_ssize_t given, Labelled *single, Labelled *twice)
+/* Are the arrays what `forms` says? 'x': of the shape of the first, (..., columns), which is not empty; 'c': (columns,);
+   '1': (..., 1); 't': labels, (n,), of n rows; '?': another array. Describe them, and return the number of rows, or 0. */
+static Py_ssize_t rows_of(const Arguments *a, const char *forms, Rows *job)
+{
+    const Py_buffer *x = &a->views[0];
+    const int last = x->ndim - 1;
+    int suited = x->ndim > 0 && x->len > 0;
+    for (int i = 0; suited && i < a->count; i++) {
+        const Py_buffer *view = &a->views[i];
+        job->arrays[i] = view->buf;
+        if (forms[i] == '?')
+            continue;
+        job->steps[i] = forms[i] == 'c' ? 0 : forms[i] == 'x' ? x->shape[last] * x->itemsize : view->itemsize;
+        if (forms[i] == 'x')
+            suited = same_shape(view, x);
+        else if (forms[i] == 'c')
+            suited = view->ndim == 1 && view->shape[0] == x->shape[last];
+        else if (forms[i] == 't')
+            suited = x->ndim == 2 && view->ndim == 1 && view->shape[0] == x->shape[0] && within(view, x->shape[1]);
+        else {
+            suited = view->ndim == x->ndim && view->shape[last] == 1;
+            for (int axis = 0; suited && axis < last; axis++)
+                suited = view->shape[axis] == x->shape[axis];
+        }
+    }
+    if (!suited)
+        return 0;
+    job->columns = x->shape[last];
+    job->numbers = a->numbers;
+    return x->len / x->itemsize / job->columns;
+}
+
+static void share_rows(const Rows *job, Py_ssize_t n)
+{
+    share_out(some_rows, job, n, 1 + LEAST / (job->steps[0] + 1));
+}
+
+static PyObject *rowwise(
+    PyObject *const *args, Py_ssize_t given, const char *kinds, const char *forms, int writes, int numbers,
+    Rowwise *single, Rowwise *twice)
 {
     Arguments a;
-    double answer = 0;
-    int suited = parse(&a, args, given, "rir", 4, 0, PyBUF_C_CONTIGUOUS);
+    Rows job = {0};
+    int suited = parse(&a, args, given, kinds, writes, numbers, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    const Py_buffer *x = &a.views[0], *t = &a.views[1], *out = &a.views[2];
-    suited = suits_labels(x, t) && same_shape(out, x);
-    if (suited) {
-        Labelled *loop = is_float(&a) ? single : twice;
+    const Py_ssize_t n = rows_of(&a, forms, &job);
+    if (n) {
+        job.loop = is_float(&a) ? single : twice;
         BEGIN_LOOP
-        answer = loop(x->shape[0], x->shape[1], x->buf, t->buf, out->buf);
+        share_rows(&job, n);
         END_LOOP
     }
-    release(&a);
-    return suited ? PyFloat_FromDouble(answer) : refusal();
+    return finish(&a, n != 0);
 }
 
-static PyObject *softmax_cross_entropy_recorded(PyObject *module, PyObject *const *args, Py_ssize_t given)
+#define ROWWISE(name, kinds, forms, writes, numbers)                                                      \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                      \
+    {                                                                                                     \
+        (void)module;                                                                                     \
+        return rowwise(args, given, kinds, forms, writes, numbers, name##_float, name##_double);          \
+    }
+
+ROWWISE(softmax, "rr", "xx", 2, 0)
+ROWWISE(softmax_backward, "rrr", "xxx", 4, 0)
+ROWWISE(layer_normalization, "rrrrrr", "xccxx1", 8 | 16 | 32, 1)
+
+typedef struct {
+    void (*loop)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void *, const void *, void *, void *);
+    char *const *arrays; /* dy, x_hat, dgamma, dbeta */
+    Py_ssize_t n, line, itemsize;
+} Sums;
+
+static void some_sums(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Sums *job = given;
+    const Py_ssize_t from = first * job->itemsize;
+    job->loop(
+        job->n, job->line, stop - first, job->arrays[0] + from, job->arrays[1] + from, job->arrays[2] + from,
+        job->arrays[3] + from);
+}
+
+static PyObject *layer_normalization_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Arguments a;
+    Rows job = {0};
     (void)module;
-    int suited = parse(&a, args, given, "rirr", 4 | 8, 1, PyBUF_C_CONTIGUOUS);
+    int suited = parse(&a, args, given, "rrrrrrr", 16 | 32 | 64, 0, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    const Py_buffer *x = &a.views[0], *t = &a.views[1], *dx = &a.views[2], *metrics = &a.views[3];
-    const double at = a.numbers[0];
-    suited = suits_labels(x, t) && same_shape(dx, x) && metrics->ndim == 2 && metrics->shape[0] >= 2 && at >= 0 &&
-             at < (double)metrics->shape[1];
-    if (suited) {
+    const Py_ssize_t n = rows_of(&a, "xxc1xcc", &job);
+    if (n) {
+        const int single = is_float(&a);
+        char *const arrays[] = {job.arrays[0], job.arrays[1], job.arrays[5], job.arrays[6]};
+        const Sums sums = {
+            single ? normalization_sums_float : normalization_sums_double, arrays, n, job.columns, a.views[0].itemsize};
+        job.loop = single ? layer_normalization_backward_float : layer_normalization_backward_double;
         BEGIN_LOOP
-        (is_float(&a) ? softmax_cross_entropy_recorded_float : softmax_cross_entropy_recorded_double)(
-            x->shape[0], x->shape[1], x->buf, t->buf, dx->buf, metrics->buf, metrics->shape[1], (Py_ssize_t)at);
+        share_rows(&job, n);
+        share_out(some_sums, &sums, job.columns, 1 + LEAST / (n * sums.itemsize + 1));
         END_LOOP
     }
-    return finish(&a, suited);
+    return finish(&a, n != 0);
+}
+
+static double total(const double *values, Py_ssize_t n)
+{
+    double sum = 0;
+    for (Py_ssize_t i = 0; i < n; i++)
+        sum += values[i];
+    return sum;
 }
 
 static PyObject *softmax_cross_entropy(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
+    Arguments a;
+    Rows job = {0};
+    double loss = 0, *losses = NULL;
     (void)module;
-    return labelled(args, given, softmax_cross_entropy_float, softmax_cross_entropy_double);
+    int suited = parse(&a, args, given, "rir", 4, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_ssize_t n = rows_of(&a, "xtx", &job);
+    if (n)
+        losses = malloc((size_t)n * sizeof *losses);
+    if (losses) {
+        job.loop = is_float(&a) ? softmax_cross_entropy_float : softmax_cross_entropy_double;
+        job.arrays[3] = losses;
+        job.steps[3] = sizeof *losses;
+        BEGIN_LOOP
+        share_rows(&job, n);
+        loss = total(losses, n) / (double)n;
+        END_LOOP
+    }
+    free(losses);
+    release(&a);
+    return losses ? PyFloat_FromDouble(loss) : refusal();
 }
 
 static PyObject *softmax_cross_entropy_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
+    Arguments a;
+    Rows job = {0};
     (void)module;
-    return labelled(args, given, softmax_cross_entropy_backward_float, softmax_cross_entropy_backward_double);
+    int suited = parse(&a, args, given, "rir", 4, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_ssize_t n = rows_of(&a, "xtx", &job);
+    if (n) {
+        const double count = (double)n;
+        job.loop = is_float(&a) ? softmax_cross_entropy_backward_float : softmax_cross_entropy_backward_double;
+        job.numbers = &count;
+        BEGIN_LOOP
+        share_rows(&job, n);
+        END_LOOP
+    }
+    return finish(&a, n != 0);
+}
+
+/* metrics: (2 or more, steps), of which it writes two elements of column `at` */
+static PyObject *softmax_cross_entropy_recorded(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    Rows job = {0};
+    double *losses = NULL;
+    (void)module;
+    int suited = parse(&a, args, given, "rirr", 4 | 8, 1, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer metrics = a.views[3];
+    const double at = a.numbers[0];
+    suited = metrics.ndim == 2 && metrics.shape[0] >= 2 && at >= 0 && at < (double)metrics.shape[1];
+    const Py_ssize_t n = suited ? rows_of(&a, "xtx?", &job) : 0;
+    if (n)
+        losses = malloc((size_t)n * 2 * sizeof *losses);
+    if (losses) {
+        const double count = (double)n;
+        job.loop = is_float(&a) ? softmax_cross_entropy_recorded_float : softmax_cross_entropy_recorded_double;
+        job.numbers = &count;
+        job.arrays[3] = losses;
+        job.arrays[4] = losses + n;
+        job.steps[3] = job.steps[4] = sizeof *losses;
+        BEGIN_LOOP
+        share_rows(&job, n);
+        for (int i = 0; i < 2; i++) {
+            const double value = i ? total(losses + n, n) : total(losses, n) / count;
+            void *const place = (char *)metrics.buf + (i * metrics.shape[1] + (Py_ssize_t)at) * metrics.itemsize;
+            if (is_float(&a))
+                *(float *)place = (float)value;
+            else
+                *(double *)place = value;
+        }
+        END_LOOP
+    }
+    free(losses);
+    return finish(&a, losses != NULL);
 }
 
 typedef struct {
@@ -1080,7 +1243,7 @@ static int pool(Arguments *a, const Py_buffer *results, const Py_buffer *images,
             (Py_ssize_t)a->numbers[2], (Py_ssize_t)a->numbers[3]};
         for (int i = 0; i < a->count; i++)
             job.arrays[i] = a->views[i].buf;
-        BEGIN_LOOP
+        BEGIN_EXACT_LOOP
         share_out(is_float(a) ? single : twice, &job, images->shape[0],
             1 + 2 * LEAST * images->shape[0] / (images->len + 1));
         END_LOOP
@@ -1248,6 +1411,10 @@ static PyMethodDef methods[] = {
     METHOD(product, "(a, b, c[, bias], more)"),
     METHOD(add_bias, "(y, b)"),
     METHOD(sum_rows, "(dy, db)"),
+    METHOD(softmax, "(x, y)"),
+    METHOD(softmax_backward, "(dy, y, dx)"),
+    METHOD(layer_normalization, "(x, gamma, beta, y, x_hat, scale, eps)"),
+    METHOD(layer_normalization_backward, "(dy, x_hat, gamma, scale, dx, dgamma, dbeta)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),
     METHOD(softmax_cross_entropy_backward, "(y, t, dx)"),
     METHOD(softmax_cross_entropy_recorded, "(x, t, dx, metrics, at)"),

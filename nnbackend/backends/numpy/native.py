@@ -29,6 +29,8 @@ from nnbackend.functions import (
     gru_gates,
     gru_gates_backward,
     is_finite,
+    layer_normalization,
+    layer_normalization_backward,
     leaky_relu,
     leaky_relu_backward,
     lstm,
@@ -43,6 +45,8 @@ from nnbackend.functions import (
     rnn,
     rnn_backward,
     sigmoid,
+    softmax,
+    softmax_backward,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_recorded,
@@ -265,6 +269,32 @@ def _(x: HostArray) -> Any:
     return y if _native.sigmoid(x, y) is None else NotImplemented
 
 
+@loop(softmax)
+def _(x: HostArray) -> Any:
+    y = np.empty_like(x)
+    return y if _native.softmax(x, y) is None else NotImplemented
+
+
+@loop(softmax_backward)
+def _(dy: HostArray, y: HostArray) -> Any:
+    dx = np.empty_like(dy)
+    return dx if _native.softmax_backward(dy, y, dx) is None else NotImplemented
+
+
+@loop(layer_normalization)
+def _(x: HostArray, gamma: HostArray, beta: HostArray, eps: float) -> Any:
+    y, x_hat, scale = np.empty_like(x), np.empty_like(x), np.empty((*x.shape[:-1], 1), x.dtype)
+    done = _native.layer_normalization(x, gamma, beta, y, x_hat, scale, eps)
+    return (y, x_hat, scale) if done is None else NotImplemented
+
+
+@loop(layer_normalization_backward)
+def _(dy: HostArray, x_hat: HostArray, gamma: HostArray, scale: HostArray, dgamma: HostArray, dbeta: HostArray) -> Any:
+    dx = np.empty_like(dy)
+    done = _native.layer_normalization_backward(dy, x_hat, gamma, scale, dx, dgamma, dbeta)
+    return dx if done is None else NotImplemented
+
+
 @loop(softmax_cross_entropy_variants)
 def _(
     y: HostArray,
@@ -310,7 +340,7 @@ def _(
     if weight is not None or class_weight is not None or label_smoothing or divisor is not None:
         return NotImplemented
     dx = np.empty_like(y)
-    return NotImplemented if _native.softmax_cross_entropy_backward(y, t, dx) is NotImplemented else dx
+    return dx if _native.softmax_cross_entropy_backward(y, t, dx) is None else NotImplemented
 
 
 @loop(softmax_cross_entropy_recorded)

@@ -7,7 +7,7 @@
 
 enum { MOST_THREADS = 8, SPIN = 2000000 };
 
-/* A loop takes numbers below the smallest normal one for 0. Some processors take a hundred times as long for them,
+/* Most loops take numbers below the smallest normal one for 0. Some processors take a hundred times as long for them,
    and the running means of Adam and of momentum get there, and stay, for weights that no longer have a gradient. */
 #if defined(__SSE2__) || defined(_M_X64)
 #include <xmmintrin.h>
@@ -87,6 +87,7 @@ typedef struct {
     Work *work; /* NULL ends the thread */
     const void *job;
     Py_ssize_t first, stop;
+    Modes modes; /* of the thread that calls */
 } Share;
 
 static struct {
@@ -123,7 +124,6 @@ static int has_begun(unsigned seen)
 static void *member(void *given)
 {
     const Share *share = given;
-    take_tiny_for_zero();
     for (unsigned seen = 0;; seen++) {
         for (const int64_t end = nanoseconds() + SPIN; !has_begun(seen) && nanoseconds() < end; sched_yield())
             for (int i = 0; i < 64 && !has_begun(seen); i++)
@@ -136,6 +136,7 @@ static void *member(void *given)
         }
         if (!share->work)
             return NULL;
+        set_modes(share->modes);
         if (share->first < share->stop)
             share->work(share->job, share->first, share->stop);
         __atomic_sub_fetch(&team.unfinished, 1, __ATOMIC_RELEASE);
@@ -232,10 +233,11 @@ static void share_out(Work *work, const void *job, Py_ssize_t count, Py_ssize_t 
         if (team.count < wanted - 1) /* there will be no more later */
             __atomic_store_n(&team.wanted, team.count + 1, __ATOMIC_RELAXED);
     }
+    const Modes modes = MODES;
     parts = parts > team.count + 1 ? team.count + 1 : parts;
     for (int i = 0; i < team.count; i++) {
         const Py_ssize_t stop = i < parts - 1 ? first + (count - first) / (parts - i) : first;
-        team.shares[i] = (Share){work, job, first, stop};
+        team.shares[i] = (Share){work, job, first, stop, modes};
         first = stop;
     }
     begin();

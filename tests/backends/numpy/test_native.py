@@ -47,6 +47,12 @@ ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
 DRAWS = ("dropout_mask", "uniform")
 LABELLED = {"softmax_cross_entropy": {2}, "softmax_cross_entropy_backward": {2}}
 ROWWISE = {"add_bias": {0}, "sum_rows": {1}}
+FORMS = {  # of each array whether it is x, (n, columns), a row of columns, or 1 number of each row; and what is written
+    "softmax": ("xx", {1}),
+    "softmax_backward": ("xxx", {2}),
+    "layer_normalization": ("xccxx1", {3, 4, 5}),
+    "layer_normalization_backward": ("xxc1xcc", {4, 5, 6}),
+}
 POOLINGS = {"max_pooling": {1}, "max_pooling_backward": {3}}
 CONVOLUTIONS = {"convolution": {3}, "convolution_filters": {2, 3}}
 GATES = {  # of each array how many times as wide as the last; 0: a single row; and which of the arrays are written
@@ -94,6 +100,8 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     if name == "resample":
         x, at = rng.standard_normal((6, 4, 3, 2)).astype(dtype), rng.uniform(-2, 5, (2, 6, 3, 5)).astype(dtype)
         return [x, *at, np.zeros((6, 3, 5, 2), dtype)]
+    if name in FORMS:
+        return [rng.standard_normal(shape).astype(dtype) for shape in shapes_of_rows(name, 6, 5)]
     if name in ROWWISE:
         return [rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(5).astype(dtype)]
     if name == "is_finite":
@@ -113,10 +121,14 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     return [*arrays, np.zeros((3, 4), dtype)] if name == "softmax_cross_entropy_recorded" else arrays
 
 
+def shapes_of_rows(name: str, n: int, columns: int) -> list[tuple[int, ...]]:
+    return [{"x": (n, columns), "c": (columns,), "1": (n, 1)}[form] for form in FORMS[name][0]]
+
+
 def numbers_for(name: str) -> list[float]:
     if name in POOLINGS:
         return [2, 3, 2, 3]
-    if name == "resample":
+    if name in ("resample", "layer_normalization"):
         return [0.5]
     if name in CONVOLUTIONS:
         return [2, 1, 0, 0] if name == "convolution" else [2]
@@ -128,6 +140,7 @@ def numbers_for(name: str) -> list[float]:
 NAMES = [
     *ELEMENTWISE,
     *ROWWISE,
+    *FORMS,
     *LABELLED,
     "gather",
     "sum_by_id",
@@ -148,6 +161,8 @@ def written(name: str) -> set[int]:
         return ELEMENTWISE[name][2]
     if name in GATES:
         return GATES[name][1]
+    if name in FORMS:
+        return FORMS[name][1]
     if name in RECURRENCES:
         return RECURRENCES[name][1]
     others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}, "resample": {3}}
@@ -371,7 +386,7 @@ def test_a_step_without_a_place_in_the_metrics_is_refused(place: float, dtype: s
 
 
 @DTYPES
-@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, *ROWWISE, "adam", "sigmoid", "relu_backward"])
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, *ROWWISE, *FORMS, "adam", "sigmoid", "relu_backward"])
 def test_threads_change_no_bit(name: str, dtype: str) -> None:
     rng, results = np.random.default_rng(0), []
     shapes = {
@@ -382,9 +397,10 @@ def test_threads_change_no_bit(name: str, dtype: str) -> None:
         "add_bias": ((301, 1003), (1003,)),
         "sum_rows": ((301, 1003), (1003,)),
     }.get(name, ((500_009,),) * 4)
+    shapes = tuple(shapes_of_rows(name, 1009, 203)) if name in FORMS else shapes
     shapes = shapes[: ELEMENTWISE[name][0]] if name in ELEMENTWISE else shapes
     numbers = {"convolution": [1, 1, 1, 1], "convolution_filters": [1]}.get(name, [2] * 4)
-    numbers = numbers_for(name) if name in (*ELEMENTWISE, *ROWWISE) else numbers
+    numbers = numbers_for(name) if name in (*ELEMENTWISE, *ROWWISE, *FORMS) else numbers
     arrays = [np.abs(rng.standard_normal(shape)).astype(dtype) for shape in shapes]
     for threads in (1, 3, 100):
         native.use_threads(threads)
@@ -394,6 +410,25 @@ def test_threads_change_no_bit(name: str, dtype: str) -> None:
         finally:
             native.use_threads(1)
         results.append([given[i].tobytes() for i in sorted(written(name))])
+    assert results[0] == results[1] == results[2]
+
+
+@DTYPES
+def test_threads_change_no_bit_of_a_loss(dtype: str) -> None:
+    rng, results = np.random.default_rng(0), []
+    x, t = rng.standard_normal((3001, 203)).astype(dtype), rng.integers(0, 203, 3001)
+    for threads in (1, 3, 100):
+        native.use_threads(threads)
+        try:
+            y, dx, again, metrics = np.empty_like(x), np.empty_like(x), np.empty_like(x), np.zeros((2, 1), dtype)
+            loss = native.softmax_cross_entropy(x, t, y)
+            assert native.softmax_cross_entropy_backward(y, t, dx) is None
+            assert native.softmax_cross_entropy_recorded(x, t, again, metrics, 0) is None
+        finally:
+            native.use_threads(1)
+        assert (again == dx).all()
+        assert metrics[0, 0] == np.asarray(loss, dtype)
+        results.append([loss, y.tobytes(), dx.tobytes(), metrics.tobytes()])
     assert results[0] == results[1] == results[2]
 
 
@@ -413,6 +448,22 @@ def test_a_running_mean_without_gradients_ends_at_0(dtype: str, threads: int) ->
     finally:
         native.use_threads(1)
     assert (np.full(3, tiny / 4, dtype) * np.asarray(2, dtype) == tiny / 2).all()  # outside the loops nothing changes
+
+
+@DTYPES
+def test_an_activation_is_exact_next_to_0_in_every_thread(dtype: str) -> None:
+    least = np.finfo(dtype).smallest_subnormal
+    x, ones = np.full(500_009, least, dtype), np.ones(500_009, dtype)
+    y, dx = np.zeros_like(x), np.zeros_like(x)
+    native.use_threads(3)
+    try:
+        assert native.adam(*np.zeros((4, 500_009), dtype), 0.1, 1e-8, 0.9, 0.999, 0.0, 1.0) is None  # other modes
+        assert native.relu(x, y) is None
+        assert native.relu_backward(ones, y, dx) is None
+    finally:
+        native.use_threads(1)
+    assert (y == least).all()
+    assert (dx == 1).all()
 
 
 @DTYPES
