@@ -15,6 +15,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # they would limit NumPy to the kernels of an older processor
     os.environ.pop(name, None)
@@ -22,12 +26,60 @@ for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # they would limit NumPy
 import nnbackend as nn  # noqa: E402  (NumPy reads the environment)
 
 WORKERS = ("without", "with")
-# widths, batch, images, optimizer, dropout
+
+
+@dataclass(frozen=True)
+class Case:
+    title: str
+    network: Callable[[], nn.Network]
+    optimizer: str
+    batch: int
+    images: int
+    shape: tuple[int, ...] = (784,)
+
+    def trainer(self) -> nn.Trainer:
+        optimizer = nn.SGD(lr=0.1) if self.optimizer == "sgd" else nn.Adam()
+        return nn.Trainer(self.network(), optimizer, batch_size=self.batch)
+
+
+def affine(widths: list[int], dropout: float) -> nn.Network:
+    layers: list[nn.Layer] = []
+    for a, b in pairwise([784, *widths]):
+        layers += [nn.Affine(a, b), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+    return nn.Network([*layers, nn.Affine(widths[-1], 10)], backend="numpy")
+
+
+def normalised() -> nn.Network:
+    layers: list[nn.Layer] = []
+    for a, b in ((1, 16), (16, 32)):
+        layers += [nn.Convolution(a, b, 3, padding=1), nn.BatchNormalization(b), nn.ReLU(), nn.MaxPooling(2)]
+    return nn.Network([*layers, nn.Flatten(), nn.Affine(7 * 7 * 32, 10)], backend="numpy")
+
+
+def transformer() -> nn.Network:
+    """The lines of an image as a sequence"""
+    inner = [nn.Affine(64, 256), nn.GELU(), nn.Affine(256, 64)]
+    attention = nn.Residual([nn.LayerNormalization(64), nn.MultiHeadAttention(64, 4)])
+    layers = [nn.Affine(28, 64), nn.PositionalEncoding(64, 28), attention]
+    layers += [nn.Residual([nn.LayerNormalization(64), *inner]), nn.Flatten(), nn.Affine(28 * 64, 10)]
+    return nn.Network(layers, backend="numpy")
+
+
 CASES = [
-    (widths, batch, images, optimizer, dropout)
+    Case(
+        f"{'-'.join(map(str, (784, *widths, 10)))}, {optimizer}" + (" and dropout" if dropout else ""),
+        partial(affine, widths, dropout),
+        optimizer,
+        batch,
+        images,
+    )
     for widths, batch, images in (([50], 100, 20_000), ([256, 128], 128, 10_000), ([1024, 1024], 256, 5_120))
     for optimizer, dropout in (("sgd", 0.0), ("adam", 0.0), ("sgd", 0.2))
-] + [([], 128, 1_280, "adam", 0.0)]
+] + [
+    Case("convolutions, adam", partial(nn.convolutional_network, backend="numpy"), "adam", 128, 1_280, (28, 28, 1)),
+    Case("with batch normalisation, adam", normalised, "adam", 128, 1_280, (28, 28, 1)),
+    Case("transformer, adam", transformer, "adam", 64, 1_280, (28, 28)),
+]
 
 
 def main() -> None:
@@ -51,16 +103,14 @@ def main() -> None:
     if loops != {"without": False, "with": True}:
         sys.exit("this nnbackend was built without its loops in C")
     print(f"{'us per step':34}" + "".join(f"{n:>12}" for n in WORKERS) + f"{'ratio':>8}")
-    for number, (widths, _, _, optimizer, dropout) in enumerate(CASES):
+    for number, case in enumerate(CASES):
         found: dict[str, list[float]] = {n: [] for n in workers}
         for turn in range(arguments.rounds + 1):
             for n in WORKERS[:: 1 if turn % 2 else -1]:
                 time.sleep(0.15)
                 found[n].append(ask(workers[n], number))
         us = {n: statistics.median(found[n][1:]) for n in WORKERS}  # the first is a warm-up
-        title = "-".join(map(str, (784, *widths, 10))) if widths else "convolutions"
-        title += f", {optimizer}" + (" and dropout" if dropout else "")
-        print(f"{title:34}" + "".join(f"{us[n]:12.0f}" for n in WORKERS) + f"{us['with'] / us['without']:8.2f}")
+        print(f"{case.title:34}" + "".join(f"{us[n]:12.0f}" for n in WORKERS) + f"{us['with'] / us['without']:8.2f}")
     for worker in workers.values():
         worker.communicate()
 
@@ -76,28 +126,17 @@ def ask(worker: subprocess.Popen[str], question: object) -> float:
 def work() -> None:
     """Read numbers of cases from stdin until it ends. Print the microseconds per step of each."""
     data = nn.datasets.mnist()
-    trainers = [trainer(*case) for case in CASES]
+    trainers = [case.trainer() for case in CASES]
     for line in sys.stdin:
         question = json.loads(line)
         if question == "loops":
             print(json.dumps("nnbackend.backends.numpy.native" in sys.modules), flush=True)
             continue
-        widths, batch, images, _, _ = CASES[question]
-        x, t = data.x_train[:images], data.t_train[:images]
+        case = CASES[question]
+        x, t = data.x_train[: case.images].reshape(-1, *case.shape), data.t_train[: case.images]
         began = time.perf_counter()
-        trainers[question].fit(x if widths else x.reshape(-1, 28, 28, 1), t)
-        print(json.dumps((time.perf_counter() - began) * 1e6 / -(-len(x) // batch)), flush=True)
-
-
-def trainer(widths: list[int], batch: int, images: int, optimizer: str, dropout: float) -> nn.Trainer:
-    layers: list[nn.Layer] = []
-    for a, b in zip([784, *widths[:-1]], widths, strict=False):
-        layers += [nn.Affine(a, b), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
-    if widths:
-        net = nn.Network([*layers, nn.Affine(widths[-1], 10)], backend="numpy")
-    else:
-        net = nn.convolutional_network(backend="numpy")
-    return nn.Trainer(net, nn.SGD(lr=0.1) if optimizer == "sgd" else nn.Adam(), batch_size=batch)
+        trainers[question].fit(x, t)
+        print(json.dumps((time.perf_counter() - began) * 1e6 / -(-len(x) // case.batch)), flush=True)
 
 
 if __name__ == "__main__":

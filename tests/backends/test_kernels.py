@@ -94,6 +94,12 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [*given, [wide, rng.integers(0, 70, n)]]
         case "softmax" | "softmax_backward":
             return [[draw(*shape) for _ in range(1 + name.endswith("backward"))] for shape in ((n, 5), (2, n, 70))]
+        case "batch_normalization":
+            return [[draw(*shape), draw(shape[-1]), draw(shape[-1]), 0.1] for shape in ((n, 5), (n, 3, 4, 70))]
+        case "batch_normalization_backward":
+            return [
+                [draw(*shape, c), draw(*shape, c), *(draw(c) for _ in "gsgb")] for *shape, c in ((n, 5), (n, 3, 4, 70))
+            ]
         case "layer_normalization":
             return [[draw(*shape), draw(shape[-1]), draw(shape[-1]), 0.1] for shape in ((n, 5), (2, n, 70))]
         case "layer_normalization_backward":
@@ -290,7 +296,7 @@ def prepare(value: Any, form: str, move: Callable[[Any], Any]) -> Any:
 def cases() -> Iterator[Any]:
     """Kernel, form of its arguments, rows: without what has no meaning."""
     for name, kind, kernel in KERNELS:
-        mean = name.startswith(("softmax", "count", "mean"))  # over no rows it has no value
+        mean = name.startswith(("softmax", "count", "mean", "batch"))  # over no rows it has no value
         forms = ["plain", "strided"]
         if kind is np.ndarray and not writes(name):
             forms.append("readonly")
@@ -304,7 +310,7 @@ def cases() -> Iterator[Any]:
 def writes(name: str) -> bool:
     others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
     others += ("rnn_backward", "lstm_backward", "gru_backward", "softmax_cross_entropy_recorded")
-    others += ("layer_normalization_backward",)
+    others += ("layer_normalization_backward", "batch_normalization_backward")
     return name.endswith("_step") or name in others
 
 

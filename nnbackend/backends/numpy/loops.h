@@ -185,6 +185,86 @@ VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numb
     }
 }
 
+/* functions/activations.py says why x is cut at these ends. NaN stays as it is. */
+static inline REAL NAME(from)(REAL x, REAL least)
+{
+    return x < least ? least : x;
+}
+
+static inline REAL NAME(within)(REAL x, REAL end)
+{
+    return x < -end ? -end : x > end ? end : x;
+}
+
+enum { NAME(GELU_END) = 20, NAME(SILU_END) = 20000 };
+
+/* u <- the tanh of GELU, at most LANES of them */
+static inline void NAME(gelu_lanes)(const REAL *x, REAL *u, Py_ssize_t lanes)
+{
+    for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+        const REAL w = NAME(within)(x[lane], NAME(GELU_END));
+        u[lane] = (REAL)0.7978845608028654 * (w + (REAL)0.044715 * w * w * w);
+    }
+    NAME(tanh_lanes)(u, lanes);
+}
+
+VECTORS void NAME(gelu)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    for (Py_ssize_t first = 0; first < n; first += NAME(LANES)) {
+        const Py_ssize_t lanes = n - first < NAME(LANES) ? n - first : NAME(LANES);
+        const REAL *x = (const REAL *)arrays[0] + first;
+        REAL u[NAME(LANES)], *y = (REAL *)arrays[1] + first;
+        NAME(gelu_lanes)(x, u, lanes);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            y[lane] = (REAL)0.5 * NAME(from)(x[lane], -NAME(GELU_END)) * (1 + u[lane]);
+    }
+}
+
+VECTORS void NAME(gelu_backward)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    for (Py_ssize_t first = 0; first < n; first += NAME(LANES)) {
+        const Py_ssize_t lanes = n - first < NAME(LANES) ? n - first : NAME(LANES);
+        const REAL *dy = (const REAL *)arrays[0] + first, *x = (const REAL *)arrays[1] + first;
+        REAL u[NAME(LANES)], *dx = (REAL *)arrays[2] + first;
+        NAME(gelu_lanes)(x, u, lanes);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+            const REAL w = NAME(within)(x[lane], NAME(GELU_END));
+            const REAL slope = (REAL)0.7978845608028654 * (1 + (REAL)(3 * 0.044715) * w * w);
+            dx[lane] = dy[lane] * ((REAL)0.5 * (1 + u[lane]) + (REAL)0.5 * w * (1 - u[lane] * u[lane]) * slope);
+        }
+    }
+}
+
+VECTORS void NAME(silu)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    for (Py_ssize_t first = 0; first < n; first += NAME(LANES)) {
+        const Py_ssize_t lanes = n - first < NAME(LANES) ? n - first : NAME(LANES);
+        const REAL *x = (const REAL *)arrays[0] + first;
+        REAL s[NAME(LANES)], *y = (REAL *)arrays[1] + first;
+        memcpy(s, x, (size_t)lanes * sizeof(REAL));
+        NAME(sigmoid_lanes)(s, lanes);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            y[lane] = NAME(from)(x[lane], -NAME(SILU_END)) * s[lane];
+    }
+}
+
+VECTORS void NAME(silu_backward)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    (void)numbers;
+    for (Py_ssize_t first = 0; first < n; first += NAME(LANES)) {
+        const Py_ssize_t lanes = n - first < NAME(LANES) ? n - first : NAME(LANES);
+        const REAL *dy = (const REAL *)arrays[0] + first, *x = (const REAL *)arrays[1] + first;
+        REAL s[NAME(LANES)], *dx = (REAL *)arrays[2] + first;
+        memcpy(s, x, (size_t)lanes * sizeof(REAL));
+        NAME(sigmoid_lanes)(s, lanes);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            dx[lane] = dy[lane] * s[lane] * (1 + NAME(within)(x[lane], NAME(SILU_END)) * (1 - s[lane]));
+    }
+}
+
 /* Philox4x32-10, as in functions/philox.py: every counter is worth four words, each word an element */
 VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
 {
@@ -252,20 +332,24 @@ VECTORS void NAME(resample)(const Resampling *job)
 }
 
 /* y <- y + b, for every row of y */
-VECTORS void NAME(add_bias)(Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *matrix, void *row)
+VECTORS void NAME(add_bias)(
+    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
-    REAL *y = matrix;
-    const REAL *b = row;
+    REAL *y = arrays[0];
+    const REAL *b = arrays[1];
+    (void)numbers;
     for (Py_ssize_t i = 0; i < n; i++, y += line)
         for (Py_ssize_t c = 0; c < columns; c++)
             y[c] += b[c];
 }
 
 /* db <- the sum of the rows of dy */
-VECTORS void NAME(sum_rows)(Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *matrix, void *row)
+VECTORS void NAME(sum_rows)(
+    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
-    const REAL *dy = matrix;
-    REAL *db = row;
+    const REAL *dy = arrays[0];
+    REAL *db = arrays[1];
+    (void)numbers;
     memset(db, 0, (size_t)columns * sizeof(REAL));
     for (Py_ssize_t i = 0; i < n; i++, dy += line)
         for (Py_ssize_t c = 0; c < columns; c++)
@@ -532,10 +616,11 @@ VECTORS void NAME(layer_normalization_backward)(
 
 /* dgamma <- the sums of dy x_hat, dbeta <- of dy, of n rows that lie `line` elements apart */
 VECTORS void NAME(normalization_sums)(
-    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, const void *changes, const void *normal, void *sums, void *more_sums)
+    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
-    const REAL *dy = changes, *x_hat = normal;
-    REAL *dgamma = sums, *dbeta = more_sums;
+    const REAL *dy = arrays[0], *x_hat = arrays[1];
+    REAL *dgamma = arrays[2], *dbeta = arrays[3];
+    (void)numbers;
     memset(dgamma, 0, (size_t)columns * sizeof(REAL));
     memset(dbeta, 0, (size_t)columns * sizeof(REAL));
     for (Py_ssize_t i = 0; i < n; i++, dy += line, x_hat += line)
@@ -543,6 +628,141 @@ VECTORS void NAME(normalization_sums)(
             dgamma[c] += dy[c] * x_hat[c];
             dbeta[c] += dy[c];
         }
+}
+
+/* For long rows: sums of pieces, added up in double precision */
+static inline double NAME(long_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+{
+    enum { PIECE = 4096 };
+    double total = 0;
+    for (Py_ssize_t i = 0; i < n; i += PIECE)
+        total += NAME(dot)(n - i < PIECE ? n - i : PIECE, x + i, y + i);
+    return total;
+}
+
+static inline double NAME(long_sum)(Py_ssize_t n, const REAL *x)
+{
+    enum { PIECE = 4096 };
+    double total = 0;
+    for (Py_ssize_t i = 0; i < n; i += PIECE)
+        total += NAME(sum)(n - i < PIECE ? n - i : PIECE, x + i);
+    return total;
+}
+
+/* Batch normalisation of channels whose `columns` elements lie side by side */
+VECTORS void NAME(batch_normalization)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0];
+    REAL *y = arrays[3], *x_hat = arrays[4], *scale = arrays[5], *mean = arrays[6], *var = arrays[7];
+    for (Py_ssize_t i = 0; i < n; i++, x += columns, y += columns, x_hat += columns) {
+        mean[i] = (REAL)(NAME(long_sum)(columns, x) / (double)columns);
+        for (Py_ssize_t c = 0; c < columns; c++)
+            x_hat[c] = x[c] - mean[i];
+        var[i] = (REAL)(NAME(long_dot)(columns, x_hat, x_hat) / (double)columns);
+        scale[i] = 1 / SQRT(var[i] + eps);
+        for (Py_ssize_t c = 0; c < columns; c++) {
+            x_hat[c] *= scale[i];
+            y[c] = gamma[i] * x_hat[c] + beta[i];
+        }
+    }
+}
+
+VECTORS void NAME(batch_normalization_backward)(
+    Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL *dy = arrays[0], *x_hat = arrays[1], *gamma = arrays[2], *scale = arrays[3], count = (REAL)columns;
+    REAL *dx = arrays[4], *dgamma = arrays[5], *dbeta = arrays[6];
+    (void)numbers;
+    for (Py_ssize_t i = 0; i < n; i++, dy += columns, x_hat += columns, dx += columns) {
+        dgamma[i] = (REAL)NAME(long_dot)(columns, dy, x_hat);
+        dbeta[i] = (REAL)NAME(long_sum)(columns, dy);
+        const REAL factor = gamma[i] * scale[i], mean = dbeta[i] / count, slope = dgamma[i] / count;
+        for (Py_ssize_t c = 0; c < columns; c++)
+            dx[c] = factor * (dy[c] - mean - x_hat[c] * slope);
+    }
+}
+
+/* sums <- those of x - less, or of their products with y, over n rows that lie `line` elements apart */
+static inline void NAME(sums_of_columns)(
+    Py_ssize_t n, Py_ssize_t line, Py_ssize_t lanes, const REAL *x, const REAL *less, const REAL *y, double *sums)
+{
+    enum { PIECE = 256 };
+    for (Py_ssize_t lane = 0; lane < lanes; lane++)
+        sums[lane] = 0;
+    for (Py_ssize_t first = 0; first < n; first += PIECE) {
+        const Py_ssize_t rows = n - first < PIECE ? n - first : PIECE;
+        REAL part[NAME(LANES)] = {0};
+        for (Py_ssize_t i = 0; i < rows; i++, x += line) {
+            if (y) {
+                for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                    part[lane] += x[lane] * y[lane];
+                y += line;
+            } else if (less)
+                for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                    part[lane] += (x[lane] - less[lane]) * (x[lane] - less[lane]);
+            else
+                for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                    part[lane] += x[lane];
+        }
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            sums[lane] += part[lane];
+    }
+}
+
+/* The same where the channels are columns */
+VECTORS void NAME(batch_normalization_columns)(
+    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL eps = (REAL)numbers[0];
+    for (Py_ssize_t first = 0; first < columns; first += NAME(LANES)) {
+        const Py_ssize_t lanes = columns - first < NAME(LANES) ? columns - first : NAME(LANES);
+        const REAL *x = (const REAL *)arrays[0] + first, *gamma = (const REAL *)arrays[1] + first;
+        const REAL *beta = (const REAL *)arrays[2] + first;
+        REAL *y = (REAL *)arrays[3] + first, *x_hat = (REAL *)arrays[4] + first, *scale = (REAL *)arrays[5] + first;
+        REAL *mean = (REAL *)arrays[6] + first, *var = (REAL *)arrays[7] + first;
+        double sums[NAME(LANES)];
+        NAME(sums_of_columns)(n, line, lanes, x, NULL, NULL, sums);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++)
+            mean[lane] = (REAL)(sums[lane] / (double)n);
+        NAME(sums_of_columns)(n, line, lanes, x, mean, NULL, sums);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+            var[lane] = (REAL)(sums[lane] / (double)n);
+            scale[lane] = 1 / SQRT(var[lane] + eps);
+        }
+        for (Py_ssize_t i = 0; i < n; i++, x += line, y += line, x_hat += line)
+            for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+                const REAL normal = (x[lane] - mean[lane]) * scale[lane];
+                x_hat[lane] = normal;
+                y[lane] = gamma[lane] * normal + beta[lane];
+            }
+    }
+}
+
+VECTORS void NAME(batch_normalization_backward_columns)(
+    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *const *arrays, const double *numbers)
+{
+    const REAL count = (REAL)n;
+    (void)numbers;
+    for (Py_ssize_t first = 0; first < columns; first += NAME(LANES)) {
+        const Py_ssize_t lanes = columns - first < NAME(LANES) ? columns - first : NAME(LANES);
+        const REAL *dy = (const REAL *)arrays[0] + first, *x_hat = (const REAL *)arrays[1] + first;
+        const REAL *gamma = (const REAL *)arrays[2] + first, *scale = (const REAL *)arrays[3] + first;
+        REAL *dx = (REAL *)arrays[4] + first, *dgamma = (REAL *)arrays[5] + first, *dbeta = (REAL *)arrays[6] + first;
+        REAL factor[NAME(LANES)], mean[NAME(LANES)], slope[NAME(LANES)];
+        double sums[NAME(LANES)], products[NAME(LANES)];
+        NAME(sums_of_columns)(n, line, lanes, dy, NULL, NULL, sums);
+        NAME(sums_of_columns)(n, line, lanes, dy, NULL, x_hat, products);
+        for (Py_ssize_t lane = 0; lane < lanes; lane++) {
+            dbeta[lane] = (REAL)sums[lane];
+            dgamma[lane] = (REAL)products[lane];
+            factor[lane] = gamma[lane] * scale[lane];
+            mean[lane] = dbeta[lane] / count;
+            slope[lane] = dgamma[lane] / count;
+        }
+        for (Py_ssize_t i = 0; i < n; i++, dy += line, x_hat += line, dx += line)
+            for (Py_ssize_t lane = 0; lane < lanes; lane++)
+                dx[lane] = factor[lane] * (dy[lane] - mean[lane] - x_hat[lane] * slope[lane]);
+    }
 }
 
 VECTORS void NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)

@@ -205,7 +205,7 @@ typedef struct {
 /* n rows of h of a recurrent network, and which of their columns */
 typedef void Gates(Py_ssize_t n, Py_ssize_t h, Py_ssize_t from, Py_ssize_t to, void *const *arrays);
 
-enum { MOST_ARRAYS = 7, MOST_NUMBERS = 6 };
+enum { MOST_ARRAYS = 8, MOST_NUMBERS = 6 };
 
 /* A step of a recurrent network: c, (n, parts h), <- `state` W, + c if `more`, the state having k columns; then come
    the gates. panels: those of W, (parts, units of columns, k, width). */
@@ -479,6 +479,10 @@ ELEMENTWISE(leaky_relu, "rr", 2, 1, 0)
 ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1, 0)
 
 ELEMENTWISE(sigmoid, "rr", 2, 0, 0)
+ELEMENTWISE(gelu, "rr", 2, 0, 0)
+ELEMENTWISE(gelu_backward, "rrr", 4, 0, 0)
+ELEMENTWISE(silu, "rr", 2, 0, 0)
+ELEMENTWISE(silu_backward, "rrr", 4, 0, 0)
 
 /* An element's place counts here: in C order. */
 static PyObject *random_numbers(
@@ -637,25 +641,33 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t giv
 
 /* --- loops over rows ------------------------------------------------------------------------------------------- */
 
-/* n rows of a matrix, `line` elements apart, and a row of as many columns */
-typedef void MatrixAndRow(Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *matrix, void *row);
+/* n rows, `line` elements apart, of so many columns, which are worked on one by one */
+typedef void Columnwise(Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *const *arrays, const double *numbers);
 
 typedef struct {
-    MatrixAndRow *loop;
-    char *matrix, *row;
+    Columnwise *loop;
+    void *arrays[MOST_ARRAYS];
     Py_ssize_t n, line, itemsize;
+    const double *numbers;
 } Columns;
 
 static void some_columns(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
     const Columns *job = given;
-    job->loop(
-        job->n, job->line, stop - first, job->matrix + first * job->itemsize, job->row + first * job->itemsize);
+    void *arrays[MOST_ARRAYS];
+    for (int i = 0; i < MOST_ARRAYS; i++)
+        arrays[i] = job->arrays[i] ? (char *)job->arrays[i] + first * job->itemsize : NULL;
+    job->loop(job->n, job->line, stop - first, arrays, job->numbers);
+}
+
+static void share_columns(const Columns *job)
+{
+    share_out(some_columns, job, job->line, 1 + LEAST / (job->n * job->itemsize + 1));
 }
 
 /* y, (n, columns), and b, (columns,), of which one is written */
 static PyObject *matrix_and_row(
-    PyObject *const *args, Py_ssize_t given, int writes, MatrixAndRow *single, MatrixAndRow *twice)
+    PyObject *const *args, Py_ssize_t given, int writes, Columnwise *single, Columnwise *twice)
 {
     Arguments a;
     int suited = parse(&a, args, given, "rr", writes, 0, PyBUF_C_CONTIGUOUS);
@@ -664,9 +676,10 @@ static PyObject *matrix_and_row(
     const Py_buffer *y = &a.views[0], *b = &a.views[1];
     suited = y->ndim == 2 && b->ndim == 1 && b->shape[0] == y->shape[1] && b->shape[0] > 1; /* NumPy sums one in pairs */
     if (suited) {
-        const Columns job = {is_float(&a) ? single : twice, y->buf, b->buf, y->shape[0], y->shape[1], y->itemsize};
+        const Columns job = {
+            is_float(&a) ? single : twice, {y->buf, b->buf}, y->shape[0], y->shape[1], y->itemsize, NULL};
         BEGIN_LOOP
-        share_out(some_columns, &job, job.line, 1 + LEAST / (job.n * job.itemsize + 1));
+        share_columns(&job);
         END_LOOP
     }
     return finish(&a, suited);
@@ -1001,21 +1014,6 @@ ROWWISE(softmax, "rr", "xx", 2, 0)
 ROWWISE(softmax_backward, "rrr", "xxx", 4, 0)
 ROWWISE(layer_normalization, "rrrrrr", "xccxx1", 8 | 16 | 32, 1)
 
-typedef struct {
-    void (*loop)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void *, const void *, void *, void *);
-    char *const *arrays; /* dy, x_hat, dgamma, dbeta */
-    Py_ssize_t n, line, itemsize;
-} Sums;
-
-static void some_sums(const void *given, Py_ssize_t first, Py_ssize_t stop)
-{
-    const Sums *job = given;
-    const Py_ssize_t from = first * job->itemsize;
-    job->loop(
-        job->n, job->line, stop - first, job->arrays[0] + from, job->arrays[1] + from, job->arrays[2] + from,
-        job->arrays[3] + from);
-}
-
 static PyObject *layer_normalization_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Arguments a;
@@ -1027,17 +1025,64 @@ static PyObject *layer_normalization_backward(PyObject *module, PyObject *const 
     const Py_ssize_t n = rows_of(&a, "xxc1xcc", &job);
     if (n) {
         const int single = is_float(&a);
-        char *const arrays[] = {job.arrays[0], job.arrays[1], job.arrays[5], job.arrays[6]};
-        const Sums sums = {
-            single ? normalization_sums_float : normalization_sums_double, arrays, n, job.columns, a.views[0].itemsize};
+        const Columns sums = {
+            single ? normalization_sums_float : normalization_sums_double,
+            {job.arrays[0], job.arrays[1], job.arrays[5], job.arrays[6]}, n, job.columns, a.views[0].itemsize, NULL};
         job.loop = single ? layer_normalization_backward_float : layer_normalization_backward_double;
         BEGIN_LOOP
         share_rows(&job, n);
-        share_out(some_sums, &sums, job.columns, 1 + LEAST / (n * sums.itemsize + 1));
+        share_columns(&sums);
         END_LOOP
     }
     return finish(&a, n != 0);
 }
+
+/* Arrays of the layout of the first, (..., channels), as `forms` says 'x', and rows of numbers of the channels, 'c'. In
+   memory, a channel is a run of elements, or a column. */
+static PyObject *channelwise(
+    PyObject *const *args, Py_ssize_t given, const char *kinds, const char *forms, int writes, int numbers,
+    Rowwise *const runs[2], Columnwise *const columns[2])
+{
+    Arguments a;
+    int suited = parse(&a, args, given, kinds, writes, numbers, PyBUF_STRIDES);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0];
+    suited = x->ndim > 1 && x->len > 0 && dense(x);
+    const Py_ssize_t channels = suited ? x->shape[x->ndim - 1] : 1, run = suited ? x->len / x->itemsize / channels : 1;
+    const int apart = suited && (channels == 1 || x->strides[x->ndim - 1] == run * x->itemsize);
+    Rows rows = {.loop = runs[!is_float(&a)], .columns = run, .numbers = a.numbers};
+    Columns beside = {columns[!is_float(&a)], {0}, run, channels, x->itemsize, a.numbers};
+    suited = suited && (apart || PyBuffer_IsContiguous(x, 'C'));
+    for (int i = 0; suited && i < a.count; i++) {
+        const Py_buffer *view = &a.views[i];
+        suited = forms[i] == 'x' ? same_layout(view, x)
+                                 : view->ndim == 1 && view->shape[0] == channels && PyBuffer_IsContiguous(view, 'C');
+        rows.arrays[i] = beside.arrays[i] = view->buf;
+        rows.steps[i] = forms[i] == 'x' ? run * x->itemsize : x->itemsize;
+    }
+    if (suited) {
+        BEGIN_LOOP
+        if (apart)
+            share_rows(&rows, channels);
+        else
+            share_columns(&beside);
+        END_LOOP
+    }
+    return finish(&a, suited);
+}
+
+#define CHANNELWISE(name, kinds, forms, writes, numbers)                                                    \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t given)                        \
+    {                                                                                                       \
+        static Rowwise *const runs[] = {name##_float, name##_double};                                       \
+        static Columnwise *const columns[] = {name##_columns_float, name##_columns_double};                 \
+        (void)module;                                                                                       \
+        return channelwise(args, given, kinds, forms, writes, numbers, runs, columns);                      \
+    }
+
+CHANNELWISE(batch_normalization, "rrrrrrrr", "xccxxccc", 8 | 16 | 32 | 64 | 128, 1)
+CHANNELWISE(batch_normalization_backward, "rrrrrrr", "xxccxcc", 16 | 32 | 64, 0)
 
 static double total(const double *values, Py_ssize_t n)
 {
@@ -1405,6 +1450,10 @@ static PyMethodDef methods[] = {
     METHOD(leaky_relu, "(x, y, alpha)"),
     METHOD(leaky_relu_backward, "(dy, y, dx, alpha)"),
     METHOD(sigmoid, "(x, y)"),
+    METHOD(gelu, "(x, y)"),
+    METHOD(gelu_backward, "(dy, x, dx)"),
+    METHOD(silu, "(x, y)"),
+    METHOD(silu_backward, "(dy, x, dx)"),
     METHOD(dropout_mask, "(mask, clock, stream, key0, key1, limit, scale)"),
     METHOD(uniform, "(out, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
@@ -1413,6 +1462,8 @@ static PyMethodDef methods[] = {
     METHOD(sum_rows, "(dy, db)"),
     METHOD(softmax, "(x, y)"),
     METHOD(softmax_backward, "(dy, y, dx)"),
+    METHOD(batch_normalization, "(x, gamma, beta, y, x_hat, scale, mean, var, eps)"),
+    METHOD(batch_normalization_backward, "(dy, x_hat, gamma, scale, dx, dgamma, dbeta)"),
     METHOD(layer_normalization, "(x, gamma, beta, y, x_hat, scale, eps)"),
     METHOD(layer_normalization_backward, "(dy, x_hat, gamma, scale, dx, dgamma, dbeta)"),
     METHOD(softmax_cross_entropy, "(x, t, y)"),

@@ -19,11 +19,15 @@ from nnbackend.backends.numpy.processors import MOST, available
 from nnbackend.functions import (
     affine,
     affine_backward,
+    batch_normalization,
+    batch_normalization_backward,
     convolution,
     convolution_backward,
     dropout_mask,
     embedding_backward,
     gather,
+    gelu,
+    gelu_backward,
     gru,
     gru_backward,
     gru_gates,
@@ -45,6 +49,8 @@ from nnbackend.functions import (
     rnn,
     rnn_backward,
     sigmoid,
+    silu,
+    silu_backward,
     softmax,
     softmax_backward,
     softmax_cross_entropy,
@@ -269,6 +275,30 @@ def _(x: HostArray) -> Any:
     return y if _native.sigmoid(x, y) is None else NotImplemented
 
 
+@loop(gelu)
+def _(x: HostArray) -> Any:
+    y = np.empty_like(x)
+    return y if _native.gelu(x, y) is None else NotImplemented
+
+
+@loop(gelu_backward)
+def _(dy: HostArray, x: HostArray) -> Any:
+    dx = np.empty_like(dy)
+    return dx if _native.gelu_backward(dy, x, dx) is None else NotImplemented
+
+
+@loop(silu)
+def _(x: HostArray) -> Any:
+    y = np.empty_like(x)
+    return y if _native.silu(x, y) is None else NotImplemented
+
+
+@loop(silu_backward)
+def _(dy: HostArray, x: HostArray) -> Any:
+    dx = np.empty_like(dy)
+    return dx if _native.silu_backward(dy, x, dx) is None else NotImplemented
+
+
 @loop(softmax)
 def _(x: HostArray) -> Any:
     y = np.empty_like(x)
@@ -279,6 +309,25 @@ def _(x: HostArray) -> Any:
 def _(dy: HostArray, y: HostArray) -> Any:
     dx = np.empty_like(dy)
     return dx if _native.softmax_backward(dy, y, dx) is None else NotImplemented
+
+
+@loop(batch_normalization)
+def _(x: HostArray, gamma: HostArray, beta: HostArray, eps: float) -> Any:
+    y, x_hat = np.empty_like(x), np.empty_like(x)
+    scale, mean, var = (np.empty(gamma.shape, x.dtype) for _ in range(3))
+    done = _native.batch_normalization(x, gamma, beta, y, x_hat, scale, mean, var, eps)
+    return (y, x_hat, scale, mean, var) if done is None else NotImplemented
+
+
+@loop(batch_normalization_backward)
+def _(dy: HostArray, x_hat: HostArray, gamma: HostArray, scale: HostArray, dgamma: HostArray, dbeta: HostArray) -> Any:
+    dx = np.empty_like(x_hat)
+    if dy.strides != x_hat.strides and dy.shape == x_hat.shape:
+        in_order = np.empty_like(x_hat)
+        in_order[...] = dy
+        dy = in_order
+    done = _native.batch_normalization_backward(dy, x_hat, gamma, scale, dx, dgamma, dbeta)
+    return dx if done is None else NotImplemented
 
 
 @loop(layer_normalization)

@@ -41,6 +41,10 @@ ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
     "relu": (2, 0, {1}),
     "relu_backward": (3, 0, {2}),
     "sigmoid": (2, 0, {1}),
+    "gelu": (2, 0, {1}),
+    "gelu_backward": (3, 0, {2}),
+    "silu": (2, 0, {1}),
+    "silu_backward": (3, 0, {2}),
     "leaky_relu": (2, 1, {1}),
     "leaky_relu_backward": (3, 1, {2}),
 }
@@ -52,6 +56,8 @@ FORMS = {  # of each array whether it is x, (n, columns), a row of columns, or 1
     "softmax_backward": ("xxx", {2}),
     "layer_normalization": ("xccxx1", {3, 4, 5}),
     "layer_normalization_backward": ("xxc1xcc", {4, 5, 6}),
+    "batch_normalization": ("xccxxccc", {3, 4, 5, 6, 7}),
+    "batch_normalization_backward": ("xxccxcc", {4, 5, 6}),
 }
 POOLINGS = {"max_pooling": {1}, "max_pooling_backward": {3}}
 CONVOLUTIONS = {"convolution": {3}, "convolution_filters": {2, 3}}
@@ -128,7 +134,7 @@ def shapes_of_rows(name: str, n: int, columns: int) -> list[tuple[int, ...]]:
 def numbers_for(name: str) -> list[float]:
     if name in POOLINGS:
         return [2, 3, 2, 3]
-    if name in ("resample", "layer_normalization"):
+    if name in ("resample", "layer_normalization", "batch_normalization"):
         return [0.5]
     if name in CONVOLUTIONS:
         return [2, 1, 0, 0] if name == "convolution" else [2]
@@ -386,7 +392,9 @@ def test_a_step_without_a_place_in_the_metrics_is_refused(place: float, dtype: s
 
 
 @DTYPES
-@pytest.mark.parametrize("name", [*CONVOLUTIONS, *POOLINGS, *ROWWISE, *FORMS, "adam", "sigmoid", "relu_backward"])
+@pytest.mark.parametrize(
+    "name", [*CONVOLUTIONS, *POOLINGS, *ROWWISE, *FORMS, "adam", "sigmoid", "relu_backward", "gelu", "silu_backward"]
+)
 def test_threads_change_no_bit(name: str, dtype: str) -> None:
     rng, results = np.random.default_rng(0), []
     shapes = {
@@ -411,6 +419,38 @@ def test_threads_change_no_bit(name: str, dtype: str) -> None:
             native.use_threads(1)
         results.append([given[i].tobytes() for i in sorted(written(name))])
     assert results[0] == results[1] == results[2]
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(33, 4, 5, 70), (9, 5, 1), (40, 21, 20, 3), (1, 7)])
+def test_batch_normalisation_of_channels_that_are_runs_of_memory(dtype: str, shape: tuple[int, ...]) -> None:
+    """As convolutions leave them. Against the definition, whose arrays are in C order, with one thread and three."""
+    rng, channels = np.random.default_rng(0), shape[-1]
+    x, dy = (3 * rng.standard_normal(shape).astype(dtype) + 1 for _ in range(2))
+    gamma, beta = rng.standard_normal((2, channels)).astype(dtype)
+    expected = functions.batch_normalization.dispatch(object)(x, gamma, beta, 0.1)
+    runs = [np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 0)), 0, -1) for a in (x, dy)]
+    results = []
+    for threads in (1, 3):
+        native.use_threads(threads)
+        try:
+            y, x_hat, *rest = [np.empty_like(runs[0]) for _ in range(2)] + [np.empty_like(beta) for _ in range(3)]
+            assert native.batch_normalization(runs[0], gamma, beta, y, x_hat, *rest, 0.1) is None
+            sums, dx = [np.empty_like(beta) for _ in range(2)], np.empty_like(runs[0])
+            assert native.batch_normalization_backward(runs[1], x_hat, gamma, rest[0], dx, *sums) is None
+        finally:
+            native.use_threads(1)
+        for a, e in zip((y, x_hat, *rest), expected, strict=True):
+            assert_close(a, e, dtype, terms=100)
+        written = [np.empty_like(beta) for _ in range(2)]
+        dx_expected = functions.batch_normalization_backward.dispatch(object)(
+            dy, expected[1], gamma, expected[2], *written
+        )
+        mixed = functions.batch_normalization_backward(dy, x_hat, gamma, rest[0], *[np.empty_like(beta) for _ in "gb"])
+        for a, e in zip((dx, mixed, *sums), (dx_expected, dx_expected, *written), strict=True):
+            np.testing.assert_allclose(a, e, rtol=0, atol=np.finfo(dtype).eps * dy.size * 10)  # sums may cancel
+        results.append([a.tobytes() for a in (y, x_hat, *rest, dx, *sums)])
+    assert results[0] == results[1]
 
 
 @DTYPES
