@@ -211,24 +211,39 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
     """Return the shape of one input row as far as the layers fix it. Raise ValueError if two layers do not fit."""
     expected = [layer.input_shape for layer in layers]
     shape: RowShape | None = None
-    for layer, own in zip(layers, expected, strict=True):
+    for place, (layer, own) in enumerate(zip(layers, expected, strict=True)):
+        following: Sequence[Layer] = [layer]
         if shape is None or (own is not None and len(own) > len(shape) and own[-1] == shape[-1]):
-            shape = own  # an affine layer says the last axis alone, and there may be more before it
-        unknown = shape is None or None in shape or _takes_steps([layer], shape)  # type: ignore[arg-type]
+            # an affine layer says the last axis alone, and there may be more before it, as what follows may show
+            shape, following = own, layers[place:]
+        unknown = shape is None or None in shape or _steps(following, shape)  # type: ignore[arg-type]
         shape = None if unknown else layer.output_shape(shape) or None  # type: ignore[arg-type]
     first = None
     for layer, own in zip(reversed(layers), reversed(expected), strict=True):
         if own is not None and first is not None:
             own = _beside(own, first)
         first = own or (first if layer.keeps_shape else None)
-    if first is not None and None not in first and _takes_steps(layers, first):  # type: ignore[arg-type]
-        return (None, *first)
+    if first is not None and None not in first:
+        return (*_steps(layers, first), *first)  # type: ignore[arg-type]
     return first
 
 
-def _takes_steps(layers: Sequence[Layer], shape: Shape) -> bool:
-    """Say whether the layers take no rows of `shape`, but rows that have an axis of steps before it."""
-    return len(shape) == 1 and not _fit(layers, shape) and _fit(layers, (1, *shape))
+def _steps(layers: Sequence[Layer], shape: Shape) -> RowShape:
+    """Return the axis of steps that must stand before `shape`, so that the layers take it; () if there is none.
+
+    Its length is None if it may be any, and a number if a layer that follows takes all steps as one row.
+    """
+    if len(shape) != 1 or _fit(layers, shape):
+        return ()
+    here: Shape = (1, *shape)
+    for layer in layers:
+        try:
+            here = layer.output_shape(here)
+        except ValueError:
+            own = layer.input_shape
+            steps = own[-1] // here[-1] if own and own[-1] and here and here[-1] else 0
+            return (steps,) if steps and _fit(layers, (steps, *shape)) else ()
+    return (None,)
 
 
 def _fit(layers: Sequence[Layer], shape: Shape) -> bool:

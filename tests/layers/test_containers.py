@@ -438,3 +438,29 @@ def test_a_file_of_deep_nesting_is_read_or_refused(tmp_path: Path) -> None:
     serialization.write(tmp_path / "net", tensors, {"network": {**net.config(), "layers": layers}})
     with pytest.raises(nn.ModelFileError):
         nn.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize(("make", "found"), [
+    (lambda: [nn.Affine(3, 4), nn.ReLU(), nn.Flatten(), nn.Affine(20, 2)], (5, 3)),
+    (lambda: [nn.LayerNormalization(3), nn.Sequential([nn.Affine(3, 4), nn.Flatten()]), nn.Affine(20, 2)], (5, 3)),
+    (lambda: [nn.Residual([nn.Affine(3, 3)]), nn.Flatten(), nn.ReLU(), nn.Affine(15, 2)], (5, 3)),
+    (lambda: [nn.Affine(3, 4), nn.PositionalEncoding(4, 5), nn.Residual([nn.MultiHeadAttention(4, 2)]),
+              nn.Residual([nn.LayerNormalization(4), nn.Affine(4, 4)]), nn.Flatten(), nn.Affine(20, 2)], (None, 3)),
+])  # fmt: skip
+def test_all_steps_may_become_one_row(make: Any, found: tuple[int | None, ...]) -> None:
+    """As in a network that looks at an image line by line; the last layer says how many steps there are."""
+    net, x = nn.Network(make(), nn.MeanSquaredError(), dtype="float64"), RNG.standard_normal((2, 5, 3))
+    assert net.input_shape == found
+    gradients, t = net.gradient(x, np.zeros((2, 2))), np.zeros((2, 2))
+    for name, value in net.numerical_gradient(x, t).items():
+        np.testing.assert_allclose(gradients[name], value, rtol=0, atol=CLOSE)
+    with pytest.raises(ValueError, match=r"\(n, 5, 3\)|\(20,\)"):
+        net.predict(x[:, :4])
+
+
+@pytest.mark.parametrize("width", [30, 8, 7, 2])
+def test_steps_that_fit_no_layer_are_refused(width: int) -> None:
+    """30 is no whole number of steps, and without `Flatten` no number of steps makes one row."""
+    layers = [nn.Affine(3, 4), nn.ReLU(), *([nn.Flatten()] if width == 30 else []), nn.Affine(width, 2)]
+    with pytest.raises(ValueError, match=rf"takes rows of shape \({width},\), but what comes before gives \(4,\)"):
+        nn.Network(layers)
