@@ -17,6 +17,14 @@ static inline int NAME(is_zero)(const REAL *g)
     return !any;
 }
 
+/* Fetch the values that come four pieces later. The products of the forward pass have read them on all processors, and to
+   take them back one line after the other took a step of 784-256-128-10 (SGD) 4 percent of its time. */
+static inline void NAME(fetch_later)(const REAL *p)
+{
+    for (int line = 0; line < 8; line++)
+        PREFETCH_TO_WRITE(p + 4 * NAME(PIECE) + line * NAME(PIECE) / 8);
+}
+
 VECTORS void NAME(sgd)(Py_ssize_t n, void *const *arrays, const double *numbers)
 {
     REAL *p = arrays[0];
@@ -26,6 +34,7 @@ VECTORS void NAME(sgd)(Py_ssize_t n, void *const *arrays, const double *numbers)
         const Py_ssize_t size = n - first < NAME(PIECE) ? n - first : NAME(PIECE);
         if (!decay && size == NAME(PIECE) && NAME(is_zero)(g))
             continue;
+        NAME(fetch_later)(p);
         for (Py_ssize_t i = 0; i < size; i++)
             p[i] -= lr * (decay ? g[i] + decay * p[i] : g[i]);
     }
@@ -36,9 +45,13 @@ VECTORS void NAME(momentum)(Py_ssize_t n, void *const *arrays, const double *num
     REAL *p = arrays[0], *v = arrays[2];
     const REAL *g = arrays[1];
     const REAL lr = (REAL)numbers[0], momentum = (REAL)numbers[1], decay = (REAL)numbers[2];
-    for (Py_ssize_t i = 0; i < n; i++) {
-        v[i] = momentum * v[i] + (decay ? g[i] + decay * p[i] : g[i]);
-        p[i] -= lr * v[i];
+    for (Py_ssize_t first = 0; first < n; first += NAME(PIECE)) {
+        const Py_ssize_t stop = n - first < NAME(PIECE) ? n : first + NAME(PIECE);
+        NAME(fetch_later)(p + first);
+        for (Py_ssize_t i = first; i < stop; i++) {
+            v[i] = momentum * v[i] + (decay ? g[i] + decay * p[i] : g[i]);
+            p[i] -= lr * v[i];
+        }
     }
 }
 
@@ -47,10 +60,14 @@ VECTORS void NAME(nesterov)(Py_ssize_t n, void *const *arrays, const double *num
     REAL *p = arrays[0], *v = arrays[2];
     const REAL *g = arrays[1];
     const REAL lr = (REAL)numbers[0], momentum = (REAL)numbers[1], decay = (REAL)numbers[2];
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const REAL d = decay ? g[i] + decay * p[i] : g[i];
-        v[i] = momentum * v[i] + d;
-        p[i] -= lr * (d + momentum * v[i]);
+    for (Py_ssize_t first = 0; first < n; first += NAME(PIECE)) {
+        const Py_ssize_t stop = n - first < NAME(PIECE) ? n : first + NAME(PIECE);
+        NAME(fetch_later)(p + first);
+        for (Py_ssize_t i = first; i < stop; i++) {
+            const REAL d = decay ? g[i] + decay * p[i] : g[i];
+            v[i] = momentum * v[i] + d;
+            p[i] -= lr * (d + momentum * v[i]);
+        }
     }
 }
 
@@ -66,6 +83,7 @@ VECTORS void NAME(rmsprop)(Py_ssize_t n, void *const *arrays, const double *numb
         const Py_ssize_t size = n - first < NAME(PIECE) ? n - first : NAME(PIECE);
         if (adagrad && size == NAME(PIECE) && NAME(is_zero)(g))
             continue;
+        NAME(fetch_later)(p);
         for (Py_ssize_t i = 0; i < size; i++) {
             const REAL d = decay ? g[i] + decay * p[i] : g[i];
             h[i] = alpha * h[i] + share * (d * d);
@@ -82,11 +100,15 @@ VECTORS void NAME(adam)(Py_ssize_t n, void *const *arrays, const double *numbers
     const REAL lr = (REAL)numbers[0], eps = (REAL)numbers[1], beta1 = (REAL)numbers[2], beta2 = (REAL)numbers[3];
     const REAL rest1 = (REAL)(1.0 - numbers[2]), rest2 = (REAL)(1.0 - numbers[3]);
     const REAL decay = (REAL)numbers[4], keep = (REAL)numbers[5];
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const REAL d = decay ? g[i] + decay * p[i] : g[i];
-        m[i] = beta1 * m[i] + rest1 * d;
-        v[i] = beta2 * v[i] + rest2 * (d * d);
-        p[i] = keep * p[i] - lr * (m[i] / (SQRT(v[i]) + eps));
+    for (Py_ssize_t first = 0; first < n; first += NAME(PIECE)) {
+        const Py_ssize_t stop = n - first < NAME(PIECE) ? n : first + NAME(PIECE);
+        NAME(fetch_later)(p + first);
+        for (Py_ssize_t i = first; i < stop; i++) {
+            const REAL d = decay ? g[i] + decay * p[i] : g[i];
+            m[i] = beta1 * m[i] + rest1 * d;
+            v[i] = beta2 * v[i] + rest2 * (d * d);
+            p[i] = keep * p[i] - lr * (m[i] / (SQRT(v[i]) + eps));
+        }
     }
 }
 

@@ -36,6 +36,13 @@
 #define PREFETCH(address) (void)(address)
 #endif
 
+/* For a line that another processor has read, and that is written next */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define PREFETCH_TO_WRITE(address) __asm__ volatile("prefetchw %0" : : "m"(*(const char *)(address)))
+#else
+#define PREFETCH_TO_WRITE(address) PREFETCH(address)
+#endif
+
 #include "threads.h"
 
 /* Around every loop. In an exact one, numbers next to 0 are what they are: see `take_tiny_for_zero` */
