@@ -440,6 +440,8 @@ class Network:
         if shape is not None and not self.takes(tuple(rows.shape[1:])) and not _fits(rows.shape, shape):
             expected = ", ".join(["n", *("any" if length is None else str(length) for length in shape)])
             raise ValueError(f"{argument}: expected shape ({expected}), got {tuple(rows.shape)}")
+        if rows.ndim == 0:
+            raise ValueError(f"{argument}: expected rows, (n, ...), got a single number")
         if 0 in rows.shape[1:]:
             raise ValueError(f"{argument}: expected rows of at least one value, got shape {tuple(rows.shape)}")
         if first.input_dtype:
@@ -495,9 +497,8 @@ class Network:
         return self._root.output_shape(shape)
 
     def _pieces(self, x: Array) -> Iterator[slice]:
-        """Yield slices of the rows of x, each small enough for the outputs of the layers to fit in memory."""
-        shapes = [layer.output_shape(shape) for layer, shape in self.places(tuple(x.shape[1:]))]
-        widest = max(map(math.prod, shapes))
+        """Yield slices of the rows of x, each small enough for what the layers make of it to fit in memory."""
+        widest = max(layer.widest(shape) for layer, shape in self.places(tuple(x.shape[1:])))
         return pieces(x.shape[0], max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // widest)))
 
     # --- copies and files ---------------------------------------------------------------------------------------

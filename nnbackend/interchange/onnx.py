@@ -122,7 +122,7 @@ def onnx_model(net: Network, input_shape: Sequence[int] | None = None) -> tuple[
     graph = Graph(net.dtype)
     takes = net.first.input_dtype or net.dtype
     graph.finish(add_output(graph, net.loss_layer, add_network(graph, net, "x", shape)))
-    sides = _SIDES if len(open_shape) == 3 else ("steps", "features")
+    sides = _SIDES if len(open_shape) == 3 and not net.first.input_dtype else ("steps", "features")
     names = ["n", *(sides[i] if length is None else length for i, length in enumerate(open_shape))]
     rows = net.output_shape(shape)
     outputs = ["n", *(None if None in open_shape and len(rows) > 1 else length for length in rows)]

@@ -117,7 +117,7 @@ def row_shape(net: Network, input_shape: Sequence[int] | None, format: str) -> t
         shape = checked_shape(net, input_shape)
         return shape, shape
     open_shape = net.input_shape
-    if open_shape is None or open_shape[-1] is None:
+    if open_shape is None or (open_shape[-1] is None and not net.first.input_dtype):
         raise ValueError(
             f"the layers do not say what one row of input looks like ({open_shape}), which {format} needs: "
             f"pass input_shape, such as (784,) or (28, 28, 1)"

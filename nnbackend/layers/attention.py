@@ -81,6 +81,9 @@ class MultiHeadAttention(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         return checked_sequence(self, shape, self.features)
 
+    def widest(self, shape: Shape) -> int:
+        return shape[0] * max(self.heads * shape[0], 3 * self.features)
+
 
 @dataclass(eq=False)
 class PositionalEncoding(Layer):

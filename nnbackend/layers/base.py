@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
@@ -188,6 +189,14 @@ class Layer(Part):
     def input_shape(self) -> RowShape | None:
         """Return the shape of one input row as far as the settings fix it. None stands for any length, or any shape."""
         return None
+
+    def shape_before(self, following: RowShape | None) -> RowShape | None:
+        """Return the shape of one input row whose output row has the shape `following`, where `input_shape` is None."""
+        return following if self.keeps_shape else None
+
+    def widest(self, shape: Shape) -> int:
+        """Return the size of the largest array that a forward pass makes of one row of `shape`."""
+        return math.prod(self.output_shape(shape))
 
     def check_values(self, x: Array, argument: str) -> None:
         """Raise ValueError, which names the argument, if x holds values that the layer cannot take.

@@ -222,7 +222,7 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
     for layer, own in zip(reversed(layers), reversed(expected), strict=True):
         if own is not None and first is not None:
             own = _beside(own, first)
-        first = own or (first if layer.keeps_shape else None)
+        first = own or layer.shape_before(first)
     if first is not None and None not in first:
         return (*_steps(layers, first), *first)  # type: ignore[arg-type]
     return first
@@ -236,14 +236,20 @@ def _steps(layers: Sequence[Layer], shape: Shape) -> RowShape:
     if len(shape) != 1 or _fit(layers, shape):
         return ()
     here: Shape = (1, *shape)
-    for layer in layers:
+    for layer in (each for known in layers for each in known.steps()):
         try:
             here = layer.output_shape(here)
         except ValueError:
-            own = layer.input_shape
-            steps = own[-1] // here[-1] if own and own[-1] and here and here[-1] else 0
-            return (steps,) if steps and _fit(layers, (steps, *shape)) else ()
+            counts = [width // here[-1] for width in _widths(layer)] if here and here[-1] else []
+            return next(((steps,) for steps in counts if steps and _fit(layers, (steps, *shape))), ())
     return (None,)
+
+
+def _widths(layer: Layer) -> Iterator[int]:
+    """Yield the lengths that the layer, or a layer within it, says the last axis of its rows has."""
+    for part in layer.walk():
+        own = None if part.inner else part.input_shape
+        yield from (width for width in ((own or (0,))[-1], vars(part).get("features")) if width)
 
 
 def _fit(layers: Sequence[Layer], shape: Shape) -> bool:

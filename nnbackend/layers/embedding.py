@@ -11,7 +11,7 @@ from nnbackend.errors import BackendError
 from nnbackend.functions import embedding, embedding_backward
 from nnbackend.functions.array import Array, MaybeArray, array_namespace
 from nnbackend.initializers import Initializer, initializer
-from nnbackend.layers.base import Layer, Shape
+from nnbackend.layers.base import Layer, RowShape, Shape
 from nnbackend.parameters import Parameter
 
 
@@ -66,6 +66,10 @@ class Embedding(Layer):
 
     def config(self) -> dict[str, Any]:
         return {"vocabulary": self.vocabulary, "features": self.features}
+
+    def shape_before(self, following: RowShape | None) -> RowShape | None:
+        # an affine layer behind it says the last axis alone, and the ids may have any axes
+        return following[:-1] if following and len(following) > 1 else None
 
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape, self.features)

@@ -132,3 +132,31 @@ def test_a_small_transformer_in_other_libraries(tmp_path: Path) -> None:
     with torch.no_grad():
         assert_close(net.to_torch()(torch.tensor(ids)).numpy(), to_numpy(net.predict(ids)), "float32", 300)
     assert net.to_onnx(tmp_path / "net.onnx", input_shape=(6,)).difference < 1e-5
+
+
+def test_prediction_in_pieces_counts_the_weights_of_attention() -> None:
+    """A batch of 128 rows of 512 steps has 134 million of them for 4 heads."""
+    layer = nn.MultiHeadAttention(8, 4)
+    assert layer.widest((512, 8)) == 4 * 512 * 512
+    assert layer.widest((2, 8)) == 3 * 2 * 8
+    rows = []
+    net = nn.Network([nn.Embedding(5, 8), layer, nn.LastStep(), nn.Affine(8, 2)])
+    forward, net.forward = net.forward, lambda x, training=False: rows.append(len(x)) or forward(x, training)
+    net.predict(np.zeros((20, 512), int))
+    assert max(rows) * 4 * 512 * 512 <= 2**23
+    assert sum(rows) == 20
+
+
+def test_a_mask_of_numbers_is_refused(on: Namespace) -> None:
+    """PyTorch's may be added to the scores: 0 where a step may look, the opposite of True."""
+    q = on.array(np.zeros((1, 3, 2)))
+    with pytest.raises(TypeError, match="attention: mask must hold booleans, True where a step may look, got dtype"):
+        nn.functions.attention(q, q, q, on.array(np.zeros((3, 3))))
+
+
+def test_heads_that_differ_from_pytorchs_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="MultiHeadAttention1: heads is 2, but 3 in PyTorch: make it with heads=3"):
+        nn.load_torch(torch.nn.MultiheadAttention(6, 3, batch_first=True), [nn.MultiHeadAttention(6, 2)])
+    with pytest.raises(ValueError, match="PyTorch's RNN has the nonlinearity 'relu', but RNN has tanh alone"):
+        nn.load_torch(torch.nn.RNN(6, 5, batch_first=True, nonlinearity="relu"), [nn.RNN(6, 5)])

@@ -446,6 +446,11 @@ def test_a_file_of_deep_nesting_is_read_or_refused(tmp_path: Path) -> None:
     (lambda: [nn.Residual([nn.Affine(3, 3)]), nn.Flatten(), nn.ReLU(), nn.Affine(15, 2)], (5, 3)),
     (lambda: [nn.Affine(3, 4), nn.PositionalEncoding(4, 5), nn.Residual([nn.MultiHeadAttention(4, 2)]),
               nn.Residual([nn.LayerNormalization(4), nn.Affine(4, 4)]), nn.Flatten(), nn.Affine(20, 2)], (None, 3)),
+    (lambda: [nn.Affine(3, 4), nn.Flatten(), nn.LayerNormalization(20), nn.Affine(20, 2)], (5, 3)),
+    (lambda: [nn.Affine(3, 4), nn.Sequential([nn.Flatten(), nn.Affine(20, 2)])], (5, 3)),
+    (lambda: [nn.Sequential([nn.Sequential([nn.Affine(3, 4)]), nn.Flatten(), nn.Affine(20, 2)])], (5, 3)),
+    (lambda: [nn.Affine(3, 4), nn.Parallel([[nn.Flatten(), nn.Affine(20, 2)], [nn.LastStep(), nn.Affine(4, 2)]])],
+     (5, 3)),
 ])  # fmt: skip
 def test_all_steps_may_become_one_row(make: Any, found: tuple[int | None, ...]) -> None:
     """As in a network that looks at an image line by line; the last layer says how many steps there are."""

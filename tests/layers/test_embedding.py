@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,34 @@ def test_ids_within_layers_of_layers(on: Namespace, tmp_path: Path) -> None:
         ValueError, match=r"layers: Residual1\.Embedding1 takes ids, which no layer gives: put it first"
     ):
         nn.Network([nn.Residual([nn.Embedding(3, 1)])])
+
+
+def test_layers_over_steps_say_that_a_row_has_steps() -> None:
+    net = nn.Network([nn.Embedding(7, 4), nn.LSTM(4, 3), nn.LastStep(), nn.Affine(3, 2)])
+    assert net.input_shape == (None,)
+    assert nn.Network([nn.Embedding(7, 4), nn.Affine(4, 3)]).input_shape is None
+    ids = np.array([[1, 2, 3], [6, 0, 1]])
+    np.testing.assert_array_equal(net.predict(ids[0]), net.predict(ids)[0])
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, any\), got \(2, 3, 1\)"):
+        net.predict(ids[..., None])
+    with pytest.raises(ValueError, match=r"x: expected a batch of rows, got shape \(3,\)"):
+        net.loss(ids[0], 1)
+
+
+@pytest.mark.parametrize("layers", [[nn.Embedding(7, 4), nn.Affine(4, 3)], [nn.ReLU()]], ids=["ids", "numbers"])
+def test_a_single_number_is_no_row(layers: list[nn.Layer]) -> None:
+    with pytest.raises(ValueError, match=r"x: expected rows, \(n, \.\.\.\), got a single number"):
+        nn.Network([copy.deepcopy(layer) for layer in layers]).predict(3)
+
+
+@pytest.mark.parametrize("middle", ["lstm", "attention"])
+def test_onnx_leaves_the_steps_of_ids_open(middle: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    inner = [nn.LSTM(4, 4)] if middle == "lstm" else [nn.PositionalEncoding(4, 9), nn.MultiHeadAttention(4, 2)]
+    net = nn.Network([nn.Embedding(7, 4, weight=1.0), *inner, nn.Affine(4, 3)])
+    net.to_onnx(tmp_path / "net.onnx")
+    session = runtime.InferenceSession(tmp_path / "net.onnx")
+    assert session.get_inputs()[0].shape == ["n", "steps"]
+    for steps in (1, 5, 9):
+        ids = np.random.default_rng(steps).integers(0, 7, (2, steps))
+        np.testing.assert_allclose(session.run(None, {"x": ids})[0], net.predict_proba(ids), rtol=0, atol=1e-6)
