@@ -17,9 +17,12 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, causal: b
     q: (..., T, d); k: (..., S, d); v: (..., S, e). mask: booleans that broadcast to (..., T, S), True where a step of q
     may look at a step of k; a mask of padded keys has the shape (n, 1, 1, S). causal: step t looks at the steps 0 to t
     alone, in addition to the mask. A step that may look at nothing has y = 0 (PyTorch: NaN or 0, by its version).
+    Raises TypeError for a mask of numbers, such as one that is added to the scores.
     Returns y, (..., T, e), and the weights p, (..., T, S).
     """
     xp = array_namespace(q)
+    if mask is not None and not xp.isdtype(mask.dtype, "bool"):
+        raise TypeError(f"attention: mask must hold booleans, True where a step may look, got dtype {mask.dtype}")
     scores = product(q, transposed(k)) * (1.0 / math.sqrt(q.shape[-1]))
     allowed = mask
     if causal:

@@ -548,5 +548,16 @@ def _check_settings(module: Any, net: Network) -> None:
     for layer, other in zip(normalizations, theirs, strict=False):
         if not math.isclose(layer.eps, other.eps):
             raise ValueError(f"{layer}: eps is {layer.eps}, but {other.eps} in PyTorch: make it with eps={other.eps}")
+    attentions = [layer for layer in net.every_layer().values() if isinstance(layer, MultiHeadAttention)]
+    of_torch = [m for m in module.modules() if isinstance(m, torch.nn.MultiheadAttention)]
+    for layer, other in zip(attentions, of_torch, strict=False):
+        if layer.heads != other.num_heads:
+            raise ValueError(
+                f"{layer}: heads is {layer.heads}, but {other.num_heads} in PyTorch: make it with "
+                f"heads={other.num_heads}"
+            )
+    for other in module.modules():
+        if isinstance(other, torch.nn.RNN) and other.nonlinearity != "tanh":
+            raise ValueError(f"PyTorch's RNN has the nonlinearity {other.nonlinearity!r}, but RNN has tanh alone")
     if any(isinstance(m, torch.nn.GELU) and m.approximate == "none" for m in module.modules()):
         warnings.warn("its GELU is exact; here it is in the tanh form, which differs by less than 5e-4", stacklevel=3)
