@@ -37,8 +37,11 @@ def generate(
     likeliest ids may be drawn. context: the network sees the last so many ids; all of them by default.
 
     Raises ValueError for settings out of range, for a prompt that is not a sequence of ids that the network takes, for
-    a network with outputs of another form, and for logits that are not finite.
+    more ids than it takes at a time, for a network with outputs of another form, and for logits that are not finite.
+    Raises TypeError for what is not a network.
     """
+    if not isinstance(network, Network):
+        raise TypeError(f"network: expected a Network, got {network!r}")
     at_least("length", length, 0)
     _check_settings(temperature, top_k)
     if context is not None:
@@ -47,6 +50,13 @@ def generate(
     if host.ndim != 1 or host.size == 0 or host.dtype.kind not in "iu":
         raise ValueError(f"prompt: expected at least one id in a row, got shape {host.shape} of {host.dtype}")
     ids = [int(number) for number in host]
+    longest = min(len(ids) + max(length - 1, 0), context or len(ids) + length)
+    try:
+        network.output_shape((longest,))
+    except ValueError as error:
+        raise ValueError(
+            f"context is {context}, so the network would see up to {longest} ids, which do not fit: {error}"
+        ) from error
     with network.backend.active():
         network.inputs(np.asarray([ids if context is None else ids[-context:]]), "prompt")
     for number in range(length):

@@ -100,3 +100,23 @@ def test_outputs_of_another_form() -> None:
     net = nn.Network([nn.Embedding(7, 5), nn.LastStep(), nn.LastStep()], nn.MeanSquaredError())
     with pytest.raises(ValueError, match=r"expected logits, \(classes,\) or \(T, classes\), for a row, got \(\)"):
         generate(net, [1], 2)
+
+
+@pytest.mark.parametrize(("prompt", "length", "context", "seen"), [(2, 4, None, 5), (4, 1, None, 4), (5, 0, None, 5)])
+def test_more_ids_than_the_network_takes_are_refused_before_the_work(
+    prompt: int, length: int, context: int | None, seen: int
+) -> None:
+    layers = [
+        nn.Embedding(5, 4),
+        nn.PositionalEncoding(4, 3),
+        nn.MultiHeadAttention(4, 2, causal=True),
+        nn.Affine(4, 5),
+    ]
+    net, ids = nn.Network(layers), [1, 2, 3, 4, 0][:prompt]
+    with pytest.raises(
+        ValueError, match=rf"context is {context}, so the network would see up to {seen} ids, .* knows 3"
+    ):
+        nn.generate(net, ids, length, context=context)
+    assert len(nn.generate(net, ids, length, context=3)) == length
+    with pytest.raises(TypeError, match="network: expected a Network, got 'x'"):
+        nn.generate("x", ids, length)  # type: ignore[arg-type]
