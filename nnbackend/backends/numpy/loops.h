@@ -6,7 +6,7 @@ enum { NAME(PIECE) = 512 / sizeof(REAL) };
 
 /* Whether a piece of a gradient is zero, as that of a word is that no row of a batch has: an update that leaves such values
    as they are need not read them. -0 counts as a number, since it changes a -0. */
-static inline int NAME(is_zero)(const REAL *g)
+PART int NAME(is_zero)(const REAL *g)
 {
     uint64_t words[NAME(PIECE) * sizeof(REAL) / sizeof(uint64_t)], any = 0;
     if (g[0] != 0) /* as in most gradients */
@@ -19,7 +19,7 @@ static inline int NAME(is_zero)(const REAL *g)
 
 /* Fetch the values that come four pieces later. The products of the forward pass have read them on all processors, and to
    take them back one line after the other took a step of 784-256-128-10 (SGD) 4 percent of its time. */
-static inline void NAME(fetch_later)(const REAL *p)
+PART void NAME(fetch_later)(const REAL *p)
 {
     for (int line = 0; line < 8; line++)
         PREFETCH_TO_WRITE(p + 4 * NAME(PIECE) + line * NAME(PIECE) / 8);
@@ -146,7 +146,7 @@ VECTORS void NAME(leaky_relu_backward)(Py_ssize_t n, void *const *arrays, const 
         dx[i] = y[i] > 0 ? dy[i] : alpha * dy[i];
 }
 
-static inline REAL NAME(exp)(REAL x)
+PART REAL NAME(exp)(REAL x)
 {
     REAL power;
     const REAL rest = NAME(exp_parts)(x, &power);
@@ -154,7 +154,7 @@ static inline REAL NAME(exp)(REAL x)
 }
 
 /* x <- e^x, for x of at most 0 */
-static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
+PART void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
 {
     for (Py_ssize_t lane = 0; lane < lanes; lane++) /* apart from the next loop, or the compiler doubles all of it */
         x[lane] = x[lane] < NAME(LEAST) ? NAME(LEAST) : x[lane];
@@ -165,7 +165,7 @@ static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
 enum { NAME(LANES) = 64 }; /* elements that stay in the first cache */
 
 /* x <- 1 / (1 + e^-x), for negative x as e^x / (1 + e^x); at most LANES of them */
-static inline void NAME(sigmoid_lanes)(REAL *x, Py_ssize_t lanes)
+PART void NAME(sigmoid_lanes)(REAL *x, Py_ssize_t lanes)
 {
     REAL e[NAME(LANES)];
     for (Py_ssize_t lane = 0; lane < lanes; lane++)
@@ -176,7 +176,7 @@ static inline void NAME(sigmoid_lanes)(REAL *x, Py_ssize_t lanes)
 }
 
 /* x <- tanh x, by e = e^(-2 |x|) - 1 as -e / (2 + e), which is exact near 0, too */
-static inline void NAME(tanh_lanes)(REAL *x, Py_ssize_t lanes)
+PART void NAME(tanh_lanes)(REAL *x, Py_ssize_t lanes)
 {
     REAL e[NAME(LANES)];
     for (Py_ssize_t lane = 0; lane < lanes; lane++)
@@ -208,12 +208,12 @@ VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numb
 }
 
 /* functions/activations.py says why x is cut at these ends. NaN stays as it is. */
-static inline REAL NAME(from)(REAL x, REAL least)
+PART REAL NAME(from)(REAL x, REAL least)
 {
     return x < least ? least : x;
 }
 
-static inline REAL NAME(within)(REAL x, REAL end)
+PART REAL NAME(within)(REAL x, REAL end)
 {
     return x < -end ? -end : x > end ? end : x;
 }
@@ -221,7 +221,7 @@ static inline REAL NAME(within)(REAL x, REAL end)
 enum { NAME(GELU_END) = 20, NAME(SILU_END) = 20000 };
 
 /* u <- the tanh of GELU, at most LANES of them */
-static inline void NAME(gelu_lanes)(const REAL *x, REAL *u, Py_ssize_t lanes)
+PART void NAME(gelu_lanes)(const REAL *x, REAL *u, Py_ssize_t lanes)
 {
     for (Py_ssize_t lane = 0; lane < lanes; lane++) {
         const REAL w = NAME(within)(x[lane], NAME(GELU_END));
@@ -321,7 +321,7 @@ VECTORS void NAME(uniform)(Py_ssize_t n, void *out, const double *numbers)
 }
 
 /* Of the pixel (i, j) of an image, or what is seen outside of it. i, j: whole numbers, of any size, or NaN */
-static inline REAL NAME(seen)(const Resampling *job, const REAL *image, REAL i, REAL j)
+PART REAL NAME(seen)(const Resampling *job, const REAL *image, REAL i, REAL j)
 {
     return i >= 0 && i < job->h && j >= 0 && j < job->w ? image[((Py_ssize_t)i * job->w + (Py_ssize_t)j) * job->c]
                                                         : (REAL)job->fill;
@@ -514,7 +514,7 @@ VECTORS void NAME(sum_by_id)(Py_ssize_t n, Py_ssize_t columns, const REAL *dy, c
 
 enum { NAME(SUMS) = 64 / sizeof(REAL) }; /* sums side by side, so that their order does not depend on the vectors */
 
-static inline REAL NAME(sum)(Py_ssize_t n, const REAL *x)
+PART REAL NAME(sum)(Py_ssize_t n, const REAL *x)
 {
     REAL sums[NAME(SUMS)] = {0}, sum = 0;
     Py_ssize_t i = 0;
@@ -529,7 +529,7 @@ static inline REAL NAME(sum)(Py_ssize_t n, const REAL *x)
 }
 
 /* The sum of x y */
-static inline REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+PART REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
 {
     REAL sums[NAME(SUMS)] = {0}, sum = 0;
     Py_ssize_t i = 0;
@@ -543,7 +543,7 @@ static inline REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
     return sum;
 }
 
-static inline REAL NAME(largest)(Py_ssize_t n, const REAL *x)
+PART REAL NAME(largest)(Py_ssize_t n, const REAL *x)
 {
     REAL most[NAME(SUMS)], largest = x[0];
     Py_ssize_t i = 0;
@@ -560,7 +560,7 @@ static inline REAL NAME(largest)(Py_ssize_t n, const REAL *x)
 }
 
 /* y <- softmax(x) of n rows; with labels t, their losses. Short rows go through the exponential together. */
-static inline void NAME(softmax_of)(
+PART void NAME(softmax_of)(
     Py_ssize_t n, Py_ssize_t classes, const REAL *x, REAL *y, const int64_t *t, double *losses)
 {
     const Py_ssize_t together = 1 + 1024 / classes;
@@ -653,7 +653,7 @@ VECTORS void NAME(normalization_sums)(
 }
 
 /* For long rows: sums of pieces, added up in double precision */
-static inline double NAME(long_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+PART double NAME(long_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
 {
     enum { PIECE = 4096 };
     double total = 0;
@@ -662,7 +662,7 @@ static inline double NAME(long_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
     return total;
 }
 
-static inline double NAME(long_sum)(Py_ssize_t n, const REAL *x)
+PART double NAME(long_sum)(Py_ssize_t n, const REAL *x)
 {
     enum { PIECE = 4096 };
     double total = 0;
@@ -705,7 +705,7 @@ VECTORS void NAME(batch_normalization_backward)(
 }
 
 /* sums <- those of x - less, or of their products with y, over n rows that lie `line` elements apart */
-static inline void NAME(sums_of_columns)(
+PART void NAME(sums_of_columns)(
     Py_ssize_t n, Py_ssize_t line, Py_ssize_t lanes, const REAL *x, const REAL *less, const REAL *y, double *sums)
 {
     enum { PIECE = 256 };
@@ -794,7 +794,7 @@ VECTORS void NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t columns, void 
 }
 
 /* dx <- (y - one_hot(t)) / `count` */
-static inline void NAME(to_gradient)(
+PART void NAME(to_gradient)(
     Py_ssize_t n, Py_ssize_t classes, const REAL *y, const int64_t *t, REAL *dx, REAL count)
 {
     for (Py_ssize_t i = 0; i < n; i++, y += classes, dx += classes) {
@@ -812,7 +812,7 @@ VECTORS void NAME(softmax_cross_entropy_backward)(
 }
 
 /* Is the largest element of a row, or its first NaN, at `label`? Of equal ones the first counts. */
-static inline int NAME(is_largest)(Py_ssize_t classes, const REAL *x, Py_ssize_t label)
+PART int NAME(is_largest)(Py_ssize_t classes, const REAL *x, Py_ssize_t label)
 {
     const REAL it = x[label];
     int others = 0;
@@ -1052,7 +1052,7 @@ SUMS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_
 }
 
 /* By its address: Clang refuses a vector as an argument where the two functions have registers of other widths. */
-static inline REAL NAME(total)(const NAME(vector) *v)
+PART REAL NAME(total)(const NAME(vector) *v)
 {
     REAL sum = 0;
     for (size_t lane = 0; lane < VECTOR / sizeof(REAL); lane++)
