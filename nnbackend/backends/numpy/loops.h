@@ -512,11 +512,14 @@ VECTORS void NAME(sum_by_id)(Py_ssize_t n, Py_ssize_t columns, const REAL *dy, c
     }
 }
 
-enum { NAME(SUMS) = 64 / sizeof(REAL) }; /* sums side by side, so that their order does not depend on the vectors */
+/* Sums side by side, so that their order does not depend on the vectors. They are added up in double precision, after so
+   many elements: a mean far from 0 would lose the digits that the differences from it need. */
+enum { NAME(SUMS) = 64 / sizeof(REAL), NAME(TOGETHER) = 1024 };
 
-PART REAL NAME(sum)(Py_ssize_t n, const REAL *x)
+PART double NAME(short_sum)(Py_ssize_t n, const REAL *x)
 {
-    REAL sums[NAME(SUMS)] = {0}, sum = 0;
+    REAL sums[NAME(SUMS)] = {0};
+    double sum = 0;
     Py_ssize_t i = 0;
     for (; i + NAME(SUMS) <= n; i += NAME(SUMS))
         for (int lane = 0; lane < NAME(SUMS); lane++)
@@ -528,10 +531,18 @@ PART REAL NAME(sum)(Py_ssize_t n, const REAL *x)
     return sum;
 }
 
-/* The sum of x y */
-PART REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+PART double NAME(sum)(Py_ssize_t n, const REAL *x)
 {
-    REAL sums[NAME(SUMS)] = {0}, sum = 0;
+    double sum = 0;
+    for (Py_ssize_t i = 0; i < n; i += NAME(TOGETHER))
+        sum += NAME(short_sum)(n - i < NAME(TOGETHER) ? n - i : NAME(TOGETHER), x + i);
+    return sum;
+}
+
+PART double NAME(short_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+{
+    REAL sums[NAME(SUMS)] = {0};
+    double sum = 0;
     Py_ssize_t i = 0;
     for (; i + NAME(SUMS) <= n; i += NAME(SUMS))
         for (int lane = 0; lane < NAME(SUMS); lane++)
@@ -540,6 +551,15 @@ PART REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
         sum += x[i] * y[i];
     for (int lane = 0; lane < NAME(SUMS); lane++)
         sum += sums[lane];
+    return sum;
+}
+
+/* The sum of x y */
+PART double NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+{
+    double sum = 0;
+    for (Py_ssize_t i = 0; i < n; i += NAME(TOGETHER))
+        sum += NAME(short_dot)(n - i < NAME(TOGETHER) ? n - i : NAME(TOGETHER), x + i, y + i);
     return sum;
 }
 
@@ -577,7 +597,7 @@ PART void NAME(softmax_of)(
         NAME(exp_lanes)(y + first * classes, rows * classes);
         for (Py_ssize_t i = 0; i < rows; i++) {
             REAL *to = y + (first + i) * classes;
-            const REAL sum = NAME(sum)(classes, to);
+            const REAL sum = (REAL)NAME(sum)(classes, to);
             for (Py_ssize_t c = 0; c < classes; c++)
                 to[c] /= sum;
             if (t)
@@ -599,7 +619,7 @@ VECTORS void NAME(softmax_backward)(Py_ssize_t n, Py_ssize_t columns, void *cons
     REAL *dx = arrays[2];
     (void)numbers;
     for (Py_ssize_t i = 0; i < n; i++, dy += columns, y += columns, dx += columns) {
-        const REAL sum = NAME(dot)(columns, dy, y);
+        const REAL sum = (REAL)NAME(dot)(columns, dy, y);
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = y[c] * (dy[c] - sum);
     }
@@ -607,13 +627,14 @@ VECTORS void NAME(softmax_backward)(Py_ssize_t n, Py_ssize_t columns, void *cons
 
 VECTORS void NAME(layer_normalization)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
-    const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0], count = (REAL)columns;
+    const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0];
     REAL *y = arrays[3], *x_hat = arrays[4], *scale = arrays[5];
+    const double count = (double)columns;
     for (Py_ssize_t i = 0; i < n; i++, x += columns, y += columns, x_hat += columns) {
-        const REAL mean = NAME(sum)(columns, x) / count;
+        const REAL mean = (REAL)(NAME(sum)(columns, x) / count);
         for (Py_ssize_t c = 0; c < columns; c++)
             x_hat[c] = x[c] - mean;
-        scale[i] = 1 / SQRT(NAME(dot)(columns, x_hat, x_hat) / count + eps);
+        scale[i] = 1 / SQRT((REAL)(NAME(dot)(columns, x_hat, x_hat) / count) + eps);
         for (Py_ssize_t c = 0; c < columns; c++) {
             x_hat[c] *= scale[i];
             y[c] = gamma[c] * x_hat[c] + beta[c];
@@ -624,13 +645,15 @@ VECTORS void NAME(layer_normalization)(Py_ssize_t n, Py_ssize_t columns, void *c
 VECTORS void NAME(layer_normalization_backward)(
     Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
-    const REAL *dy = arrays[0], *x_hat = arrays[1], *gamma = arrays[2], *scale = arrays[3], count = (REAL)columns;
+    const REAL *dy = arrays[0], *x_hat = arrays[1], *gamma = arrays[2], *scale = arrays[3];
     REAL *dx = arrays[4];
+    const double count = (double)columns;
     (void)numbers;
     for (Py_ssize_t i = 0; i < n; i++, dy += columns, x_hat += columns, dx += columns) {
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = gamma[c] * dy[c];
-        const REAL mean = NAME(sum)(columns, dx) / count, slope = NAME(dot)(columns, dx, x_hat) / count;
+        const REAL mean = (REAL)(NAME(sum)(columns, dx) / count);
+        const REAL slope = (REAL)(NAME(dot)(columns, dx, x_hat) / count);
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = scale[i] * (dx[c] - mean - x_hat[c] * slope);
     }
@@ -652,35 +675,16 @@ VECTORS void NAME(normalization_sums)(
         }
 }
 
-/* For long rows: sums of pieces, added up in double precision */
-PART double NAME(long_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
-{
-    enum { PIECE = 4096 };
-    double total = 0;
-    for (Py_ssize_t i = 0; i < n; i += PIECE)
-        total += NAME(dot)(n - i < PIECE ? n - i : PIECE, x + i, y + i);
-    return total;
-}
-
-PART double NAME(long_sum)(Py_ssize_t n, const REAL *x)
-{
-    enum { PIECE = 4096 };
-    double total = 0;
-    for (Py_ssize_t i = 0; i < n; i += PIECE)
-        total += NAME(sum)(n - i < PIECE ? n - i : PIECE, x + i);
-    return total;
-}
-
 /* Batch normalisation of channels whose `columns` elements lie side by side */
 VECTORS void NAME(batch_normalization)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
     const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0];
     REAL *y = arrays[3], *x_hat = arrays[4], *scale = arrays[5], *mean = arrays[6], *var = arrays[7];
     for (Py_ssize_t i = 0; i < n; i++, x += columns, y += columns, x_hat += columns) {
-        mean[i] = (REAL)(NAME(long_sum)(columns, x) / (double)columns);
+        mean[i] = (REAL)(NAME(sum)(columns, x) / (double)columns);
         for (Py_ssize_t c = 0; c < columns; c++)
             x_hat[c] = x[c] - mean[i];
-        var[i] = (REAL)(NAME(long_dot)(columns, x_hat, x_hat) / (double)columns);
+        var[i] = (REAL)(NAME(dot)(columns, x_hat, x_hat) / (double)columns);
         scale[i] = 1 / SQRT(var[i] + eps);
         for (Py_ssize_t c = 0; c < columns; c++) {
             x_hat[c] *= scale[i];
@@ -696,8 +700,8 @@ VECTORS void NAME(batch_normalization_backward)(
     REAL *dx = arrays[4], *dgamma = arrays[5], *dbeta = arrays[6];
     (void)numbers;
     for (Py_ssize_t i = 0; i < n; i++, dy += columns, x_hat += columns, dx += columns) {
-        dgamma[i] = (REAL)NAME(long_dot)(columns, dy, x_hat);
-        dbeta[i] = (REAL)NAME(long_sum)(columns, dy);
+        dgamma[i] = (REAL)NAME(dot)(columns, dy, x_hat);
+        dbeta[i] = (REAL)NAME(sum)(columns, dy);
         const REAL factor = gamma[i] * scale[i], mean = dbeta[i] / count, slope = dgamma[i] / count;
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = factor * (dy[c] - mean - x_hat[c] * slope);
