@@ -467,6 +467,13 @@ def test_normalisation_keeps_the_digits_of_a_mean_far_from_0(name: str, rounding
     np.testing.assert_allclose(x_hat, exact, rtol=0, atol=roundings * np.spacing(np.float32(10_000)))
 
 
+def test_a_gradient_of_another_dtype_keeps_it_in_batch_normalisation() -> None:
+    """A copy in the order of the other array would cast it to the other dtype."""
+    dy, x_hat, ones = np.ones((6, 5)), np.ones((6, 5), "float32"), np.ones(5, "float32")
+    dx = functions.batch_normalization_backward(dy, x_hat, ones, ones, ones.copy(), ones.copy())
+    assert dx.dtype == "float64"
+
+
 @DTYPES
 def test_threads_change_no_bit_of_a_loss(dtype: str) -> None:
     rng, results = np.random.default_rng(0), []
