@@ -2,8 +2,9 @@
 
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
    not what its loop is written for: aligned, without gaps (but what a product reads), float32 or float64 (`gather`: or
-   int64) throughout, of shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is free while a loop
-   runs. Threads share a long one; every element is computed as by one thread, so that their number changes no bit. */
+   int64) throughout, of shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is
+   free while a loop runs. Threads share a long one; every element is computed as by one thread, so that their number
+   changes no bit. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
