@@ -6,7 +6,7 @@ enum { NAME(PIECE) = 512 / sizeof(REAL) };
 
 /* Whether a piece of a gradient is zero, as that of a word is that no row of a batch has: an update that leaves such values
    as they are need not read them. -0 counts as a number, since it changes a -0. */
-static inline int NAME(is_zero)(const REAL *g)
+PART int NAME(is_zero)(const REAL *g)
 {
     uint64_t words[NAME(PIECE) * sizeof(REAL) / sizeof(uint64_t)], any = 0;
     if (g[0] != 0) /* as in most gradients */
@@ -19,7 +19,7 @@ static inline int NAME(is_zero)(const REAL *g)
 
 /* Fetch the values that come four pieces later. The products of the forward pass have read them on all processors, and to
    take them back one line after the other took a step of 784-256-128-10 (SGD) 4 percent of its time. */
-static inline void NAME(fetch_later)(const REAL *p)
+PART void NAME(fetch_later)(const REAL *p)
 {
     for (int line = 0; line < 8; line++)
         PREFETCH_TO_WRITE(p + 4 * NAME(PIECE) + line * NAME(PIECE) / 8);
@@ -146,7 +146,7 @@ VECTORS void NAME(leaky_relu_backward)(Py_ssize_t n, void *const *arrays, const 
         dx[i] = y[i] > 0 ? dy[i] : alpha * dy[i];
 }
 
-static inline REAL NAME(exp)(REAL x)
+PART REAL NAME(exp)(REAL x)
 {
     REAL power;
     const REAL rest = NAME(exp_parts)(x, &power);
@@ -154,7 +154,7 @@ static inline REAL NAME(exp)(REAL x)
 }
 
 /* x <- e^x, for x of at most 0 */
-static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
+PART void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
 {
     for (Py_ssize_t lane = 0; lane < lanes; lane++) /* apart from the next loop, or the compiler doubles all of it */
         x[lane] = x[lane] < NAME(LEAST) ? NAME(LEAST) : x[lane];
@@ -165,7 +165,7 @@ static inline void NAME(exp_lanes)(REAL *x, Py_ssize_t lanes)
 enum { NAME(LANES) = 64 }; /* elements that stay in the first cache */
 
 /* x <- 1 / (1 + e^-x), for negative x as e^x / (1 + e^x); at most LANES of them */
-static inline void NAME(sigmoid_lanes)(REAL *x, Py_ssize_t lanes)
+PART void NAME(sigmoid_lanes)(REAL *x, Py_ssize_t lanes)
 {
     REAL e[NAME(LANES)];
     for (Py_ssize_t lane = 0; lane < lanes; lane++)
@@ -176,7 +176,7 @@ static inline void NAME(sigmoid_lanes)(REAL *x, Py_ssize_t lanes)
 }
 
 /* x <- tanh x, by e = e^(-2 |x|) - 1 as -e / (2 + e), which is exact near 0, too */
-static inline void NAME(tanh_lanes)(REAL *x, Py_ssize_t lanes)
+PART void NAME(tanh_lanes)(REAL *x, Py_ssize_t lanes)
 {
     REAL e[NAME(LANES)];
     for (Py_ssize_t lane = 0; lane < lanes; lane++)
@@ -208,12 +208,12 @@ VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numb
 }
 
 /* functions/activations.py says why x is cut at these ends. NaN stays as it is. */
-static inline REAL NAME(from)(REAL x, REAL least)
+PART REAL NAME(from)(REAL x, REAL least)
 {
     return x < least ? least : x;
 }
 
-static inline REAL NAME(within)(REAL x, REAL end)
+PART REAL NAME(within)(REAL x, REAL end)
 {
     return x < -end ? -end : x > end ? end : x;
 }
@@ -221,7 +221,7 @@ static inline REAL NAME(within)(REAL x, REAL end)
 enum { NAME(GELU_END) = 20, NAME(SILU_END) = 20000 };
 
 /* u <- the tanh of GELU, at most LANES of them */
-static inline void NAME(gelu_lanes)(const REAL *x, REAL *u, Py_ssize_t lanes)
+PART void NAME(gelu_lanes)(const REAL *x, REAL *u, Py_ssize_t lanes)
 {
     for (Py_ssize_t lane = 0; lane < lanes; lane++) {
         const REAL w = NAME(within)(x[lane], NAME(GELU_END));
@@ -321,7 +321,7 @@ VECTORS void NAME(uniform)(Py_ssize_t n, void *out, const double *numbers)
 }
 
 /* Of the pixel (i, j) of an image, or what is seen outside of it. i, j: whole numbers, of any size, or NaN */
-static inline REAL NAME(seen)(const Resampling *job, const REAL *image, REAL i, REAL j)
+PART REAL NAME(seen)(const Resampling *job, const REAL *image, REAL i, REAL j)
 {
     return i >= 0 && i < job->h && j >= 0 && j < job->w ? image[((Py_ssize_t)i * job->w + (Py_ssize_t)j) * job->c]
                                                         : (REAL)job->fill;
@@ -512,11 +512,14 @@ VECTORS void NAME(sum_by_id)(Py_ssize_t n, Py_ssize_t columns, const REAL *dy, c
     }
 }
 
-enum { NAME(SUMS) = 64 / sizeof(REAL) }; /* sums side by side, so that their order does not depend on the vectors */
+/* Sums side by side, so that their order does not depend on the vectors. They are added up in double precision, after so
+   many elements: a mean far from 0 would lose the digits that the differences from it need. */
+enum { NAME(SUMS) = 64 / sizeof(REAL), NAME(TOGETHER) = 1024 };
 
-static inline REAL NAME(sum)(Py_ssize_t n, const REAL *x)
+PART double NAME(short_sum)(Py_ssize_t n, const REAL *x)
 {
-    REAL sums[NAME(SUMS)] = {0}, sum = 0;
+    REAL sums[NAME(SUMS)] = {0};
+    double sum = 0;
     Py_ssize_t i = 0;
     for (; i + NAME(SUMS) <= n; i += NAME(SUMS))
         for (int lane = 0; lane < NAME(SUMS); lane++)
@@ -528,10 +531,18 @@ static inline REAL NAME(sum)(Py_ssize_t n, const REAL *x)
     return sum;
 }
 
-/* The sum of x y */
-static inline REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+PART double NAME(sum)(Py_ssize_t n, const REAL *x)
 {
-    REAL sums[NAME(SUMS)] = {0}, sum = 0;
+    double sum = 0;
+    for (Py_ssize_t i = 0; i < n; i += NAME(TOGETHER))
+        sum += NAME(short_sum)(n - i < NAME(TOGETHER) ? n - i : NAME(TOGETHER), x + i);
+    return sum;
+}
+
+PART double NAME(short_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+{
+    REAL sums[NAME(SUMS)] = {0};
+    double sum = 0;
     Py_ssize_t i = 0;
     for (; i + NAME(SUMS) <= n; i += NAME(SUMS))
         for (int lane = 0; lane < NAME(SUMS); lane++)
@@ -543,7 +554,16 @@ static inline REAL NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
     return sum;
 }
 
-static inline REAL NAME(largest)(Py_ssize_t n, const REAL *x)
+/* The sum of x y */
+PART double NAME(dot)(Py_ssize_t n, const REAL *x, const REAL *y)
+{
+    double sum = 0;
+    for (Py_ssize_t i = 0; i < n; i += NAME(TOGETHER))
+        sum += NAME(short_dot)(n - i < NAME(TOGETHER) ? n - i : NAME(TOGETHER), x + i, y + i);
+    return sum;
+}
+
+PART REAL NAME(largest)(Py_ssize_t n, const REAL *x)
 {
     REAL most[NAME(SUMS)], largest = x[0];
     Py_ssize_t i = 0;
@@ -560,7 +580,7 @@ static inline REAL NAME(largest)(Py_ssize_t n, const REAL *x)
 }
 
 /* y <- softmax(x) of n rows; with labels t, their losses. Short rows go through the exponential together. */
-static inline void NAME(softmax_of)(
+PART void NAME(softmax_of)(
     Py_ssize_t n, Py_ssize_t classes, const REAL *x, REAL *y, const int64_t *t, double *losses)
 {
     const Py_ssize_t together = 1 + 1024 / classes;
@@ -577,7 +597,7 @@ static inline void NAME(softmax_of)(
         NAME(exp_lanes)(y + first * classes, rows * classes);
         for (Py_ssize_t i = 0; i < rows; i++) {
             REAL *to = y + (first + i) * classes;
-            const REAL sum = NAME(sum)(classes, to);
+            const REAL sum = (REAL)NAME(sum)(classes, to);
             for (Py_ssize_t c = 0; c < classes; c++)
                 to[c] /= sum;
             if (t)
@@ -599,7 +619,7 @@ VECTORS void NAME(softmax_backward)(Py_ssize_t n, Py_ssize_t columns, void *cons
     REAL *dx = arrays[2];
     (void)numbers;
     for (Py_ssize_t i = 0; i < n; i++, dy += columns, y += columns, dx += columns) {
-        const REAL sum = NAME(dot)(columns, dy, y);
+        const REAL sum = (REAL)NAME(dot)(columns, dy, y);
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = y[c] * (dy[c] - sum);
     }
@@ -607,13 +627,14 @@ VECTORS void NAME(softmax_backward)(Py_ssize_t n, Py_ssize_t columns, void *cons
 
 VECTORS void NAME(layer_normalization)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
-    const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0], count = (REAL)columns;
+    const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0];
     REAL *y = arrays[3], *x_hat = arrays[4], *scale = arrays[5];
+    const double count = (double)columns;
     for (Py_ssize_t i = 0; i < n; i++, x += columns, y += columns, x_hat += columns) {
-        const REAL mean = NAME(sum)(columns, x) / count;
+        const REAL mean = (REAL)(NAME(sum)(columns, x) / count);
         for (Py_ssize_t c = 0; c < columns; c++)
             x_hat[c] = x[c] - mean;
-        scale[i] = 1 / SQRT(NAME(dot)(columns, x_hat, x_hat) / count + eps);
+        scale[i] = 1 / SQRT((REAL)(NAME(dot)(columns, x_hat, x_hat) / count) + eps);
         for (Py_ssize_t c = 0; c < columns; c++) {
             x_hat[c] *= scale[i];
             y[c] = gamma[c] * x_hat[c] + beta[c];
@@ -624,13 +645,15 @@ VECTORS void NAME(layer_normalization)(Py_ssize_t n, Py_ssize_t columns, void *c
 VECTORS void NAME(layer_normalization_backward)(
     Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
-    const REAL *dy = arrays[0], *x_hat = arrays[1], *gamma = arrays[2], *scale = arrays[3], count = (REAL)columns;
+    const REAL *dy = arrays[0], *x_hat = arrays[1], *gamma = arrays[2], *scale = arrays[3];
     REAL *dx = arrays[4];
+    const double count = (double)columns;
     (void)numbers;
     for (Py_ssize_t i = 0; i < n; i++, dy += columns, x_hat += columns, dx += columns) {
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = gamma[c] * dy[c];
-        const REAL mean = NAME(sum)(columns, dx) / count, slope = NAME(dot)(columns, dx, x_hat) / count;
+        const REAL mean = (REAL)(NAME(sum)(columns, dx) / count);
+        const REAL slope = (REAL)(NAME(dot)(columns, dx, x_hat) / count);
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = scale[i] * (dx[c] - mean - x_hat[c] * slope);
     }
@@ -652,35 +675,16 @@ VECTORS void NAME(normalization_sums)(
         }
 }
 
-/* For long rows: sums of pieces, added up in double precision */
-static inline double NAME(long_dot)(Py_ssize_t n, const REAL *x, const REAL *y)
-{
-    enum { PIECE = 4096 };
-    double total = 0;
-    for (Py_ssize_t i = 0; i < n; i += PIECE)
-        total += NAME(dot)(n - i < PIECE ? n - i : PIECE, x + i, y + i);
-    return total;
-}
-
-static inline double NAME(long_sum)(Py_ssize_t n, const REAL *x)
-{
-    enum { PIECE = 4096 };
-    double total = 0;
-    for (Py_ssize_t i = 0; i < n; i += PIECE)
-        total += NAME(sum)(n - i < PIECE ? n - i : PIECE, x + i);
-    return total;
-}
-
 /* Batch normalisation of channels whose `columns` elements lie side by side */
 VECTORS void NAME(batch_normalization)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
     const REAL *x = arrays[0], *gamma = arrays[1], *beta = arrays[2], eps = (REAL)numbers[0];
     REAL *y = arrays[3], *x_hat = arrays[4], *scale = arrays[5], *mean = arrays[6], *var = arrays[7];
     for (Py_ssize_t i = 0; i < n; i++, x += columns, y += columns, x_hat += columns) {
-        mean[i] = (REAL)(NAME(long_sum)(columns, x) / (double)columns);
+        mean[i] = (REAL)(NAME(sum)(columns, x) / (double)columns);
         for (Py_ssize_t c = 0; c < columns; c++)
             x_hat[c] = x[c] - mean[i];
-        var[i] = (REAL)(NAME(long_dot)(columns, x_hat, x_hat) / (double)columns);
+        var[i] = (REAL)(NAME(dot)(columns, x_hat, x_hat) / (double)columns);
         scale[i] = 1 / SQRT(var[i] + eps);
         for (Py_ssize_t c = 0; c < columns; c++) {
             x_hat[c] *= scale[i];
@@ -696,8 +700,8 @@ VECTORS void NAME(batch_normalization_backward)(
     REAL *dx = arrays[4], *dgamma = arrays[5], *dbeta = arrays[6];
     (void)numbers;
     for (Py_ssize_t i = 0; i < n; i++, dy += columns, x_hat += columns, dx += columns) {
-        dgamma[i] = (REAL)NAME(long_dot)(columns, dy, x_hat);
-        dbeta[i] = (REAL)NAME(long_sum)(columns, dy);
+        dgamma[i] = (REAL)NAME(dot)(columns, dy, x_hat);
+        dbeta[i] = (REAL)NAME(sum)(columns, dy);
         const REAL factor = gamma[i] * scale[i], mean = dbeta[i] / count, slope = dgamma[i] / count;
         for (Py_ssize_t c = 0; c < columns; c++)
             dx[c] = factor * (dy[c] - mean - x_hat[c] * slope);
@@ -705,7 +709,7 @@ VECTORS void NAME(batch_normalization_backward)(
 }
 
 /* sums <- those of x - less, or of their products with y, over n rows that lie `line` elements apart */
-static inline void NAME(sums_of_columns)(
+PART void NAME(sums_of_columns)(
     Py_ssize_t n, Py_ssize_t line, Py_ssize_t lanes, const REAL *x, const REAL *less, const REAL *y, double *sums)
 {
     enum { PIECE = 256 };
@@ -794,7 +798,7 @@ VECTORS void NAME(softmax_cross_entropy)(Py_ssize_t n, Py_ssize_t columns, void 
 }
 
 /* dx <- (y - one_hot(t)) / `count` */
-static inline void NAME(to_gradient)(
+PART void NAME(to_gradient)(
     Py_ssize_t n, Py_ssize_t classes, const REAL *y, const int64_t *t, REAL *dx, REAL count)
 {
     for (Py_ssize_t i = 0; i < n; i++, y += classes, dx += classes) {
@@ -812,7 +816,7 @@ VECTORS void NAME(softmax_cross_entropy_backward)(
 }
 
 /* Is the largest element of a row, or its first NaN, at `label`? Of equal ones the first counts. */
-static inline int NAME(is_largest)(Py_ssize_t classes, const REAL *x, Py_ssize_t label)
+PART int NAME(is_largest)(Py_ssize_t classes, const REAL *x, Py_ssize_t label)
 {
     const REAL it = x[label];
     int others = 0;
@@ -1052,7 +1056,7 @@ SUMS void NAME(convolution_lines)(const void *given, Py_ssize_t first, Py_ssize_
 }
 
 /* By its address: Clang refuses a vector as an argument where the two functions have registers of other widths. */
-static inline REAL NAME(total)(const NAME(vector) *v)
+PART REAL NAME(total)(const NAME(vector) *v)
 {
     REAL sum = 0;
     for (size_t lane = 0; lane < VECTOR / sizeof(REAL); lane++)

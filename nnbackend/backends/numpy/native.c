@@ -2,8 +2,9 @@
 
    Every function takes arrays, then numbers, and answers NotImplemented, with nothing touched, where the arrays are
    not what its loop is written for: aligned, without gaps (but what a product reads), float32 or float64 (`gather`: or
-   int64) throughout, of shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is free while a loop
-   runs. Threads share a long one; every element is computed as by one thread, so that their number changes no bit. */
+   int64) throughout, of shapes that belong together, row numbers and labels int64 and in range. The interpreter lock is
+   free while a loop runs. Threads share a long one; every element is computed as by one thread, so that their number
+   changes no bit. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,6 +29,14 @@
 #define SUMS __attribute__((optimize("fp-contract=fast"))) static
 #else
 #define SUMS VECTORS
+#endif
+
+/* What the loops are made of: a function that GCC chose not to inline would have the narrowest registers. It does choose
+   so, where a file has become large. */
+#ifdef __GNUC__
+#define PART static inline __attribute__((always_inline))
+#else
+#define PART static inline
 #endif
 
 #ifdef __GNUC__
@@ -88,7 +97,7 @@ typedef struct {
    `power`. What is below half the least normal number becomes 0. */
 enum { LEAST_double = -709, LEAST_float = -88 };
 
-static inline double exp_parts_double(double x, double *power)
+PART double exp_parts_double(double x, double *power)
 {
     const double to_integer = 0x1.8p52; /* a sum with it has the integer in its lowest bits */
     const double sum = x * 0x1.71547652b82fep+0 + to_integer, n = sum - to_integer;
@@ -105,7 +114,7 @@ static inline double exp_parts_double(double x, double *power)
     return most + (r2 * p - rest);
 }
 
-static inline float exp_parts_float(float x, float *power)
+PART float exp_parts_float(float x, float *power)
 {
     const float to_integer = 0x1.8p23f, sum = x * 0x1.715476p+0f + to_integer, n = sum - to_integer;
     const float most = x - n * 0x1.62e4p-1f, rest = n * 0x1.7f7d1cp-20f, r = most - rest, r2 = r * r;
@@ -119,7 +128,7 @@ static inline float exp_parts_float(float x, float *power)
 
 /* For x from 1 to the largest number, and NaN: x = 2^n m with m from sqrt(1/2) to sqrt(2); with f = m - 1 and
    s = f / (2 + f), log m = 2 artanh s = f - s (f - R(s^2)). */
-static inline double log_double(double x)
+PART double log_double(double x)
 {
     uint64_t bits, rest;
     double n, m;
@@ -138,7 +147,7 @@ static inline double log_double(double x)
     return x <= DBL_MAX ? logarithm : x; /* NaN */
 }
 
-static inline float log_float(float x)
+PART float log_float(float x)
 {
     return (float)log_double(x);
 }
@@ -150,7 +159,7 @@ typedef struct {
     uint32_t w[4][LANES];
 } Words;
 
-static inline void philox(Words *words, Py_ssize_t first, const double *numbers)
+PART void philox(Words *words, Py_ssize_t first, const double *numbers)
 {
     const uint32_t clock = (uint32_t)numbers[0], stream = (uint32_t)numbers[1];
     uint32_t *c0 = words->w[0], *c1 = words->w[1], *c2 = words->w[2], *c3 = words->w[3];

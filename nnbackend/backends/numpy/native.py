@@ -323,7 +323,7 @@ def _(x: HostArray, gamma: HostArray, beta: HostArray, eps: float) -> Any:
 @loop(batch_normalization_backward)
 def _(dy: HostArray, x_hat: HostArray, gamma: HostArray, scale: HostArray, dgamma: HostArray, dbeta: HostArray) -> Any:
     dx = np.empty_like(x_hat)
-    if dy.strides != x_hat.strides and dy.shape == x_hat.shape:
+    if dy.strides != x_hat.strides and dy.shape == x_hat.shape and dy.dtype == x_hat.dtype:
         in_order = np.empty_like(x_hat)
         in_order[...] = dy
         dy = in_order

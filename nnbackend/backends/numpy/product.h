@@ -146,7 +146,8 @@ TARGET static inline __attribute__((always_inline)) void NAME(turn)(
     *(NAME(four) *)(out + 3 * apart) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
 }
 
-/* A panel: out[p, i] <- x[i, p], for p < k and i < rows <= width. What it holds beyond `rows` is of no use. x has `line` elements from i to i + 1, `step` from p to p + 1. */
+/* A panel: out[p, i] <- x[i, p], for p < k and i < rows <= width. What it holds beyond `rows` is of no use. x has `line`
+   elements from i to i + 1, `step` from p to p + 1. */
 TARGET static inline __attribute__((always_inline)) void NAME(panel)(
     const REAL *x, Py_ssize_t line, Py_ssize_t step, Py_ssize_t rows, const Py_ssize_t width, Py_ssize_t k, REAL *out)
 {

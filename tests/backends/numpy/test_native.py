@@ -453,6 +453,27 @@ def test_batch_normalisation_of_channels_that_are_runs_of_memory(dtype: str, sha
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("count", [64, 20_000, 1_000_000])
+@pytest.mark.parametrize(("name", "roundings"), [("layer", 1), ("runs", 1), ("columns", 4)])
+def test_normalisation_keeps_the_digits_of_a_mean_far_from_0(name: str, roundings: int, count: int) -> None:
+    """However many elements it is the mean of."""
+    x = (np.random.default_rng(0).standard_normal((4, count)) + 10_000).astype("float32")
+    exact = (x - x.mean(axis=1, keepdims=True, dtype="float64")) / x.std(axis=1, keepdims=True, dtype="float64")
+    ones = np.ones(count if name == "layer" else 4, "float32")
+    if name == "layer":
+        x_hat = functions.layer_normalization(x, ones, ones, 0.0)[1]
+    else:
+        x_hat = functions.batch_normalization(x.T if name == "runs" else x.T.copy(), ones, ones, 0.0)[1].T
+    np.testing.assert_allclose(x_hat, exact, rtol=0, atol=roundings * np.spacing(np.float32(10_000)))
+
+
+def test_a_gradient_of_another_dtype_keeps_it_in_batch_normalisation() -> None:
+    """A copy in the order of the other array would cast it to the other dtype."""
+    dy, x_hat, ones = np.ones((6, 5)), np.ones((6, 5), "float32"), np.ones(5, "float32")
+    dx = functions.batch_normalization_backward(dy, x_hat, ones, ones, ones.copy(), ones.copy())
+    assert dx.dtype == "float64"
+
+
 @DTYPES
 def test_threads_change_no_bit_of_a_loss(dtype: str) -> None:
     rng, results = np.random.default_rng(0), []
