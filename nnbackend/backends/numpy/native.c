@@ -670,15 +670,19 @@ typedef struct {
 static void some_columns(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
     const Columns *job = given;
+    const Py_ssize_t unit = CACHE_LINE / job->itemsize, left = first * unit;
+    const Py_ssize_t right = stop * unit < job->line ? stop * unit : job->line;
     void *arrays[MOST_ARRAYS];
     for (int i = 0; i < MOST_ARRAYS; i++)
-        arrays[i] = job->arrays[i] ? (char *)job->arrays[i] + first * job->itemsize : NULL;
-    job->loop(job->n, job->line, stop - first, arrays, job->numbers);
+        arrays[i] = job->arrays[i] ? (char *)job->arrays[i] + left * job->itemsize : NULL;
+    job->loop(job->n, job->line, right - left, arrays, job->numbers);
 }
 
+/* In whole lines of the cache, which two threads would take from each other in every row. */
 static void share_columns(const Columns *job)
 {
-    share_out(some_columns, job, job->line, 1 + LEAST / (job->n * job->itemsize + 1));
+    const Py_ssize_t unit = CACHE_LINE / job->itemsize;
+    share_out(some_columns, job, (job->line + unit - 1) / unit, 1 + LEAST / (job->n * CACHE_LINE + 1));
 }
 
 /* y, (n, columns), and b, (columns,), of which one is written */
