@@ -354,13 +354,12 @@ VECTORS void NAME(resample)(const Resampling *job)
 }
 
 /* y <- y + b, for every row of y */
-VECTORS void NAME(add_bias)(
-    Py_ssize_t n, Py_ssize_t line, Py_ssize_t columns, void *const *arrays, const double *numbers)
+VECTORS void NAME(add_bias)(Py_ssize_t n, Py_ssize_t columns, void *const *arrays, const double *numbers)
 {
     REAL *y = arrays[0];
     const REAL *b = arrays[1];
     (void)numbers;
-    for (Py_ssize_t i = 0; i < n; i++, y += line)
+    for (Py_ssize_t i = 0; i < n; i++, y += columns)
         for (Py_ssize_t c = 0; c < columns; c++)
             y[c] += b[c];
 }

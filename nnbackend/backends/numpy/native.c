@@ -667,10 +667,14 @@ typedef struct {
     const double *numbers;
 } Columns;
 
+/* Bytes of each row that stay with one thread. Two threads would take the same lines of the cache, or those beside them
+   that a processor fetches unasked, from each other in every row. */
+enum { STRIP = 4 * CACHE_LINE };
+
 static void some_columns(const void *given, Py_ssize_t first, Py_ssize_t stop)
 {
     const Columns *job = given;
-    const Py_ssize_t unit = CACHE_LINE / job->itemsize, left = first * unit;
+    const Py_ssize_t unit = STRIP / job->itemsize, left = first * unit;
     const Py_ssize_t right = stop * unit < job->line ? stop * unit : job->line;
     void *arrays[MOST_ARRAYS];
     for (int i = 0; i < MOST_ARRAYS; i++)
@@ -678,43 +682,30 @@ static void some_columns(const void *given, Py_ssize_t first, Py_ssize_t stop)
     job->loop(job->n, job->line, right - left, arrays, job->numbers);
 }
 
-/* In whole lines of the cache, which two threads would take from each other in every row. */
 static void share_columns(const Columns *job)
 {
-    const Py_ssize_t unit = CACHE_LINE / job->itemsize;
-    share_out(some_columns, job, (job->line + unit - 1) / unit, 1 + LEAST / (job->n * CACHE_LINE + 1));
+    const Py_ssize_t unit = STRIP / job->itemsize;
+    share_out(some_columns, job, (job->line + unit - 1) / unit, 1 + LEAST / (job->n * STRIP + 1));
 }
 
-/* y, (n, columns), and b, (columns,), of which one is written */
-static PyObject *matrix_and_row(
-    PyObject *const *args, Py_ssize_t given, int writes, Columnwise *single, Columnwise *twice)
+/* dy: (n, columns), db: (columns,) */
+static PyObject *sum_rows(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Arguments a;
-    int suited = parse(&a, args, given, "rr", writes, 0, PyBUF_C_CONTIGUOUS);
+    (void)module;
+    int suited = parse(&a, args, given, "rr", 2, 0, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
     const Py_buffer *y = &a.views[0], *b = &a.views[1];
     suited = y->ndim == 2 && b->ndim == 1 && b->shape[0] == y->shape[1] && b->shape[0] > 1; /* NumPy sums one in pairs */
     if (suited) {
         const Columns job = {
-            is_float(&a) ? single : twice, {y->buf, b->buf}, y->shape[0], y->shape[1], y->itemsize, NULL};
+            is_float(&a) ? sum_rows_float : sum_rows_double, {y->buf, b->buf}, y->shape[0], y->shape[1], y->itemsize, NULL};
         BEGIN_LOOP
         share_columns(&job);
         END_LOOP
     }
     return finish(&a, suited);
-}
-
-static PyObject *add_bias(PyObject *module, PyObject *const *args, Py_ssize_t given)
-{
-    (void)module;
-    return matrix_and_row(args, given, 1, add_bias_float, add_bias_double);
-}
-
-static PyObject *sum_rows(PyObject *module, PyObject *const *args, Py_ssize_t given)
-{
-    (void)module;
-    return matrix_and_row(args, given, 2, sum_rows_float, sum_rows_double);
 }
 
 /* dy: (n, columns), ids: (n,), dW: (vocabulary, columns) */
@@ -1030,6 +1021,7 @@ static PyObject *rowwise(
         return rowwise(args, given, kinds, forms, writes, numbers, name##_float, name##_double);          \
     }
 
+ROWWISE(add_bias, "rr", "xc", 1, 0)
 ROWWISE(softmax, "rr", "xx", 2, 0)
 ROWWISE(softmax_backward, "rrr", "xxx", 4, 0)
 ROWWISE(layer_normalization, "rrrrrr", "xccxx1", 8 | 16 | 32, 1)
