@@ -212,10 +212,10 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
     expected = [layer.input_shape for layer in layers]
     shape: RowShape | None = None
     for place, (layer, own) in enumerate(zip(layers, expected, strict=True)):
-        following: Sequence[Layer] = [layer]
+        last_alone = False  # an affine layer says the last axis alone; there may be more before it, as may show later
         if shape is None or (own is not None and len(own) > len(shape) and own[-1] == shape[-1]):
-            # an affine layer says the last axis alone, and there may be more before it, as what follows may show
-            shape, following = own, layers[place:]
+            shape, last_alone = own, own is not None and len(own) == 1
+        following = layers[place:] if last_alone else [layer]
         unknown = shape is None or None in shape or _steps(following, shape)  # type: ignore[arg-type]
         shape = None if unknown else layer.output_shape(shape) or None  # type: ignore[arg-type]
     first = None

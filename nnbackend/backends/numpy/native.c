@@ -15,15 +15,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Each loop in the widest registers of the processor that it meets: glibc chooses when the module is loaded. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__)
+/* Each loop in the widest registers of the processor that it meets: glibc chooses when the module is loaded. Under a
+   sanitizer it has one form, as three take minutes to compile. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+#define CLONES 1
+#else
+#define CLONES 0
+#endif
+
+#if CLONES
 #define VECTORS __attribute__((target_clones("avx512f", "avx2", "default"))) static
 #else
 #define VECTORS static
 #endif
 
 /* The same for products that are summed, where a multiply-add may round once. */
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 12
+#if CLONES && !defined(__clang__) && __GNUC__ >= 12
 #define SUMS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("fp-contract=fast"))) static
 #elif defined(__GNUC__) && !defined(__clang__)
 #define SUMS __attribute__((optimize("fp-contract=fast"))) static
