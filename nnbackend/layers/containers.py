@@ -216,7 +216,7 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
         if shape is None or (own is not None and len(own) > len(shape) and own[-1] == shape[-1]):
             shape, last_alone = own, own is not None and len(own) == 1
         following = layers[place:] if last_alone else [layer]
-        unknown = shape is None or None in shape or _steps(following, shape)  # type: ignore[arg-type]
+        unknown = shape is None or None in shape or _takes_steps(following, shape)  # type: ignore[arg-type]
         shape = None if unknown else layer.output_shape(shape) or None  # type: ignore[arg-type]
     first = None
     for layer, own in zip(reversed(layers), reversed(expected), strict=True):
@@ -226,6 +226,21 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
     if first is not None and None not in first:
         return (*_steps(layers, first), *first)  # type: ignore[arg-type]
     return first
+
+
+def _takes_steps(layers: Sequence[Layer], shape: Shape) -> bool:
+    """Say whether the layers take no rows of `shape`, but rows that have an axis of steps before it.
+
+    The first layer that does not take the row decides: a file may hold very many layers.
+    """
+    row, sequence = shape, (1, *shape)
+    for place, layer in enumerate(layers if len(shape) == 1 else ()):
+        if not _fit([layer], row):
+            return (bool(sequence) and _fit([layer], sequence)) or bool(_steps(layers[: place + 1], shape))
+        row = layer.output_shape(row)
+        if sequence:
+            sequence = layer.output_shape(sequence) if _fit([layer], sequence) else ()
+    return False
 
 
 def _steps(layers: Sequence[Layer], shape: Shape) -> RowShape:
