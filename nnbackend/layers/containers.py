@@ -233,13 +233,12 @@ def _takes_steps(layers: Sequence[Layer], shape: Shape) -> bool:
 
     The first layer that does not take the row decides: a file may hold very many layers.
     """
-    row, sequence = shape, (1, *shape)
+    row: Shape | None = shape
+    sequence: Shape | None = (1, *shape)
     for place, layer in enumerate(layers if len(shape) == 1 else ()):
-        if not _fit([layer], row):
-            return (bool(sequence) and _fit([layer], sequence)) or bool(_steps(layers[: place + 1], shape))
-        row = layer.output_shape(row)
-        if sequence:
-            sequence = layer.output_shape(sequence) if _fit([layer], sequence) else ()
+        row, sequence = _behind([layer], row), _behind([layer], sequence)
+        if row is None:
+            return sequence is not None or bool(_steps(layers[: place + 1], shape))
     return False
 
 
@@ -268,12 +267,17 @@ def _widths(layer: Layer) -> Iterator[int]:
 
 
 def _fit(layers: Sequence[Layer], shape: Shape) -> bool:
+    return _behind(layers, shape) is not None
+
+
+def _behind(layers: Sequence[Layer], shape: Shape | None) -> Shape | None:
+    """Return the shape that the layers make of rows of `shape`, or None if they do not take such rows."""
     try:
-        for layer in layers:
-            shape = layer.output_shape(shape)
+        for layer in layers if shape is not None else ():
+            shape = layer.output_shape(shape)  # type: ignore[arg-type]
     except ValueError:
-        return False
-    return True
+        return None
+    return shape
 
 
 def _beside(shape: RowShape, other: RowShape) -> RowShape:
