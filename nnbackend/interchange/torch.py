@@ -542,20 +542,13 @@ def _read(path: Path) -> Any:
 def _check_settings(module: Any, net: Network) -> None:
     """Compare what a state dict does not hold."""
     torch = sys.modules["torch"]
-    normalizations: list[Any] = [layer for layer in net.every_layer().values() if hasattr(layer, "eps")]
-    kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm)
-    theirs = [m for m in module.modules() if isinstance(m, kinds)]
-    for layer, other in zip(normalizations, theirs, strict=False):
-        if not math.isclose(layer.eps, other.eps):
-            raise ValueError(f"{layer}: eps is {layer.eps}, but {other.eps} in PyTorch: make it with eps={other.eps}")
-    attentions = [layer for layer in net.every_layer().values() if isinstance(layer, MultiHeadAttention)]
-    of_torch = [m for m in module.modules() if isinstance(m, torch.nn.MultiheadAttention)]
-    for layer, other in zip(attentions, of_torch, strict=False):
-        if layer.heads != other.num_heads:
-            raise ValueError(
-                f"{layer}: heads is {layer.heads}, but {other.num_heads} in PyTorch: make it with "
-                f"heads={other.num_heads}"
-            )
+    normalizations = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm)
+    for ours, theirs, kinds in (("eps", "eps", normalizations), ("heads", "num_heads", torch.nn.MultiheadAttention)):
+        layers = [layer for layer in net.every_layer().values() if hasattr(layer, ours)]
+        for layer, other in zip(layers, (m for m in module.modules() if isinstance(m, kinds)), strict=False):
+            here, there = getattr(layer, ours), getattr(other, theirs)
+            if not math.isclose(here, there):
+                raise ValueError(f"{layer}: {ours} is {here}, but {there} in PyTorch: make it with {ours}={there}")
     for other in module.modules():
         if isinstance(other, torch.nn.RNN) and other.nonlinearity != "tanh":
             raise ValueError(f"PyTorch's RNN has the nonlinearity {other.nonlinearity!r}, but RNN has tanh alone")
