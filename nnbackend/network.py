@@ -290,16 +290,19 @@ class Network:
     def processors(self, shape: Shape) -> AbstractContextManager[object]:
         """Give the processors, within a `with` block, to what does most of the work for batches of `shape`.
 
-        `fit`, `predict` and `evaluate` do it; a training loop of your own should, too. It matters where matrix products
-        are NumPy's own, and changes nothing where they are loops in C. The convolutions of a network then share the
-        processors, if they are most of its work and there is enough of it, and the matrix products of the whole process
-        have one thread each. Otherwise the products share the processors, as always. Results stay the same, but for the
-        rounding of NumPy's products, which depends on their threads.
+        `fit` does it; a training loop of your own should, too. NumPy's own matrix products have one thread each then,
+        in the whole process: always if ours are loops in C, or else if convolutions are most of the work of this
+        network, there is enough of it, and they share the processors. `predict` and `evaluate` do it in the second
+        case. Otherwise nothing changes. Results stay the same, but for the rounding of NumPy's products, which depends
+        on their threads.
         """
+        if self.backend.products_in_loops:
+            return self.backend.for_loops()
         return self._processors(shape, WORTH_THREADS)
 
     def _processors(self, shape: Shape, least: int) -> AbstractContextManager[object]:
-        if shape[0] < IN_THREADS or not any(layer.in_loops for layer in self._every):
+        in_turn = not self.backend.products_in_loops  # products of the library and loops of ours, in the same pass
+        if not in_turn or shape[0] < IN_THREADS or not any(layer.in_loops for layer in self._every):
             return nullcontext()
         known = self._work
         if known is None or known[0] != shape[1:]:

@@ -124,6 +124,16 @@ def test_no_code_outside_the_rooms_knows_an_array_library(file: str) -> None:
             assert not names & FAMILIES, f"{file}:{node.lineno}"
 
 
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("functions/")])
+def test_functions_leave_products_of_matrices_to_the_backend(file: str) -> None:
+    """They call `product`, which the loops in C know. A library of products beside them keeps a processor busy."""
+    if file != "functions/affine.py":
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        found = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.MatMult)]
+        inner_products = {"functions/optimizers.py": 1}  # the squared norm of a gradient
+        assert len(found) == inner_products.get(file, 0), f"{file}: lines {found}"
+
+
 @pytest.mark.parametrize("file", sorted(KERNELS))
 def test_kernels_know_functions_alone(file: str) -> None:
     room = "nnbackend." + file.rpartition("/")[0].replace("/", ".")

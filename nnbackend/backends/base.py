@@ -98,6 +98,11 @@ class Backend:
         """Return an array that is already here without what the library attaches to it beside its values."""
         return x  # type: ignore[no-any-return]
 
+    @property
+    def products_in_loops(self) -> bool:
+        """Say whether matrix products are loops of ours, too, which the threads of the library's products disturb."""
+        return False
+
     def for_loops(self) -> AbstractContextManager[object]:
         """Give the processors to loops within a `with` block, not to matrix products, if the library's share them."""
         return _NOTHING

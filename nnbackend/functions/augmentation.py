@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from nnbackend.functions.affine import product
 from nnbackend.functions.array import Array, array_namespace, device, pieces
 from nnbackend.functions.dispatch import floating
 
@@ -52,7 +53,7 @@ def resample_backward(dy: Array, rows: Array, columns: Array, size: tuple[int, i
         vertical = _hats(rows[some, ...], images, points, height)
         horizontal = _hats(columns[some, ...], images, points, width)
         gradients = horizontal[..., None] * xp.reshape(dy[some, ...], (images, points, 1, c))
-        products = xp.matrix_transpose(vertical) @ xp.reshape(gradients, (images, points, width * c))
+        products = product(xp.matrix_transpose(vertical), xp.reshape(gradients, (images, points, width * c)))
         found.append(xp.reshape(products, (images, height, width, c)))
     return xp.concat(found, axis=0)
 
@@ -103,8 +104,8 @@ def elastic_positions(draws: Array, size: tuple[int, int], distance: float, spac
     xp, (height, width), (below, _, n, beside) = array_namespace(draws), size, draws.shape
     moves = (2.0 * math.sqrt(3.0) * distance) * (draws - 0.5)  # of the standard deviation `distance`
     splines = _splines(draws, height, below, spacing), _splines(draws, width, beside, spacing)
-    moves = xp.reshape(moves, (below * 2 * n, beside)) @ splines[1].T
-    moves = xp.reshape(splines[0] @ xp.reshape(moves, (below, 2 * n * width)), (height, 2, n, width))
+    moves = product(xp.reshape(moves, (below * 2 * n, beside)), splines[1].T)
+    moves = xp.reshape(product(splines[0], xp.reshape(moves, (below, 2 * n * width))), (height, 2, n, width))
     i = xp.reshape(xp.arange(height, dtype=draws.dtype, device=device(draws)), (-1, 1, 1))
     j = xp.arange(width, dtype=draws.dtype, device=device(draws))
     rows, columns = i + moves[:, 0, ...], j + moves[:, 1, ...]

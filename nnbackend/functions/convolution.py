@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
+from nnbackend.functions.affine import product
 from nnbackend.functions.array import Array, MaybeArray, array_namespace, device
 from nnbackend.functions.dispatch import floating
 
@@ -81,7 +82,7 @@ def convolution(x: Array, W: Array, b: Array, stride: Size = 1, padding: Size = 
     x = pad(x, padding)
     y = xp.zeros((rows, o), dtype=x.dtype, device=device(x)) + b
     for i, j, index in windows(count, (kh, kw), stride):
-        y = y + xp.reshape(x[index], (rows, c)) @ W[i, j, ...]
+        y = y + product(xp.reshape(x[index], (rows, c)), W[i, j, ...])
     return xp.reshape(y, (n, *count, o))
 
 
@@ -110,9 +111,9 @@ def convolution_backward(
     dy_rows = xp.reshape(dy, (rows, o))
     db[...] = xp.sum(dy_rows, axis=0)
     for i, j, index in windows(dy.shape[1:3], (kh, kw), stride):
-        dW[i, j, ...] = xp.reshape(x[index], (rows, c)).T @ dy_rows
+        dW[i, j, ...] = product(xp.reshape(x[index], (rows, c)).T, dy_rows)
         if dx is not None:
-            dx[index] += xp.reshape(dy_rows @ W[i, j, ...].T, (*dy.shape[:3], c))
+            dx[index] += xp.reshape(product(dy_rows, W[i, j, ...].T), (*dy.shape[:3], c))
     return None if dx is None else dx[unpadded(h, w, padding)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from nnbackend.functions.affine import product
 from nnbackend.functions.array import Array, array_namespace, device, pieces
 from nnbackend.functions.dispatch import floating
 
@@ -37,4 +38,4 @@ def embedding_backward(dy: Array, ids: Array, dW: Array) -> None:
     rows = xp.reshape(dy, (flat.shape[0], dW.shape[1]))
     for piece in pieces(dW.shape[0], max(1, PIECE // max(1, flat.shape[0]))):
         numbers = xp.arange(piece.start, piece.stop, dtype=flat.dtype, device=device(flat))
-        dW[piece, ...] = xp.astype(numbers[:, None] == flat[None, :], dy.dtype) @ rows
+        dW[piece, ...] = product(xp.astype(numbers[:, None] == flat[None, :], dy.dtype), rows)

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,18 +48,22 @@ class NumpyBackend(Backend):
         return type(x) is np.ndarray and x.dtype.kind in "biuf" and x.dtype.isnative
 
     def arithmetic(self) -> dict[str, Any]:
-        loops = sys.modules.get(f"{__name__}.native")
         return {
             **super().arithmetic(),
-            "loops in C": loops is not None,
-            "products in C": bool(loops and loops.PRODUCTS),
+            "loops in C": _loops() is not None,
+            "products in C": self.products_in_loops,
         }
 
+    @property
+    def products_in_loops(self) -> bool:
+        loops = _loops()
+        return bool(loops and loops.PRODUCTS)
+
     def for_loops(self) -> AbstractContextManager[object]:
-        loops = sys.modules.get(f"{__name__}.native")  # `_native` may be there, but stale
-        if loops is None or loops.PRODUCTS:  # without loops, or with products among them, nothing has to give way
+        loops = _loops()
+        if loops is None:
             return super().for_loops()
-        return for_loops(loops._native.use_threads)
+        return for_loops(_keep if loops.PRODUCTS else loops._native.use_threads)
 
     @property
     def threads(self) -> int:
@@ -66,6 +71,15 @@ class NumpyBackend(Backend):
 
     def put(self, host: np.ndarray[Any, Any]) -> Array:
         return host
+
+
+def _loops() -> ModuleType | None:
+    """Return the loops in C, or None without them. `_native` may be there, but stale."""
+    return sys.modules.get(f"{__name__}.native")
+
+
+def _keep(threads: int) -> None:
+    """Leave the loops the threads that they have had since the import."""
 
 
 BACKEND = NumpyBackend

@@ -169,6 +169,21 @@ def test_a_network_of_affine_layers_leaves_the_threads_alone() -> None:
         assert of_products() == 3
 
 
+def test_products_elsewhere_get_one_thread_in_a_fit_whose_products_are_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer or a callback of one's own may multiply with NumPy, whose threads then take the processors from ours."""
+    if not native.PRODUCTS:
+        pytest.skip("products are loops on Linux alone, with fused multiply-add")
+    monkeypatch.setattr(registrations, "PRODUCTS", True)
+    used: list[int] = []
+    monkeypatch.setattr(native, "use_threads", used.append)
+    net, x, t = nn.TwoLayerNet(6, 5, 3), np.ones((8, 6), "float32"), np.zeros(8, "int64")
+    seen: list[int] = []
+    nn.Trainer(net, nn.SGD(), batch_size=4).fit(x, t, epochs=2, callbacks=[lambda _: seen.append(of_products())])
+    with net.processors((4, 6)):
+        seen.append(of_products())
+    assert (seen, of_products(), used) == ([1, 1, 1], 3, [])
+
+
 def test_one_pass_takes_threads_only_if_that_is_shorter_than_to_start_them(monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.convolutional_network(backend="numpy", seed=0)
     begun: list[int] = []
