@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from nnbackend.initializers import Initializer
 from nnbackend.layers.base import Layer, RowShape, Shape, numbered
 
 JOINS = ("add", "concatenate")
+LENGTHS = (1, 2, 7, 64, 1000, 2**20)  # at which open axes are tried: some layers take short rows alone, some long ones
 
 
 class Stacks(Layer):
@@ -84,6 +86,13 @@ class Stacks(Layer):
                 raise ValueError(f"{self}: its branches take rows of shape {found} and of {shape}")
             found = tuple(b if a is None else a for a, b in pairs)
         return found
+
+    def check_open(self, shapes: Sequence[Shape]) -> None:
+        """Raise ValueError if what the stacks make of rows cannot be joined, for none of the shapes of a row."""
+        found = [_all_behind(stack, shapes) for stack in self.stacks()]
+        common = [_common(behind) for behind in found if len(behind) > 1]
+        if self.join == "add" and any(_differ(a[-1], b[-1]) for a, b in itertools.combinations(common, 2)):
+            raise ValueError(f"{self}: {self._refusal(common)}")  # type: ignore[arg-type]
 
     @property
     def keeps_shape(self) -> bool:  # type: ignore[override]
@@ -223,9 +232,47 @@ def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:
         if own is not None and first is not None:
             own = _beside(own, first)
         first = own or layer.shape_before(first)
-    if first is not None and None not in first:
-        return (*_steps(layers, first), *first)  # type: ignore[arg-type]
-    return first
+    if first is None:
+        return None
+    if None in first:
+        _check_open(layers, expected, [tuple(known or length for known in first) for length in LENGTHS])
+        return first
+    return (*_steps(layers, first), *first)  # type: ignore[arg-type]
+
+
+def _check_open(layers: Sequence[Layer], expected: Sequence[RowShape | None], shapes: Sequence[Shape]) -> None:
+    """Raise ValueError if two layers fit at no length of the open axes. They have a length of their own in each shape.
+
+    Only what does not depend on those lengths is compared: the number of axes, and the last of them.
+    expected: the `input_shape` of each layer.
+    """
+    for layer, own in zip(layers, expected, strict=True):
+        behind = _all_behind([layer], shapes)
+        if not behind:
+            given, own = _common(shapes), own or (vars(layer).get("features"),)
+            if 1 < len(own) != len(given) or _differ(own[-1], given[-1] if given else 0):
+                with suppress(TypeError):  # what it says itself, if it looks at no open axis first
+                    layer.output_shape(given)  # type: ignore[arg-type]
+                raise ValueError(f"{layer} takes rows of shape {own}, but what comes before gives {given}")
+            if isinstance(layer, Stacks):
+                layer.check_open(shapes)
+        if len(behind) < 2:
+            return
+        shapes = behind
+
+
+def _all_behind(layers: Sequence[Layer], shapes: Sequence[Shape]) -> list[Shape]:
+    """Return what the layers make of rows of those of the shapes that they take."""
+    return [behind for shape in shapes if (behind := _behind(layers, shape)) is not None]
+
+
+def _common(shapes: Sequence[Shape]) -> RowShape:
+    """Return the lengths that all of the shapes have, and None for the others. They have as many axes."""
+    return tuple(lengths[0] if len(set(lengths)) == 1 else None for lengths in zip(*shapes, strict=True))
+
+
+def _differ(one: int | None, other: int | None) -> bool:
+    return None not in (one, other) and one != other
 
 
 def _takes_steps(layers: Sequence[Layer], shape: Shape) -> bool:

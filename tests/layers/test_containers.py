@@ -469,3 +469,59 @@ def test_steps_that_fit_no_layer_are_refused(width: int) -> None:
     layers = [nn.Affine(3, 4), nn.ReLU(), *([nn.Flatten()] if width == 30 else []), nn.Affine(width, 2)]
     with pytest.raises(ValueError, match=rf"takes rows of shape \({width},\), but what comes before gives \(4,\)"):
         nn.Network(layers)
+
+
+class Half(nn.Layer):
+    """Keeps every other step, of 4 at least: what it gives does not fit in any way that the settings tell."""
+
+    keeps_shape = False
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if shape[0] < 4:
+            raise ValueError("too few steps")
+        return (shape[0] // 2, *shape[1:])
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: [nn.LSTM(4, 5), nn.Affine(6, 3)],
+     "Affine1 takes rows of shape (6,), but what comes before gives (None, 5)"),
+    (lambda: [nn.Affine(3, 4), nn.GRU(4, 5), nn.ReLU(), nn.Affine(6, 3)], "Affine2 takes rows of shape (6,)"),
+    (lambda: [nn.Embedding(9, 4), nn.RNN(5, 5)],
+     "RNN1 takes rows of shape (T, 5), T at least 1, but what comes before gives (None, 4)"),
+    (lambda: [nn.Embedding(9, 4), nn.PositionalEncoding(4, 32), nn.MultiHeadAttention(4, 2), nn.Affine(5, 3)],
+     "Affine1 takes rows of shape (5,), but what comes before gives (None, 4)"),
+    (lambda: [nn.LSTM(4, 5), nn.LastStep(), nn.LSTM(5, 5)],
+     "LSTM2 takes rows of shape (T, 5), T at least 1, but what comes before gives (5,)"),
+    (lambda: [nn.LSTM(4, 5), nn.LayerNormalization(6)],
+     "LayerNormalization1 takes rows whose last axis is 6, but what comes before gives (None, 5)"),
+    (lambda: [nn.LSTM(4, 5), nn.Residual([nn.LSTM(5, 6)])],
+     "Residual1: its layers give (None, 6), but x is (None, 5): pass a projection"),
+    (lambda: [nn.Residual([nn.LSTM(5, 5), nn.Affine(6, 5)])], "Residual1.Affine1 takes rows of shape (6,)"),
+    (lambda: [nn.Embedding(9, 4), nn.Parallel([nn.LSTM(4, 5), nn.LSTM(4, 6)])],
+     "Parallel1: its branches must give equal shapes, got (None, 5), (None, 6)"),
+    (lambda: [nn.Embedding(9, 4), nn.Parallel([nn.LSTM(4, 5), nn.LSTM(4, 6)], "concatenate"), nn.Affine(12, 2)],
+     "Affine1 takes rows of shape (12,), but what comes before gives (None, 11)"),
+    (lambda: [nn.LSTM(4, 5), nn.Convolution(1, 2, 3)], "but what comes before gives (None, 5)"),
+    (lambda: [nn.Convolution(1, 8, 3), nn.ReLU(), nn.Convolution(4, 8, 3)],
+     "Convolution2 takes images of (h, w, 4), but what comes before gives (None, None, 8)"),
+    (lambda: [nn.Convolution(1, 8, 3), nn.MaxPooling(2), nn.BatchNormalization(9)],
+     "takes rows whose last axis is 9, but what comes before gives (None, None, 8)"),
+    (lambda: [nn.LSTM(4, 5), Half(), nn.Affine(6, 5)], "Affine1 takes rows of shape (6,)"),
+])  # fmt: skip
+def test_layers_that_fit_at_no_length_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        nn.Network(make())
+
+
+@pytest.mark.parametrize(("make", "shape"), [
+    (lambda: [nn.LSTM(4, 5), nn.Flatten(), nn.Affine(35, 3)], (7, 4)),
+    (lambda: [nn.Convolution(1, 8, 3), nn.MaxPooling(2), nn.Flatten(), nn.Affine(13 * 13 * 8, 3)], (28, 28, 1)),
+    (lambda: [nn.Convolution(1, 8, 1, stride=2), nn.Flatten(), nn.Affine(2 * 2 * 8, 3)], (3, 4, 1)),
+    (lambda: [nn.Embedding(9, 4), nn.PositionalEncoding(4, 1), nn.Flatten(), nn.Affine(4, 3)], (1,)),
+    (lambda: [nn.LSTM(4, 5), Half(), Half(), nn.Flatten(), nn.Affine(15, 3)], (13, 4)),
+    (lambda: [nn.Parallel([nn.LSTM(4, 5), [nn.LSTM(4, 6), nn.Flatten()]], "concatenate")], None),
+])  # fmt: skip
+def test_layers_that_fit_at_one_length_make_a_network(make: Any, shape: tuple[int, ...] | None) -> None:
+    net = nn.Network(make())
+    if shape is not None:
+        assert net._root.output_shape(shape) == (3,)
