@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 import nnbackend as nn
 from nnbackend.book2.dataset import sequence
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import INK, tidy
 
 BATCH_SIZE = 64
@@ -139,14 +140,14 @@ def draw(net: nn.Network, task: Task, rows: np.ndarray, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=6, help="passes over the rows (6)")
-    parser.add_argument("--rows", type=int, default=10_000, help="questions to train with, at most 45,000 (10,000)")
+    parser.add_argument("--epochs", type=positive, default=6, help="passes over the rows (6)")
+    parser.add_argument(
+        "--rows", type=positive, default=10_000, help="questions to train with, at most 45,000 (10,000)"
+    )
     parser.add_argument("--ask", nargs="+", default=THE_SAME_DATE, help="the questions of the picture (a date thrice)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
     questions = [question.strip() for question in options.ask]
-    if options.rows < 1:
-        parser.error(f"--rows: expected at least 1, got {options.rows}")
 
     task = Task.of(options.rows, without=questions)
     characters, _ = sequence.get_vocab()

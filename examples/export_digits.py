@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.images import preparation_of
 
 TEMPLATE = Path(__file__).parent / "pages" / "export_digits.html"
@@ -45,10 +46,12 @@ def run(path: Path, x: np.ndarray) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the training images (4)")
-    parser.add_argument("--rows", type=int, default=60_000, help="training images, at most (all)")
+    parser.add_argument("--epochs", type=positive, default=4, help="passes over the training images (4)")
+    parser.add_argument("--rows", type=positive, default=60_000, help="training images, at most (all)")
     parser.add_argument("--data", default="auto", help="auto, sample, full or a folder of four IDX files (auto)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for network and page (the current one)")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path(), help="folder for network and page (the current one)"
+    )
     options = parser.parse_args(argv)
 
     data = nn.datasets.mnist(options.data, flatten=False)

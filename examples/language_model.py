@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import nnbackend as nn
+from nnbackend.cli.parser import natural, output_file, output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 
 MODULES = (
@@ -142,18 +143,20 @@ def draw(history: nn.History, by_frequency: float, model: str, path: Path) -> No
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=MODELS, default="lstm", help="(lstm)")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the text (8)")
-    parser.add_argument("--rows", type=int, help=f"take only so many rows of {STEPS} characters")
+    parser.add_argument("--epochs", type=positive, default=8, help="passes over the text (8)")
+    parser.add_argument("--rows", type=positive, help=f"take only so many rows of {STEPS} characters")
     parser.add_argument("--prompt", default="return the ", help="the beginning of the text that is written")
-    parser.add_argument("--length", type=int, default=400, help="characters that are written (400)")
+    parser.add_argument("--length", type=natural, default=400, help="characters that are written (400)")
     parser.add_argument("--temperature", type=float, default=0.6, help="0 takes the likeliest character (0.6)")
     parser.add_argument("--seed", type=int, default=1, help="decides the text that is written (1)")
-    parser.add_argument("--save", type=Path, help="write the trained network to this file")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--save", type=output_file, help="write the trained network to this file")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
     prompt = options.prompt.lower()
     if not prompt or set(prompt) - set(CHARACTERS):
         parser.error(f"--prompt: expected one or more of the characters {CHARACTERS!r}, got {options.prompt!r}")
+    if not options.temperature >= 0:
+        parser.error(f"--temperature: expected a number of at least 0, got {options.temperature}")
 
     text = Text.of(docstrings(), options.rows)
     print(f"{text.x_train.size:,} characters to learn, {text.x_test.size:,} held out, {len(CHARACTERS)} different ones")

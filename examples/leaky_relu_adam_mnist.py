@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 
 PUBLISHED = 0.89  # after ten passes
@@ -59,9 +60,9 @@ def draw(history: nn.History, source: str, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the data (10)")
+    parser.add_argument("--epochs", type=positive, default=10, help="passes over the data (10)")
     parser.add_argument("--data", default="auto", help="auto, sample, full, or a folder of IDX files (auto)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     data = nn.datasets.mnist(options.data)

@@ -31,6 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 
 NOISE, LR = 1.2, 0.1
@@ -172,11 +173,11 @@ def in_words(seconds: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=15, help="steps of training (15)")
-    parser.add_argument("--side", type=int, default=16, help="height and width of the images (16)")
-    parser.add_argument("--hidden", type=int, default=64, help="hidden units (64)")
+    parser.add_argument("--steps", type=positive, default=15, help="steps of training (15)")
+    parser.add_argument("--side", type=positive, default=16, help="height and width of the images (16)")
+    parser.add_argument("--hidden", type=positive, default=64, help="hidden units (64)")
     parser.add_argument("--plain", action="store_true", help="time the slow way on all parameters, not on W2 alone")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     record, net, batch = train(options.steps, options.side, options.hidden)

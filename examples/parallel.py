@@ -25,6 +25,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import COLORS, tidy
 
 PROCESSES = (1, 2, 4)
@@ -79,10 +80,10 @@ def draw(found: Sequence[dict[str, Any]], processes: Sequence[int], path: Path) 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the images (10)")
-    parser.add_argument("--rows", type=int, default=8_000, help="images to train on (8000)")
-    parser.add_argument("--processes", type=int, nargs="+", default=PROCESSES, help="numbers to try (1 2 4)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--epochs", type=positive, default=10, help="passes over the images (10)")
+    parser.add_argument("--rows", type=positive, default=8_000, help="images to train on (8000)")
+    parser.add_argument("--processes", type=positive, nargs="+", default=PROCESSES, help="numbers to try (1 2 4)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     parser.add_argument("--program", action="store_true", help=argparse.SUPPRESS)  # this is one of the processes
     options = parser.parse_args(argv)
     if options.program:

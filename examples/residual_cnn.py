@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_file, output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 
 BATCH_SIZE = 100
@@ -74,6 +75,8 @@ def draw(histories: dict[str, nn.History], title: str, path: Path) -> None:
         epochs = range(1, len(history) + 1)
         axes.plot(epochs, history.loss, style, color=color, linewidth=1.8, markersize=4.5, label=label)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes, title, "epoch", "loss of the training images")
     axes.legend(fontsize=9, frameon=False, labelcolor=INK)
@@ -82,13 +85,13 @@ def draw(histories: dict[str, nn.History], title: str, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the training images (5)")
-    parser.add_argument("--blocks", type=int, default=5, help="blocks in each of the stages (5)")
-    parser.add_argument("--channels", type=int, nargs="+", default=[8, 16, 32], help="of the stages (8 16 32)")
-    parser.add_argument("--rows", type=int, help="train with so many images (all)")
+    parser.add_argument("--epochs", type=positive, default=5, help="passes over the training images (5)")
+    parser.add_argument("--blocks", type=positive, default=5, help="blocks in each of the stages (5)")
+    parser.add_argument("--channels", type=positive, nargs="+", default=[8, 16, 32], help="of the stages (8 16 32)")
+    parser.add_argument("--rows", type=positive, help="train with so many images (all)")
     parser.add_argument("--data", default="sample", help="auto, sample, full, or a folder of IDX files (sample)")
-    parser.add_argument("--onnx", type=Path, help="write the residual network to this file")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--onnx", type=output_file, help="write the residual network to this file")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     data = nn.datasets.mnist(options.data, flatten=False)

@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 from nnbackend.training.checkpoint_file import file_version
 
@@ -78,9 +79,9 @@ def draw(history: nn.History, places: Sequence[float], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the images (10)")
-    parser.add_argument("--rows", type=int, default=10_000, help="images to train on (10000)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--epochs", type=positive, default=10, help="passes over the images (10)")
+    parser.add_argument("--rows", type=positive, default=10_000, help="images to train on (10000)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     parser.add_argument("--program", type=Path, help=argparse.SUPPRESS)  # this process is one of those to be killed
     parser.add_argument("--backend", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)

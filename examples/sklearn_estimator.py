@@ -25,6 +25,7 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.estimator import NNClassifier
 from nnbackend.plotting import INK, tidy
 
@@ -90,12 +91,12 @@ def draw(found: GridSearchCV, x: np.ndarray, y: np.ndarray, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, help="passes over the data (what NNClassifier chooses)")
-    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (5)")
+    parser.add_argument("--epochs", type=positive, help="passes over the data (what NNClassifier chooses)")
+    parser.add_argument("--folds", type=positive, default=5, help="of the cross-validation (5)")
     parser.add_argument("--jobs", type=int, default=1, help="fits at a time (1)")
     parser.add_argument("--on", choices=["processes", "dask", "ray"], default="processes", help="who does the fits")
     parser.add_argument("--address", help="scheduler of the cluster, such as tcp://10.0.0.1:8786")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     x, y = load_digits(return_X_y=True)

@@ -23,6 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 
 STORIES = ((3, 100, (20, 100, 300)), (5, 50, (100, 300, 600)))  # classes, points of each, epochs to look at
@@ -69,8 +70,8 @@ def draw_regions(axes: Axes, probabilities: np.ndarray) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shorten", type=int, default=1, metavar="N", help="train 1/N of the epochs (1)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--shorten", type=positive, default=1, metavar="N", help="train 1/N of the epochs (1)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     figure = Figure(figsize=(15.4, 6.4), dpi=130, layout="constrained")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 
 BATCH_SIZE = 100
 
@@ -46,9 +47,11 @@ def print_epoch(trainer: nn.Trainer) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the training images (10)")
+    parser.add_argument("--epochs", type=positive, default=10, help="passes over the training images (10)")
     parser.add_argument("--data", default="auto", help="auto, sample, full or a folder of four IDX files (auto)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for picture and network (the current one)")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path(), help="folder for picture and network (the current one)"
+    )
     options = parser.parse_args(argv)
 
     data = nn.datasets.mnist(options.data)

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 
 CLASSES = 10
@@ -81,10 +82,10 @@ def draw(loss: float, probabilities: np.ndarray, exact: Gradients, differences: 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--input-size", type=int, default=784, help="inputs (784)")
-    parser.add_argument("--hidden-size", type=int, default=50, help="hidden units (50)")
-    parser.add_argument("--batch", type=int, default=100, help="rows (100)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--input-size", type=positive, default=784, help="inputs (784)")
+    parser.add_argument("--hidden-size", type=positive, default=50, help="hidden units (50)")
+    parser.add_argument("--batch", type=positive, default=100, help="rows (100)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     loss, probabilities, exact, differences = compare(options.input_size, options.hidden_size, options.batch)

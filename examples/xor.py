@@ -33,6 +33,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 import nnbackend as nn
+from nnbackend.cli.parser import output_folder, positive
 from nnbackend.plotting import COLORS, INK, tidy
 
 SHADES = LinearSegmentedColormap.from_list("answers", ["#9DC6E0", "#FFFFFF", "#F2BE9A"])
@@ -129,9 +130,9 @@ def _points(axes: Axes, places: np.ndarray, t: np.ndarray, labels: list[str]) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=60_000, help="steps of gradient descent (60000)")
+    parser.add_argument("--steps", type=positive, default=60_000, help="steps of gradient descent (60000)")
     parser.add_argument("--stall", action="store_true", help="two hidden layers, a tenth of the learning rate")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture (the current one)")
+    parser.add_argument("--out", type=output_folder, default=Path(), help="folder for the picture (the current one)")
     options = parser.parse_args(argv)
 
     net, history = train(options.steps, options.stall)

@@ -151,7 +151,7 @@ def tidy(axes: Any, title: str, x_label: str = "", y_label: str = "") -> None:
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     axes.set_xlabel(x_label, fontsize=10, color=INK)
     axes.set_ylabel(y_label, fontsize=10, color=INK)
-    axes.tick_params(labelsize=9, color="#B0B0B0", labelcolor=INK)
+    axes.tick_params(which="both", labelsize=9, color="#B0B0B0", labelcolor=INK)
     axes.grid(color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

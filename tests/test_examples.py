@@ -69,6 +69,37 @@ def test_runs_and_draws(name: str, backend: str, tmp_path: Path, capsys: pytest.
     assert len(np.unique((255 * pixels[::2, ::2]).astype(int).reshape(-1, 3), axis=0)) > 100
 
 
+WRONG = [
+    (["--out", "absent"], "argument --out: there is no folder absent"),
+    (["--out", "file"], "argument --out: there is no folder file"),
+    (["--epochs", "0"], "argument --epochs: expected an integer of at least 1, got '0'"),
+    (["--rows", "-5"], "argument --rows: expected an integer of at least 1, got '-5'"),
+    (["--save", "absent/net"], "argument --save: there is no folder absent"),
+    (["--onnx", "."], "argument --onnx: . is a folder, a file name is needed"),
+    (["--temperature", "nan"], "--temperature: expected a number of at least 0, got nan"),
+    (["--length", "-1"], "argument --length: expected an integer of at least 0, got '-1'"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), [
+    (path.stem, arguments, message) for path in sorted(EXAMPLES.glob("*.py")) for arguments, message in WRONG
+    if f'"{arguments[0]}"' in path.read_text(encoding="utf-8")
+])  # fmt: skip
+def test_wrong_arguments_end_it_before_it_begins(
+    name: str,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        example(name).main(arguments)
+    assert message in capsys.readouterr().err
+
+
 def test_the_environment_variable_is_all_it_takes(tmp_path: Path) -> None:
     environment = {**os.environ, "NNBACKEND": "array_api_strict:device1"}
     command = [sys.executable, "-W", "error", str(EXAMPLES / "xor.py"), "--steps", "3"]

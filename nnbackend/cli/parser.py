@@ -77,21 +77,52 @@ def _same(path: Path, other: str | os.PathLike[str]) -> bool:
         return False
 
 
+def output_folder(text: str) -> Path:
+    """Convert an argument to a folder in which files can be written."""
+    _refuse(_why_not(Path(text) / "file"))
+    return Path(text)
+
+
+def output_file(text: str) -> Path:
+    """Convert an argument to a file that can be written."""
+    _refuse(_why_not(Path(text)))
+    return Path(text)
+
+
+def _refuse(reason: str) -> None:
+    if reason:
+        raise argparse.ArgumentTypeError(reason)
+
+
 def check_output(argument: str, path: Path) -> None:
     """Raise UsageError if the file `path` cannot be written. The check comes before a long training, not after it."""
+    reason = _why_not(path)
+    try:
+        if not reason and argument == "--plot":
+            check_picture(path)
+        if not reason and argument in ("--report", "--output"):
+            check_libraries()
+    except (OSError, ValueError, ImportError) as error:
+        reason = _cannot_write(path, error)
+    if reason:
+        raise UsageError(f"argument {argument}: {reason}")
+
+
+def _why_not(path: Path) -> str:
+    """Say why the file `path` cannot be written; "" if it can."""
     try:
         if path.is_dir():
-            raise UsageError(f"argument {argument}: {path} is a folder, a file name is needed")
+            return f"{path} is a folder, a file name is needed"
         if not path.parent.is_dir():
-            raise UsageError(f"argument {argument}: there is no folder {path.parent}")
+            return f"there is no folder {path.parent}"
         with tempfile.TemporaryFile(dir=path.parent):
             pass
         if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(None, "it may not be overwritten")
-        if argument == "--plot":
-            check_picture(path)
-        if argument in ("--report", "--output"):
-            check_libraries()
-    except (OSError, ValueError, ImportError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UsageError(f"argument {argument}: cannot write {path}: {reason}") from error
+            return f"cannot write {path}: it may not be overwritten"
+    except (OSError, ValueError) as error:
+        return _cannot_write(path, error)
+    return ""
+
+
+def _cannot_write(path: Path, error: Exception) -> str:
+    return f"cannot write {path}: {(error.strerror if isinstance(error, OSError) else None) or error}"
