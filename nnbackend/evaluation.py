@@ -58,6 +58,10 @@ class Evaluation:
         """Return, for each class, the harmonic mean of precision and recall: (classes,); 0 if both are 0."""
         return None if self.confusion is None else _scores(self.confusion)[2]
 
+    @property
+    def _unit(self) -> str:
+        return "rows" if self.places is None or not self.places[:, 1].any() else "positions"
+
     def _repr_html_(self) -> str:
         parts = [f"<p>{str(self).partition(chr(10))[0]}</p>"]
         if self.confusion is not None:
@@ -65,7 +69,7 @@ class Evaluation:
             scores = (
                 [i, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n] for i, (p, r, f, n) in enumerate(zip(*columns, strict=True))
             )
-            parts.append(table(["class", "precision", "recall", "f1", "rows"], scores))
+            parts.append(table(["class", "precision", "recall", "f1", self._unit], scores))
             if len(self.confusion) <= CLASSES_SHOWN:
                 head = ["truth", *range(len(self.confusion))]
                 rows = ([i, *row] for i, row in enumerate(self.confusion.tolist()))
@@ -76,15 +80,16 @@ class Evaluation:
         n = len(self.losses)
         lines = [f"loss {self.loss:.4f}"]
         if self.accuracy is not None:
-            lines[0] += f", accuracy {100 * self.accuracy:.2f} % ({round(n * self.accuracy)} of {n} rows)"
+            lines[0] += f", accuracy {100 * self.accuracy:.2f} % ({round(n * self.accuracy)} of {n} {self._unit})"
         if self.confusion is not None:
             columns = _scores(self.confusion).T
             rows = [
                 *zip(range(n), columns, self.confusion.sum(axis=1), strict=False),
                 ("mean", columns.mean(axis=0), n),
             ]
-            lines += ["", "class  precision  recall     f1    rows"]
-            lines += [f"{name:>5}  {p:9.3f}  {r:6.3f}  {f:5.3f}  {count:6d}" for name, (p, r, f), count in rows]
+            wide = max(6, len(self._unit))
+            lines += ["", f"class  precision  recall     f1  {self._unit:>{wide}}"]
+            lines += [f"{name:>5}  {p:9.3f}  {r:6.3f}  {f:5.3f}  {count:{wide}d}" for name, (p, r, f), count in rows]
             if len(self.confusion) <= CLASSES_SHOWN:
                 width = max(4, len(str(self.confusion.max())) + 1)
                 header = "".join(f"{j:>{width}}" for j in range(len(self.confusion)))

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nnbackend.backends import resolve
 from nnbackend.checks import lengths, positive_integer
@@ -90,7 +90,7 @@ class Summary:
 
 def summarize(
     network: Network,
-    batch_size: int | None = 100,
+    batch_size: int | Literal["auto"] | None = "auto",
     *,
     input_shape: Sequence[int] | None = None,
     optimizer: Optimizer | None = None,
@@ -98,12 +98,15 @@ def summarize(
     """Sum up a network.
 
     batch_size: the rows of the training step whose memory is measured: a copy of the network does one pass on NumPy.
-    None leaves that out. input_shape: the shape of one row, where the layers leave it open; without it the shapes and
-    the memory stay open, too. optimizer: one whose state is counted.
+    "auto" stands for 100, or for the rows whose state the network carries over. None leaves that out.
+    input_shape: the shape of one row, where the layers leave it open; without it the shapes and the memory stay open,
+    too. optimizer: one whose state is counted.
 
     Raises ValueError for a batch_size that is not a positive integer or too small for a layer, and for an input_shape
     that does not fit; TypeError for an optimizer that is none.
     """
+    if isinstance(batch_size, str) and batch_size == "auto":
+        batch_size = network.carried_rows or 100
     if batch_size is not None:
         positive_integer("batch_size", batch_size)
     if not isinstance(optimizer, Optimizer | None):

@@ -112,6 +112,7 @@ def test_settings_that_are_the_default_are_not_shown() -> None:
     ("settings", "error", "message"),
     [
         ({"batch_size": 0}, ValueError, "batch_size must be a positive integer, got 0"),
+        ({"batch_size": "all"}, ValueError, "batch_size must be a positive integer, got 'all'"),
         ({"batch_size": 1}, ValueError, "batch_size is 1, but BatchNormalization1 needs at least 2 rows"),
         ({"input_shape": (8, 8, 2)}, ValueError, r"input_shape: the network takes rows of shape .*, got \(8, 8, 2\)"),
         ({"input_shape": (8, 8)}, ValueError, r"input_shape: .* got \(8, 8\)"),
@@ -164,3 +165,12 @@ def test_a_layer_that_is_used_twice_counts_once() -> None:
     assert (found.parameters, found.fixed) == (18, 6)
     assert found.layers[1].settings == "Parallel(join='concatenate')"
     assert found.layers[1].shape == (6,)
+
+
+def test_a_network_that_carries_state_over_is_measured_with_its_rows() -> None:
+    network = nn.Network([nn.LSTM(4, 5, stateful=3), nn.Affine(5, 2)])
+    found = network.summary(input_shape=(6, 4))
+    assert (found.batch_size, found.bytes_of_pass) == (3, network.summary(3, input_shape=(6, 4)).bytes_of_pass)
+    assert nn.Network([nn.LSTM(4, 5)]).summary(input_shape=(6, 4)).batch_size == 100
+    with pytest.raises(ValueError, match="carries the state of 3 rows over, but the batch has 7 rows"):
+        network.summary(7, input_shape=(6, 4))

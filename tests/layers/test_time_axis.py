@@ -161,8 +161,10 @@ def test_evaluation_gradients_and_diagnosis(on: Namespace, ignored: int | None) 
     assert found.confusion is not None
     assert found.confusion.tolist() == expected.tolist()
     row, position = found.places[found.most_wrong[0]]
+    assert "positions\n" in str(found)
+    assert ">positions</th>" in found._repr_html_()
     assert predicted[row, position] != t[row, position]
-    assert f"({np.sum(predicted[counted] == t[counted])} of {counted.sum()} rows)" in str(found)
+    assert f"({np.sum(predicted[counted] == t[counted])} of {counted.sum()} positions)" in str(found)
     assert_numerical(net, X, t)
     report = nn.check_gradients(net, X, t)
     assert report.ok, str(report)
