@@ -11,11 +11,14 @@ if [ -z "${NNBACKEND_DATA:-}" ] && [ -d ../shared/data/mnist ]; then
 fi
 
 # Copy tracked and new files, but no ignored and no deleted files. The clone may belong to another user.
-copy=$(mktemp -d)
-trap 'rm -rf "$copy"' EXIT
+folder=$(mktemp -d)
+copy=$folder/tree
+mkdir "$copy"
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$folder"' EXIT
 git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
     while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
     xargs -0 cp --parents -t "$copy"
+cp -r "$copy" "$folder/newcomer"
 cd "$copy"
 
 "${PYTHON:-python3}" -m venv .venv
@@ -29,20 +32,31 @@ fi >/dev/null || true
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
-.venv/bin/mypy
-
-printf '\n$ ci/sanitize.sh\n'
-PYTHON=.venv/bin/python bash ci/sanitize.sh
-
-# Run CuPy's tests on a stand-in for CuPy, which refuses what a GPU forbids. On a GPU, `ci/gpu.sh` runs them.
-printf '\n$ pytest -p cuda_standin -k cupy\n'
-OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q
 
 # the commands are the two lines of the README that make an environment
 mapfile -t commands < <(grep '^python3 -m venv ' README.md)
 [ "${#commands[@]}" -eq 2 ]
-printf '\n$ %s\n' "${commands[0]}"
-env -u NNBACKEND_DATA bash -euo pipefail -c "${commands[0]}" # as for a newcomer, who has the embedded sample only
+
+# These take one processor, and the compiler beside them takes another. The first command works as for a newcomer, who has
+# the embedded sample only.
+{
+    .venv/bin/mypy
+    printf '\n$ %s\n' "${commands[0]}"
+    cd "$folder/newcomer"
+    env -u NNBACKEND_DATA bash -euo pipefail -c "${commands[0]}"
+} >"$folder/output" 2>&1 &
+beside=$!
+
+printf '\n$ ci/sanitize.sh\n'
+PYTHON=.venv/bin/python bash ci/sanitize.sh
+
+wait "$beside" || failed=$?
+cat "$folder/output"
+[ "${failed:-0}" -eq 0 ]
+
+# Run CuPy's tests on a stand-in for CuPy, which refuses what a GPU forbids. On a GPU, `ci/gpu.sh` runs them.
+printf '\n$ pytest -p cuda_standin -k cupy\n'
+OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q
 
 # two processes of tests share the processors, so each computes with one thread; a test that hangs is named instead of
 # ending the whole run

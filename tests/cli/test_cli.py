@@ -263,7 +263,11 @@ def test_interrupted_outside_of_training(
     short: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nnbackend.recipes.train.load_prepared", lambda *a, **k: signal.raise_signal(signal.SIGINT))
-    assert error_of(short, 130, capsys) == "interrupted"
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    try:
+        assert error_of(short, 130, capsys) == "interrupted"
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 # --- train: errors ----------------------------------------------------------------------------------------------
