@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -278,6 +278,13 @@ class Network:
         with watched(self._every, keep):
             self.forward(self.inputs(x))
         return outputs
+
+    @property
+    def is_ours(self) -> bool:
+        """Say whether the loss and all layers are of the library, and their passes are those of their classes."""
+        parts = [*self._every, self.loss_layer]
+        ours = all(type(part).__module__.partition(".")[0] == "nnbackend" for part in parts)
+        return ours and not any({"forward", "backward"} & vars(part).keys() for part in parts)
 
     def every_layer(self) -> dict[str, Layer]:
         """Return all layers by name, also those within other layers, in the order of a forward pass."""
@@ -563,7 +570,7 @@ class Network:
 
     def summary(
         self,
-        batch_size: int | None = 100,
+        batch_size: int | Literal["auto"] | None = "auto",
         *,
         input_shape: Sequence[int] | None = None,
         optimizer: Optimizer | None = None,

@@ -63,6 +63,8 @@ class Epoch:
     optimizer: Any
     data: tuple[Array, ...]
     depends: Callable[[], dict[str, object]] = dict
+    passes: Callable[..., None] | None = None
+    update: Callable[[Callable[[Array, Array], None]], None] | None = None
 
     @property
     def whole_steps(self) -> int:
@@ -71,10 +73,11 @@ class Epoch:
 
     def run(self, i: int) -> None:
         """Do step i without a graph."""
-        for outside in self.step(Rows(self.order, i, self.stride), self.metrics, i, self._update, *self.data) or ():
+        for outside in self.step(Rows(self.order, i, self.stride), self.metrics, i, self.change, *self.data) or ():
             outside()
 
-    def _update(self, p: Array, g: Array) -> None:
+    def change(self, p: Array, g: Array) -> None:
+        """Update the values p by the gradient g."""
         self.optimizer.step(p, g, self.state)
 
 

@@ -372,7 +372,9 @@ class Trainer:
         counted = self.network.loss_layer.counted(t[:1, ...], *optional(weight if weight is None else weight[:1]))
         self._places = counted if isinstance(counted, int) else None
         if self._mean_weight == 0:
-            raise ValueError("every row of the training data has a weight of 0, by its class or by sample_weight")
+            raise ValueError(
+                "every row of the training data has a weight of 0: by its class, sample_weight or ignore_label"
+            )
 
     def _check_carried_rows(self, n: int) -> None:
         for layer in self.network.every_layer().values():
@@ -492,7 +494,7 @@ class Trainer:
             self.network.reset_state()
         snapshot, first = self._snapshot(), state.step
         since = time.perf_counter()
-        epoch = self._epoch(data)
+        epoch = self._epoch(data, repeats=not after_step and self.network.is_ours)
         ahead = (state.last_epoch - state.epoch) * whole - first
         shared = self.communicator.size > 1
 
@@ -545,8 +547,8 @@ class Trainer:
         if state.step == steps:
             self._record(summary, n)
 
-    def _epoch(self, data: Data) -> Epoch:
-        """Return what the steps of the current epoch work on."""
+    def _epoch(self, data: Data, repeats: bool = False) -> Epoch:
+        """Return what the steps of the current epoch work on. repeats: whether every step does the same."""
         state, (x, t, weight) = self.state, data
         stride, rows = self._rows_per_step, (x, t, *optional(weight))
         order = self._draw(x.shape[0], state.epoch)
@@ -561,6 +563,8 @@ class Trainer:
             optimizer=self.optimizer,
             data=rows,
             depends=self._signature,
+            passes=self._pass if repeats and self.accumulate == self.communicator.size == 1 else None,
+            update=self._update,
         )
 
     @contextmanager
@@ -617,12 +621,15 @@ class Trainer:
         weight: Array | None = None,
     ) -> None:
         """Do one update: gather, forward, backward, record the metrics, update; all on the device."""
-        network, data = self.network, (x, t, *optional(weight))
+        data = (x, t, *optional(weight))
         if rows.size <= self.batch_size:
-            recorded_pass(network, metrics, at, self._mean_weight, *rows.take(*data))
+            self._pass(rows, metrics, at, *data)
         else:
             record(metrics, at, *self._several_passes().alone(rows, self._mean_weight, *data))
         self._update(update)
+
+    def _pass(self, rows: Rows, metrics: Array, at: Array | int, *data: Array) -> None:
+        recorded_pass(self.network, metrics, at, self._mean_weight, *rows.take(*data))
 
     def _shared_step(
         self,

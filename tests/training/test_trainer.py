@@ -241,17 +241,17 @@ def test_reads_do_not_grow_with_the_number_of_steps(host_reads: Callable[[], int
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of the given step (counted from 1)."""
-    original = nn.Trainer._step
+    original = nn.Trainer._update
     count = 0
 
-    def interrupted(self: nn.Trainer, *batch: Any) -> None:
+    def interrupted(self: nn.Trainer, *arguments: Any) -> None:
         nonlocal count
         count += 1
         if count == step:
             signal.raise_signal(signal.SIGINT)
-        original(self, *batch)
+        original(self, *arguments)
 
-    monkeypatch.setattr(nn.Trainer, "_step", interrupted)
+    monkeypatch.setattr(nn.Trainer, "_update", interrupted)
 
 
 @pytest.mark.parametrize("features", FEATURES)

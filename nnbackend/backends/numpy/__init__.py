@@ -19,6 +19,7 @@ import numpy as np
 from nnbackend.backends.base import Backend
 from nnbackend.backends.numpy import kernels
 from nnbackend.backends.numpy.processors import for_loops, threads
+from nnbackend.backends.steps import ParameterStore, Uncaptured
 from nnbackend.errors import BackendError
 from nnbackend.functions.array import Array
 
@@ -64,6 +65,17 @@ class NumpyBackend(Backend):
         if loops is None:
             return super().for_loops()
         return for_loops(_keep if loops.PRODUCTS else loops._native.use_threads)
+
+    def compile(self, store: ParameterStore) -> Uncaptured:
+        """Return a runner that calls the loops in C without what Python does between them, if products are among them.
+
+        With NNBACKEND_CAPTURE=0 every step goes through Python.
+        """
+        if not self.products_in_loops or os.environ.get("NNBACKEND_CAPTURE") == "0":
+            return Uncaptured()
+        from nnbackend.backends.numpy.replay import Replayed
+
+        return Replayed(store)
 
     @property
     def threads(self) -> int:

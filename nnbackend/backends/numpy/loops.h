@@ -207,6 +207,15 @@ VECTORS void NAME(sigmoid)(Py_ssize_t n, void *const *arrays, const double *numb
     }
 }
 
+VECTORS void NAME(sigmoid_backward)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    const REAL *dy = arrays[0], *y = arrays[1];
+    REAL *dx = arrays[2];
+    (void)numbers;
+    for (Py_ssize_t i = 0; i < n; i++)
+        dx[i] = dy[i] * y[i] * (1 - y[i]);
+}
+
 /* functions/activations.py says why x is cut at these ends. NaN stays as it is. */
 PART REAL NAME(from)(REAL x, REAL least)
 {

@@ -502,6 +502,7 @@ ELEMENTWISE(leaky_relu, "rr", 2, 1, 0)
 ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1, 0)
 
 ELEMENTWISE(sigmoid, "rr", 2, 0, 0)
+ELEMENTWISE(sigmoid_backward, "rrr", 4, 0, 0)
 ELEMENTWISE(gelu, "rr", 2, 0, 0)
 ELEMENTWISE(gelu_backward, "rrr", 4, 0, 0)
 ELEMENTWISE(silu, "rr", 2, 0, 0)
@@ -1469,6 +1470,7 @@ static PyMethodDef methods[] = {
     METHOD(leaky_relu, "(x, y, alpha)"),
     METHOD(leaky_relu_backward, "(dy, y, dx, alpha)"),
     METHOD(sigmoid, "(x, y)"),
+    METHOD(sigmoid_backward, "(dy, y, dx)"),
     METHOD(gelu, "(x, y)"),
     METHOD(gelu_backward, "(dy, x, dx)"),
     METHOD(silu, "(x, y)"),

@@ -49,6 +49,7 @@ from nnbackend.functions import (
     rnn,
     rnn_backward,
     sigmoid,
+    sigmoid_backward,
     silu,
     silu_backward,
     softmax,
@@ -274,6 +275,12 @@ def _(dy: HostArray, y: HostArray, alpha: float = 0.01) -> Any:
 def _(x: HostArray) -> Any:
     y = np.empty_like(x)
     return y if _native.sigmoid(x, y) is None else NotImplemented
+
+
+@loop(sigmoid_backward)
+def _(dy: HostArray, y: HostArray) -> Any:
+    dx = np.empty_like(y)
+    return dx if _native.sigmoid_backward(dy, y, dx) is None else NotImplemented
 
 
 @loop(gelu)

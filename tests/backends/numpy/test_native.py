@@ -41,6 +41,7 @@ ELEMENTWISE = {  # arrays, numbers, and which of the arrays are written
     "relu": (2, 0, {1}),
     "relu_backward": (3, 0, {2}),
     "sigmoid": (2, 0, {1}),
+    "sigmoid_backward": (3, 0, {2}),
     "gelu": (2, 0, {1}),
     "gelu_backward": (3, 0, {2}),
     "silu": (2, 0, {1}),

@@ -1,0 +1,211 @@
+"""The passes of a training step as a list of calls of the loops in C, recorded once and then called as they are.
+
+Between the loops a step spends time in Python: layers call functions, functions choose kernels, kernels make arrays. In
+a small network this is a quarter of the time. Batch after batch the calls are the same, but for the values in the
+arrays. So they are called again with the same arrays, which stay where they are. The idea is that of a CUDA graph.
+
+Work that Python or NumPy does between the calls would be missing. So the calls are tried before they are used: with
+other weights, another clock and other rows than those they were recorded with, they must write the bits of the step.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from nnbackend.backends.numpy import native as kernels
+from nnbackend.backends.steps import Epoch, Launch, ParameterStore, Rows, Uncaptured
+
+HostArray: TypeAlias = np.ndarray[Any, Any]
+Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
+
+WORTH = 40  # whole batches ahead: to record and to try the calls takes the time of three or four steps
+LARGEST = 2**22  # bytes of the arrays that are kept; where a step works on more, Python is a small part of it
+
+_kernels: Any = kernels
+_recording = threading.Lock()  # all threads have the same kernels
+
+
+class Replayed(Uncaptured):
+    """Runs whole batches by calling the recorded loops, then the update.
+
+    The calls are recorded anew if anything that the passes depend on differs. The last, smaller batch of an epoch runs
+    without them. If they do not compute what the passes compute, all steps run without them.
+    """
+
+    def __init__(self, store: ParameterStore):
+        self._store = store
+        self._tape: _Tape | None = None
+        self._refused = False
+
+    def prepare(self, epoch: Epoch, *, first: int = 0, ahead: int = 0) -> Launch:
+        if epoch.passes is None or first >= epoch.whole_steps or self._refused:
+            return epoch.run
+        if self._tape is None or not self._tape.serves(epoch):
+            self._tape = None
+            if ahead < WORTH:
+                return epoch.run
+            if not _recording.acquire(blocking=False):
+                return epoch.run
+            try:
+                tape = _Tape(self._store, epoch)
+            finally:
+                _recording.release()
+            self._refused = not tape.works
+            if self._refused:
+                return epoch.run
+            self._tape = tape
+        return self._tape.launch(epoch)
+
+
+class _Tape:
+    """The calls of the passes of one step, and the arrays that they share with what is outside.
+
+    works: whether the calls do what the passes do. The constructor restores all values that it changes.
+    """
+
+    def __init__(self, store: ParameterStore, epoch: Epoch):
+        self._rows = np.array(epoch.order[: epoch.stride])
+        self._metrics = np.zeros_like(epoch.metrics[:, :1])
+        self._stride, self._depends = epoch.stride, epoch.depends()
+        self._data = [weakref.ref(a) for a in epoch.data]
+        self._layout = epoch.metrics.shape[0], epoch.metrics.dtype
+        self._calls: list[Call] = []
+        kept = store.snapshot()
+        try:
+            self.works = self._record(store, epoch) and self._agrees(store, epoch)
+        finally:
+            store.restore(kept)
+        after = epoch.depends()  # what a step changes is a cache of the step
+        self._depends = {name: value for name, value in self._depends.items() if after.get(name) == value}
+
+    def _pass(self, epoch: Epoch) -> None:
+        assert epoch.passes is not None
+        epoch.passes(Rows(self._rows, 0, self._stride), self._metrics, 0, *epoch.data)
+
+    def _record(self, store: Any, epoch: Epoch) -> bool:
+        """Record the calls of a step. Return False if they cannot be all of it, or if their arrays are large."""
+        recorder = _Recorder(_kernels._native, [*epoch.data, store.data, store.grad, store.state])
+        try:
+            _kernels._native = recorder
+            self._pass(epoch)
+        finally:
+            _kernels._native = recorder.loops
+        numbers = {id(a): number for number, a in enumerate(epoch.data)}
+        taken = {id(a) for _, arguments in recorder.calls for a in arguments}
+        self._calls = [
+            (call, tuple(_Data(numbers[id(a)]) if id(a) in numbers else a for a in arguments))
+            for call, arguments in recorder.calls
+        ]
+        return recorder.complete and numbers.keys() <= taken
+
+    def _agrees(self, store: Any, epoch: Epoch) -> bool:
+        """Say whether the calls write the bits of a step whose values all differ from those of the recorded one."""
+        for name, value in store.snapshot().items():
+            array = getattr(store, name)
+            array[...] = value + 3 if value.dtype.kind == "i" else 1.25 * value + 2.0**-6
+        changed = store.snapshot()
+        self._rows[...] = epoch.order[-self._stride :][::-1]
+        self._pass(epoch)
+        expected = self._written(store)
+        store.restore(changed)
+        store.grad[...] = np.nan
+        self._metrics[...] = np.nan
+        _play(self._bound(epoch.data))
+        return all(a.tobytes() == b.tobytes() for a, b in zip(expected, self._written(store), strict=True))
+
+    def _written(self, store: Any) -> list[HostArray]:
+        return [*store.snapshot().values(), store.grad.copy(), self._metrics.copy()]
+
+    def _bound(self, data: Sequence[Any]) -> list[Call]:
+        """Return the calls with the data in its places. They do not hold it, because it may be large."""
+        return [
+            (call, tuple(data[a.number] if isinstance(a, _Data) else a for a in arguments))
+            for call, arguments in self._calls
+        ]
+
+    def serves(self, epoch: Epoch) -> bool:
+        """Say whether the calls do what the passes do in this epoch."""
+        now = epoch.depends()
+        return bool(
+            epoch.stride == self._stride
+            and (epoch.metrics.shape[0], epoch.metrics.dtype) == self._layout
+            and len(epoch.data) == len(self._data)
+            and all(a is ref() for a, ref in zip(epoch.data, self._data, strict=True))
+            and all(now.get(name) == value for name, value in self._depends.items())
+        )
+
+    def launch(self, epoch: Epoch) -> Launch:
+        """Return the function that does a step of this epoch."""
+        calls, rows, metrics, whole = self._bound(epoch.data), self._rows, self._metrics, epoch.whole_steps
+        stride, order, into, update = self._stride, epoch.order, epoch.metrics, epoch.update
+        assert update is not None
+
+        def step(i: int) -> None:
+            if i >= whole:
+                epoch.run(i)
+                return
+            rows[...] = order[i * stride : (i + 1) * stride]
+            _play(calls)
+            into[:, i : i + 1] = metrics
+            update(epoch.change)
+
+        return step
+
+
+class _Data:
+    """Stands for one of the arrays from which a step takes its rows."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+class _Recorder:
+    """Stands before the loops in C, and keeps each call that one thread makes.
+
+    there: arrays that are there anyway. complete: whether no loop has given Python a value to go on with, and the
+    other arrays of the calls have at most LARGEST bytes. If it is False, nothing is kept.
+    """
+
+    def __init__(self, loops: Any, there: Sequence[Any]):
+        self.loops, self.calls, self.complete = loops, list[Call](), True
+        self._known, self._bytes = {id(_owner(a)) for a in there}, 0
+        self._thread = threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.loops, name)
+
+        def call(*arguments: Any) -> Any:
+            result = function(*arguments)
+            if threading.get_ident() == self._thread and self.complete and result is not NotImplemented:
+                self._keep(function, arguments, result)
+            return result
+
+        return call if callable(function) else function
+
+    def _keep(self, function: Callable[..., Any], arguments: tuple[Any, ...], result: object) -> None:
+        self.calls.append((function, arguments))
+        for owner in (_owner(a) for a in arguments if isinstance(a, np.ndarray)):
+            if id(owner) not in self._known:
+                self._known.add(id(owner))
+                self._bytes += owner.nbytes
+        self.complete = result is None and self._bytes <= LARGEST
+        if not self.complete:
+            self.calls.clear()
+
+
+def _play(calls: Sequence[Call]) -> None:
+    for call, arguments in calls:
+        if call(*arguments) is not None:
+            raise RuntimeError(f"{call.__name__} refuses the arrays that it took before")
+
+
+def _owner(a: Any) -> Any:
+    """Return the array that owns the memory of `a`."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
