@@ -120,6 +120,12 @@ def gather(x: Array, rows: Array) -> Array:
 
 
 @singledispatch
+def flatten(x: Array) -> Array:
+    """The elements of every row in C order. x: (n, ...). Returns (n, the product of the other axes)."""
+    return array_namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+
+
+@singledispatch
 def concat(first: Array, axis: int, *others: Array) -> Array:
     """All arrays, one behind the other along an axis. They have one dtype, and one shape but for that axis."""
     return array_namespace(first).concat([first, *others], axis=axis)

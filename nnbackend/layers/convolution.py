@@ -15,7 +15,7 @@ from nnbackend.functions import (
     max_pooling,
     max_pooling_backward,
 )
-from nnbackend.functions.array import Array, array_namespace
+from nnbackend.functions.array import Array, array_namespace, flatten
 from nnbackend.functions.convolution import Pair, Size, output_size
 from nnbackend.initializers import Initializer, initializer
 from nnbackend.layers.base import Layer, RowShape, Shape, check_images, check_input, image_shape
@@ -145,7 +145,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self._shape = tuple(x.shape)
-        return array_namespace(x).reshape(x, (self._shape[0], math.prod(self._shape[1:])))
+        return flatten(x)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         return array_namespace(dy).reshape(dy, self._shape)

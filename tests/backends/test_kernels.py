@@ -128,6 +128,8 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
         case "gather":
             rows = rng.integers(0, 9, n)
             return [[draw(9, 6), rows], [draw(9), rows], [draw(9, 2, 3), rows], [rng.integers(0, 5, 9), rows]]
+        case "flatten":
+            return [[draw(3, 4, 5, n).transpose(3, 1, 2, 0)], [draw(n, 4, 5, 3)], [draw(n, 3)]]
         case "embedding":
             return [[draw(9, 6), rng.integers(0, 9, shape)] for shape in ((n,), (n, 3), (n, 2, 2))]
         case "embedding_backward":

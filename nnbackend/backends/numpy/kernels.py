@@ -429,7 +429,9 @@ def batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray
     (top, left), (n, h, w, c) = pair(padding), x.shape
     if top == left == 0:
         return np.ascontiguousarray(x.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
-    padded = np.full((c, h + 2 * top, w + 2 * left, n), value, x.dtype).transpose(3, 1, 2, 0)
+    padded = np.empty((c, h + 2 * top, w + 2 * left, n), x.dtype)
+    padded[:, :top] = padded[:, top + h :] = padded[:, :, :left] = padded[:, :, left + w :] = value
+    padded = padded.transpose(3, 1, 2, 0)
     padded[unpadded(h, w, padding)] = x
     return padded
 

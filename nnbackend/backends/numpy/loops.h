@@ -965,7 +965,8 @@ VECTORS void NAME(max_pooling)(const void *given, Py_ssize_t first, Py_ssize_t s
     }
 }
 
-/* dx, zeros so far, gains dy where a window has the first element that equals its maximum. arrays: dy, x, y, dx */
+/* dx gets dy where a window has the first element that equals its maximum, and 0 elsewhere. arrays: dy, x, y, dx.
+   Windows side by side meet each element once, so that dx need not be cleared first. */
 VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_image, Py_ssize_t stop)
 {
     const Pooling *job = given;
@@ -973,7 +974,13 @@ VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_imag
     const REAL *all_dy = job->arrays[0], *all_x = job->arrays[1], *all_y = job->arrays[2];
     REAL *all_dx = job->arrays[3];
     const Py_ssize_t height = job->height, width = job->width, down = job->down, right = job->right;
+    const Py_ssize_t lines = deltas[1] * down, columns = deltas[2] * right; /* that such windows fill */
+    const int apart = height == down && width == right;
     enum { LANES = 64 };
+    for (Py_ssize_t line = first_image * images[1]; line < stop * images[1]; line++) {
+        const Py_ssize_t filled = apart && line % images[1] < lines ? columns : 0;
+        memset(all_dx + (line * images[2] + filled) * n, 0, (size_t)((images[2] - filled) * n) * sizeof(REAL));
+    }
     for (Py_ssize_t window = first_image * deltas[1] * deltas[2]; window < stop * deltas[1] * deltas[2]; window++) {
         const Py_ssize_t line = window / deltas[2], top = line % deltas[1] * down, left = window % deltas[2] * right;
         const Py_ssize_t corner = ((line / deltas[1] * images[1] + top) * images[2] + left) * n;
@@ -990,10 +997,33 @@ VECTORS void NAME(max_pooling_backward)(const void *given, Py_ssize_t first_imag
                     REAL *dx = all_dx + place;
                     for (Py_ssize_t lane = 0; lane < lanes; lane++) {
                         const int hit = x[lane] == y[lane];
-                        dx[lane] += hit ? rest[lane] : 0;
+                        dx[lane] = (apart ? 0 : dx[lane]) + (hit ? rest[lane] : 0);
                         rest[lane] = hit ? 0 : rest[lane];
                     }
                 }
+        }
+    }
+}
+
+/* y[b, p, a] <- x[a, p, b] for the positions p from first to stop, some at a time: whole lines of the cache are read */
+static void NAME(swap_ends)(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Swap *job = given;
+    const Py_ssize_t n = job->n, positions = job->positions, c = job->c;
+    enum { SOME = CACHE_LINE / sizeof(REAL) };
+    const Py_ssize_t together = c < SOME ? SOME / c : 1;
+    for (Py_ssize_t p = first; p < stop; p += together) {
+        const Py_ssize_t end = stop - p < together ? stop : p + together;
+        for (Py_ssize_t from = 0; from < n; from += SOME) {
+            const Py_ssize_t count = n - from < SOME ? n - from : SOME;
+            for (Py_ssize_t part = 0; part < c; part += SOME)
+                for (Py_ssize_t place = p; place < end; place++)
+                    for (Py_ssize_t b = part; b < c && b < part + SOME; b++) {
+                        const REAL *x = (const REAL *)job->x + (from * positions + place) * c + b;
+                        REAL *y = (REAL *)job->y + (b * positions + place) * n + from;
+                        for (Py_ssize_t a = 0; a < count; a++)
+                            y[a] = x[a * positions * c];
+                    }
         }
     }
 }

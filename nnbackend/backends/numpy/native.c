@@ -82,6 +82,12 @@ typedef struct {
     Py_ssize_t height, width, down, right;
 } Pooling;
 
+typedef struct {
+    const void *x;
+    void *y;
+    Py_ssize_t n, positions, c;
+} Swap;
+
 /* x, y: (n, h, w, c), (n, points, c); rows, columns: (n, points) */
 typedef struct {
     const void *x, *rows, *columns;
@@ -1327,7 +1333,7 @@ static PyObject *max_pooling(PyObject *module, PyObject *const *args, Py_ssize_t
     return finish(&a, pool(&a, &a.views[1], &a.views[0], max_pooling_float, max_pooling_double));
 }
 
-/* dy, y: (c, h', w', n); x and dx, which holds zeros: (c, h, w, n) */
+/* dy, y: (c, h', w', n); x and dx: (c, h, w, n) */
 static PyObject *max_pooling_backward(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Arguments a;
@@ -1338,6 +1344,27 @@ static PyObject *max_pooling_backward(PyObject *module, PyObject *const *args, P
     return finish(
         &a, same_shape(&a.views[0], &a.views[2]) && same_shape(&a.views[1], &a.views[3]) &&
                 pool(&a, &a.views[0], &a.views[1], max_pooling_backward_float, max_pooling_backward_double));
+}
+
+/* x: (n, p, c), y: (c, p, n) */
+static PyObject *swap_ends(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    int suited = parse(&a, args, given, "rr", 2, 0, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    const Py_buffer *x = &a.views[0], *y = &a.views[1];
+    suited = x->ndim == 3 && y->ndim == 3 && x->shape[0] == y->shape[2] && x->shape[1] == y->shape[1] &&
+             x->shape[2] == y->shape[0];
+    if (suited && x->len) {
+        const Swap job = {x->buf, y->buf, x->shape[0], x->shape[1], x->shape[2]};
+        BEGIN_EXACT_LOOP
+        share_out(is_float(&a) ? swap_ends_float : swap_ends_double, &job, job.positions,
+            1 + LEAST * job.positions / x->len);
+        END_LOOP
+    }
+    return finish(&a, suited);
 }
 
 /* x: (c, h, w, n), W: (height, width, c, o), b: (o,), y: (o, lines, columns, n); strides and padding */
@@ -1503,6 +1530,7 @@ static PyMethodDef methods[] = {
     METHOD(gru_backward, "(dh, gates, hidden, da, dr, Wh)"),
     METHOD(sum_by_id, "(dy, ids, dW)"),
     METHOD(gather, "(x, rows, out)"),
+    METHOD(swap_ends, "(x, y)"),
     METHOD(convolution, "(x, W, b, y, down, right, top, left)"),
     METHOD(convolution_filters, "(x, dy, dW, db, down)"),
     METHOD(max_pooling, "(x, y, height, width, down, right)"),

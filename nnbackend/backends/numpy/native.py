@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnbackend.backends.numpy import _native
-from nnbackend.backends.numpy.kernels import batch_last
+from nnbackend.backends.numpy import _native, kernels
 from nnbackend.backends.numpy.processors import MOST, available
 from nnbackend.functions import (
     affine,
@@ -61,6 +60,7 @@ from nnbackend.functions import (
     uniform,
 )
 from nnbackend.functions.affine import product
+from nnbackend.functions.array import flatten
 from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
 from nnbackend.functions.optimizers import (
@@ -452,6 +452,27 @@ def _(
     return None if dx is None else dx.transpose(3, 1, 2, 0)
 
 
+@loop(flatten)
+def _(x: HostArray) -> Any:
+    """Where n is innermost in memory, as in the results of convolutions and pooling, rows are copies."""
+    if x.ndim != 4 or x.flags.c_contiguous or not x.transpose(3, 1, 2, 0).flags.c_contiguous:
+        return NotImplemented
+    n, h, w, c = x.shape
+    y = np.empty((n, h * w, c), x.dtype)
+    done = _native.swap_ends(x.transpose(3, 1, 2, 0).reshape(c, h * w, n), y)
+    return y.reshape(n, h * w * c) if done is None else NotImplemented
+
+
+def batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray:
+    """Do what `kernels.batch_last` does, in threads if x is contiguous and has no padding."""
+    n, h, w, c = x.shape
+    if pair(padding) == (0, 0) and x.flags.c_contiguous and not x.transpose(3, 1, 2, 0).flags.c_contiguous:
+        y = np.empty((c, h * w, n), x.dtype)
+        if _native.swap_ends(x.reshape(n, h * w, c), y) is None:
+            return y.reshape(c, h, w, n).transpose(3, 1, 2, 0)
+    return kernels.batch_last(x, padding, value)
+
+
 def _vectors_of_images(x: HostArray) -> bool:
     """Say whether there are enough images for the loops of a convolution, which work on two vectors of them."""
     return len(x) * x.itemsize >= 64
@@ -470,7 +491,7 @@ def _(x: HostArray, size: Size, stride: Size, padding: Size = 0) -> Any:
 def _(dy: HostArray, x: HostArray, y: HostArray, size: Size, stride: Size, padding: Size = 0) -> Any:
     _, h, w, _ = x.shape
     x, y, dy = batch_last(x, padding, -np.inf), batch_last(y), batch_last(dy)
-    dx = np.zeros_like(x)
+    dx = np.empty_like(x)
     (height, width), (down, right) = pair(size), pair(stride)
     turned = [a.transpose(3, 1, 2, 0) for a in (dy, x, y, dx)]
     done = _native.max_pooling_backward(turned[0], turned[1], turned[2], turned[3], height, width, down, right)

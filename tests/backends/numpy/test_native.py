@@ -61,6 +61,7 @@ FORMS = {  # of each array whether it is x, (n, columns), a row of columns, or 1
     "batch_normalization_backward": ("xxccxcc", {4, 5, 6}),
 }
 POOLINGS = {"max_pooling": {1}, "max_pooling_backward": {3}}
+SWAPS = {"swap_ends": {1}}
 CONVOLUTIONS = {"convolution": {3}, "convolution_filters": {2, 3}}
 GATES = {  # of each array how many times as wide as the last; 0: a single row; and which of the arrays are written
     "lstm_gates": ("441411", {3, 4, 5}),
@@ -95,6 +96,8 @@ def arrays_for(name: str, dtype: str = "float32") -> list[np.ndarray]:
     if name == "max_pooling_backward":
         dy, x = rng.standard_normal((3, 2, 2, 5)).astype(dtype), rng.standard_normal((3, 5, 6, 5)).astype(dtype)
         return [dy, x, x[:, :2, :2].copy(), np.zeros_like(x)]
+    if name == "swap_ends":
+        return [rng.standard_normal((6, 4, 5)).astype(dtype), np.zeros((5, 4, 6), dtype)]
     if name == "max_pooling":
         return [rng.standard_normal((3, 5, 6, 5)).astype(dtype), np.zeros((3, 2, 2, 5), dtype)]
     if name in CONVOLUTIONS:
@@ -159,6 +162,7 @@ NAMES = [
     "softmax_cross_entropy_recorded",
     "resample",
     *POOLINGS,
+    *SWAPS,
     *CONVOLUTIONS,
 ]
 
@@ -174,7 +178,7 @@ def written(name: str) -> set[int]:
         return RECURRENCES[name][1]
     others = {"is_finite": set[int](), "softmax_cross_entropy_variants": {4}, "resample": {3}}
     others["softmax_cross_entropy_recorded"] = {2, 3}
-    return {**ROWWISE, **POOLINGS, **CONVOLUTIONS, **others}.get(name, {2})
+    return {**ROWWISE, **POOLINGS, **SWAPS, **CONVOLUTIONS, **others}.get(name, {2})
 
 
 def refused(name: str, arrays: list[Any]) -> bool:
@@ -300,6 +304,40 @@ def test_updates_that_skip_rows_without_a_gradient_have_the_bits_of_numpys(step,
             known = ~np.isnan(numpys)
             assert (np.isnan(ours) == np.isnan(numpys)).all()
             assert ours[known].tobytes() == numpys[known].tobytes()
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "shape", [(128, 28, 1), (1, 1, 1), (17, 33, 19), (5, 1, 40), (33, 3, 16), (2, 0, 3), (0, 4, 2)]
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_ends_are_swapped(shape: tuple[int, ...], threads: int, dtype: str) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    y = np.full(shape[::-1], np.nan, dtype)
+    try:
+        native.use_threads(threads)
+        assert native.swap_ends(x, y) is None
+    finally:
+        native.use_threads(registrations._processors if registrations.PRODUCTS else 1)
+    np.testing.assert_array_equal(y, x.transpose(2, 1, 0))
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("size", "stride"), [(2, 2), (3, 3), ((2, 3), (2, 3)), (2, 1), (3, 2), (2, 3), (1, 2), ((1, 2), (2, 2))]
+)
+def test_pooling_backward_writes_every_element(size: Any, stride: Any, dtype: str) -> None:
+    """Windows side by side, overlapping ones and ones with gaps; also the lines and columns that no window reaches."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (70, 8, 9, 2)).astype(dtype)  # equal elements: the first counts
+    x = np.ascontiguousarray(x.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
+    y = functions.max_pooling(x, size, stride)
+    dy = -rng.integers(0, 3, y.shape).astype(dtype)
+    garbage = [np.full((2, 8, 9, 70), np.nan, dtype) for _ in range(3)]
+    del garbage  # such memory is what the result may be made in
+    ours = functions.max_pooling_backward(dy, x, y, size, stride)
+    numpys = behind(LOOPS["max_pooling_backward"])(dy, x, y, size, stride)
+    np.testing.assert_array_equal(ours, numpys)
 
 
 @DTYPES
