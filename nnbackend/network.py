@@ -17,6 +17,7 @@ from nnbackend.backends import backend as current_backend
 from nnbackend.errors import BackendError, ModelFileError, unknown_name
 from nnbackend.functions.array import Array, pieces
 from nnbackend.functions.losses import fraction
+from nnbackend.functions.philox import advance
 from nnbackend.gradients import stack_gradient
 from nnbackend.initializers import Constant, Xavier
 from nnbackend.layers import (
@@ -338,7 +339,7 @@ class Network:
     def tick(self, passes: int = 1) -> None:
         """Advance the clock by so many passes, so that the next training pass draws new random masks."""
         if self._draws and passes:
-            self.buffer.clock += passes
+            advance(self.buffer.clock, passes)
 
     @property
     def frozen(self) -> tuple[str, ...]:

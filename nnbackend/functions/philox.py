@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import singledispatch
 
 from nnbackend.functions.array import Array, array_namespace, device
 from nnbackend.functions.dispatch import floating
@@ -48,6 +49,18 @@ def dropout_mask(x: Array, ratio: float, seed: int, stream: int, clock: Array) -
     bits = _bits(x, math.prod(x.shape), seed, stream, clock)
     kept = xp.astype(bits >= round(ratio * 2**24), x.dtype)
     return xp.reshape(kept * (1.0 / (1.0 - ratio)), x.shape)
+
+
+@floating
+def masked(x: Array, mask: Array) -> Array:
+    """x mask, elementwise: what `dropout_mask` leaves of x, or of its gradient. Both have one shape and dtype."""
+    return x * mask
+
+
+@singledispatch
+def advance(clock: Array, passes: int) -> None:
+    """Add a number of training passes to the clock, (1,) int64, in place."""
+    clock += passes
 
 
 @floating

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nnbackend.checks import decay
 from nnbackend.functions import dropout_mask
 from nnbackend.functions.array import Array
+from nnbackend.functions.philox import masked
 from nnbackend.layers.base import Layer
 
 
@@ -35,7 +36,7 @@ class Dropout(Layer):
         if not training or self.dropout_ratio == 0:
             return x
         self._mask = dropout_mask(x, self.dropout_ratio, self._seed, self._number, self._clock)
-        return x * self._mask
+        return masked(x, self._mask)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        return dy if self._mask is None else dy * self._mask
+        return dy if self._mask is None else masked(dy, self._mask)

@@ -191,6 +191,10 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
                 for at in (1, np.array([2, 5]))
                 for more in ([], [None, 0.1], [np.abs(draw(5))])
             ] + [[draw(n, 70), rng.integers(0, 70, n), draw(2, 3), 1]]
+        case "masked":
+            return [[draw(n, 5), draw(n, 5)]]
+        case "advance":
+            return [[np.array([2**40 + n]), 3]]
         case "dropout_mask":
             return [[draw(n, 5), 0.3, 2**35 + 1, 2, np.array([4])]]
         case "uniform":
@@ -312,7 +316,7 @@ def cases() -> Iterator[Any]:
 def writes(name: str) -> bool:
     others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
     others += ("rnn_backward", "lstm_backward", "gru_backward", "softmax_cross_entropy_recorded")
-    others += ("layer_normalization_backward", "batch_normalization_backward")
+    others += ("layer_normalization_backward", "batch_normalization_backward", "advance")
     return name.endswith("_step") or name in others
 
 

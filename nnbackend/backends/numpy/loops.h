@@ -130,6 +130,15 @@ VECTORS void NAME(relu_backward)(Py_ssize_t n, void *const *arrays, const double
         dx[i] = y[i] > 0 ? dy[i] : 0;
 }
 
+VECTORS void NAME(masked)(Py_ssize_t n, void *const *arrays, const double *numbers)
+{
+    const REAL *x = arrays[0], *mask = arrays[1];
+    REAL *y = arrays[2];
+    (void)numbers;
+    for (Py_ssize_t i = 0; i < n; i++)
+        y[i] = x[i] * mask[i];
+}
+
 VECTORS void NAME(leaky_relu)(Py_ssize_t n, void *const *arrays, const double *numbers)
 {
     const REAL *x = arrays[0], alpha = (REAL)numbers[0];
@@ -297,34 +306,34 @@ VECTORS void NAME(silu_backward)(Py_ssize_t n, void *const *arrays, const double
 }
 
 /* Philox4x32-10, as in functions/philox.py: every counter is worth four words, each word an element */
-VECTORS void NAME(dropout_mask)(Py_ssize_t n, void *out, const double *numbers)
+VECTORS void NAME(dropout_mask)(Py_ssize_t first, Py_ssize_t stop, void *out, const double *numbers)
 {
     REAL *mask = out;
     const uint32_t limit = (uint32_t)numbers[4];
     const REAL scale = (REAL)numbers[5];
-    for (Py_ssize_t first = 0; first < n; first += 4 * LANES) {
+    for (; first < stop; first += 4 * LANES) {
         Words words;
         REAL values[4 * LANES];
         philox(&words, first, numbers);
         for (int lane = 0; lane < LANES; lane++)
             for (int word = 0; word < 4; word++)
                 values[4 * lane + word] = words.w[word][lane] >> 8 >= limit ? scale : 0;
-        const Py_ssize_t left = n - first < 4 * LANES ? n - first : 4 * LANES;
+        const Py_ssize_t left = stop - first < 4 * LANES ? stop - first : 4 * LANES;
         memcpy(mask + first, values, (size_t)left * sizeof(REAL));
     }
 }
 
 /* out <- numbers that are even on [0, 1) */
-VECTORS void NAME(uniform)(Py_ssize_t n, void *out, const double *numbers)
+VECTORS void NAME(uniform)(Py_ssize_t first, Py_ssize_t stop, void *out, const double *numbers)
 {
-    for (Py_ssize_t first = 0; first < n; first += 4 * LANES) {
+    for (; first < stop; first += 4 * LANES) {
         Words words;
         REAL values[4 * LANES];
         philox(&words, first, numbers);
         for (int lane = 0; lane < LANES; lane++)
             for (int word = 0; word < 4; word++)
                 values[4 * lane + word] = (REAL)(int32_t)(words.w[word][lane] >> 8) * (REAL)0x1p-24;
-        const Py_ssize_t left = n - first < 4 * LANES ? n - first : 4 * LANES;
+        const Py_ssize_t left = stop - first < 4 * LANES ? stop - first : 4 * LANES;
         memcpy((REAL *)out + first, values, (size_t)left * sizeof(REAL));
     }
 }

@@ -504,6 +504,7 @@ ELEMENTWISE(rmsprop, "rrr", 1 | 4, 5, 1)
 ELEMENTWISE(adam, "rrrr", 1 | 4 | 8, 6, 1)
 ELEMENTWISE(relu, "rr", 2, 0, 0)
 ELEMENTWISE(relu_backward, "rrr", 4, 0, 0)
+ELEMENTWISE(masked, "rrr", 4, 0, 0)
 ELEMENTWISE(leaky_relu, "rr", 2, 1, 0)
 ELEMENTWISE(leaky_relu_backward, "rrr", 4, 1, 0)
 
@@ -514,33 +515,67 @@ ELEMENTWISE(gelu_backward, "rrr", 4, 0, 0)
 ELEMENTWISE(silu, "rr", 2, 0, 0)
 ELEMENTWISE(silu_backward, "rrr", 4, 0, 0)
 
-/* An element's place counts here: in C order. */
+typedef void Drawing(Py_ssize_t, Py_ssize_t, void *, const double *);
+
+typedef struct {
+    Drawing *loop;
+    void *out;
+    const double *numbers;
+    Py_ssize_t size;
+} Draws;
+
+static void some_draws(const void *given, Py_ssize_t first, Py_ssize_t stop)
+{
+    const Draws *job = given;
+    const Py_ssize_t end = stop * 4 * LANES;
+    job->loop(first * 4 * LANES, end < job->size ? end : job->size, job->out, job->numbers);
+}
+
+/* Random numbers into an array, where an element's place counts: in C order. They depend on a clock, (1,). */
 static PyObject *random_numbers(
-    PyObject *const *args, Py_ssize_t given, int numbers, void (*single)(Py_ssize_t, void *, const double *),
-    void (*twice)(Py_ssize_t, void *, const double *))
+    PyObject *const *args, Py_ssize_t given, int settings, Drawing *single, Drawing *twice)
 {
     Arguments a;
-    const int suited = parse(&a, args, given, "r", 1, numbers, PyBUF_C_CONTIGUOUS);
+    double numbers[6];
+    int suited = parse(&a, args, given, "ri", 1, settings, PyBUF_C_CONTIGUOUS);
     if (suited <= 0)
         return suited ? NULL : refusal();
-    void *out = a.views[0].buf;
-    const Py_ssize_t size = a.views[0].len / a.views[0].itemsize;
-    BEGIN_LOOP
-    (is_float(&a) ? single : twice)(size, out, a.numbers);
-    END_LOOP
-    return finish(&a, 1);
+    suited = a.views[1].ndim == 1 && a.views[1].len == sizeof(int64_t);
+    if (suited) {
+        const Py_ssize_t itemsize = a.views[0].itemsize, block = 4 * LANES;
+        const Draws job = {is_float(&a) ? single : twice, a.views[0].buf, numbers, a.views[0].len / itemsize};
+        numbers[0] = (uint32_t)*(const int64_t *)a.views[1].buf;
+        memcpy(numbers + 1, a.numbers, (size_t)settings * sizeof(double));
+        BEGIN_LOOP
+        share_out(some_draws, &job, (job.size + block - 1) / block, 1 + LEAST / (4 * block * itemsize));
+        END_LOOP
+    }
+    return finish(&a, suited);
 }
 
 static PyObject *dropout_mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     (void)module;
-    return random_numbers(args, given, 6, dropout_mask_float, dropout_mask_double);
+    return random_numbers(args, given, 5, dropout_mask_float, dropout_mask_double);
 }
 
 static PyObject *uniform(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     (void)module;
-    return random_numbers(args, given, 4, uniform_float, uniform_double);
+    return random_numbers(args, given, 3, uniform_float, uniform_double);
+}
+
+/* clock <- clock + passes. clock: (1,) */
+static PyObject *advance(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Arguments a;
+    (void)module;
+    const int suited = parse(&a, args, given, "i", 1, 1, PyBUF_C_CONTIGUOUS);
+    if (suited <= 0)
+        return suited ? NULL : refusal();
+    if (a.views[0].len == sizeof(int64_t))
+        *(int64_t *)a.views[0].buf += (int64_t)a.numbers[0];
+    return finish(&a, a.views[0].len == sizeof(int64_t));
 }
 
 typedef struct {
@@ -1503,6 +1538,8 @@ static PyMethodDef methods[] = {
     METHOD(silu, "(x, y)"),
     METHOD(silu_backward, "(dy, x, dx)"),
     METHOD(dropout_mask, "(mask, clock, stream, key0, key1, limit, scale)"),
+    METHOD(masked, "(x, mask, y)"),
+    METHOD(advance, "(clock, passes)"),
     METHOD(uniform, "(out, clock, stream, key0, key1)"),
     METHOD(is_finite, "(x)"),
     METHOD(product, "(a, b, c[, bias], more)"),

@@ -72,6 +72,7 @@ from nnbackend.functions.optimizers import (
     rmsprop_step,
     sgd_step,
 )
+from nnbackend.functions.philox import advance, masked
 from nnbackend.functions.recurrent import (
     for_products,
     input_products,
@@ -224,7 +225,7 @@ def _(x: HostArray, ratio: float, seed: int, stream: int, clock: HostArray) -> A
         return NotImplemented
     mask = np.empty_like(x)
     limit, scale, key = round(ratio * 2**24), 1.0 / (1.0 - ratio), (seed & LOW32, seed >> 32 & LOW32)
-    done = _native.dropout_mask(mask, int(clock[0]) & LOW32, stream, *key, limit, scale)
+    done = _native.dropout_mask(mask, clock, stream, *key, limit, scale)
     return mask if done is None else NotImplemented
 
 
@@ -233,8 +234,19 @@ def _(x: HostArray, shape: tuple[int, ...], seed: int, stream: int, clock: HostA
     if not 0 <= stream <= LOW32:
         return NotImplemented
     out = np.empty(shape, x.dtype)
-    done = _native.uniform(out, int(clock[0]) & LOW32, stream, seed & LOW32, seed >> 32 & LOW32)
+    done = _native.uniform(out, clock, stream, seed & LOW32, seed >> 32 & LOW32)
     return out if done is None else NotImplemented
+
+
+@loop(masked)
+def _(x: HostArray, mask: HostArray) -> Any:
+    y = np.empty_like(x)
+    return y if _native.masked(x, mask, y) is None else NotImplemented
+
+
+@loop(advance)
+def _(clock: HostArray, passes: int) -> Any:
+    return _native.advance(clock, passes)
 
 
 @loop(resample)

@@ -38,7 +38,7 @@ HIDDEN: dict[str, tuple[Callable[[], nn.Layer], bool]] = {  # and whether their 
     "LayerNormalization": (lambda: nn.LayerNormalization(8), True),
     "Sequential": (lambda: nn.Sequential([nn.ReLU(), nn.Affine(8, 8)]), True),
     "Tanh": (nn.Tanh, False),
-    "Dropout": (lambda: nn.Dropout(0.3), False),
+    "Dropout": (lambda: nn.Dropout(0.3), True),
     "BatchNormalization": (lambda: nn.BatchNormalization(8), False),
     "Residual": (lambda: nn.Residual([nn.Affine(8, 8)]), False),
 }
