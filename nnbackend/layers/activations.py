@@ -51,9 +51,10 @@ class ReLU(Layer):
 
     elementwise = True
     initializer = He()
+    behind_pooling = False  # the last pass took the layer after the max pooling that follows it, see `through`
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        self._y = relu(x)
+        self._y, self.behind_pooling = relu(x), False
         return self._y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:

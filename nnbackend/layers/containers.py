@@ -13,7 +13,9 @@ from typing import Any
 from nnbackend.errors import unknown_name
 from nnbackend.functions.array import Array, concat
 from nnbackend.initializers import Initializer
+from nnbackend.layers.activations import ReLU
 from nnbackend.layers.base import Layer, RowShape, Shape, numbered
+from nnbackend.layers.convolution import MaxPooling
 
 JOINS = ("add", "concatenate")
 LENGTHS = (1, 2, 7, 64, 1000, 2**20)  # at which open axes are tried: some layers take short rows alone, some long ones
@@ -203,17 +205,39 @@ class Parallel(Stacks):
 
 def through(layers: Sequence[Layer], x: Array, training: bool = False) -> Array:
     """Return what the layers make of x, one after another."""
-    for layer in layers:
+    place = 0
+    while place < len(layers):
+        layer = layers[place]
+        first = type(layer) is ReLU and place + 1 < len(layers) and _commute(layer, layers[place + 1])
+        if first:
+            place += 1
+            x = layers[place].forward(x, training)
         x = layer.forward(x, training and not layer.frozen)
+        if first:
+            layer.behind_pooling = True  # type: ignore[attr-defined]
+        place += 1
     return x
 
 
 def back_through(layers: Sequence[Layer], dy: Array, need_dx: bool = True) -> Array:
     """Return dx for the dy of `through`. need_dx: if False, it goes no lower than the lowest layer that trains."""
     lowest = 0 if need_dx else next((i for i, layer in enumerate(layers) if _trains(layer)), len(layers))
-    for i in range(len(layers) - 1, lowest - 1, -1):
-        dy = layers[i].backward(dy, need_dx or i > lowest)
+    order = list(layers)
+    for i, layer in enumerate(layers):
+        if type(layer) is ReLU and layer.behind_pooling:
+            order[i : i + 2] = reversed(order[i : i + 2])
+    for i in range(len(order) - 1, lowest - 1, -1):
+        dy = order[i].backward(dy, need_dx or i > lowest)
     return dy
+
+
+def _commute(layer: Layer, following: Layer) -> bool:
+    """Say whether both layers give the same, to the bit, in the other order, in which the first has less to do.
+
+    The largest element of a window is the same one after ReLU, unless none is positive; then both have no gradient.
+    """
+    replaced = {"forward", "backward"} & (vars(layer).keys() | vars(following).keys())
+    return type(following) is MaxPooling and not replaced
 
 
 def input_shape_of(layers: Sequence[Layer]) -> RowShape | None:

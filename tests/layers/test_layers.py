@@ -333,3 +333,51 @@ def test_squared_error_takes_a_vector_for_one_column(on: Namespace) -> None:
     assert tuple(t.shape) == (3, 1)
     with pytest.raises(ValueError, match=r"expected shape \(3, 2\)"):
         nn.MeanSquaredError().target([1.0, 2.0, 3.0], 3, (2,), on.backend, "float32")
+
+
+# --- ReLU and max pooling -----------------------------------------------------------------------------------------
+
+
+def test_relu_is_computed_behind_the_pooling_that_follows_it(on: Namespace) -> None:
+    """It has a quarter of the elements there. The bits are the same: of equal elements the first has the gradient."""
+    rng = np.random.default_rng(0)
+    x = on.array(
+        rng.integers(-2, 3, (6, 6, 6, 2)) / 4, "float64"
+    )  # equal elements, zeros, windows without a positive one
+
+    def passes(layers: list[nn.Layer]) -> list[Any]:
+        net = nn.Network(
+            [nn.Convolution(2, 3, 1), *layers, nn.Flatten()], nn.MeanSquaredError(), seed=1, dtype="float64"
+        )
+        y = net.forward(x, training=True)
+        net.backward(on.array(rng_of_dy.standard_normal(tuple(y.shape)), "float64"))
+        return [to_numpy(a) for a in (y, *net.grads.values())]
+
+    class Own(nn.ReLU):
+        """Stays where it is."""
+
+    seen: list[tuple[int, ...]] = []
+    for layer in (nn.ReLU, Own):
+        rng_of_dy = np.random.default_rng(1)
+        found = passes([layer(), nn.MaxPooling(2), nn.ReLU(), nn.MaxPooling(2, padding=1)])
+        seen.append(found)
+    for a, b in zip(*seen, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_relu_is_behind_the_pooling_only_where_nobody_looks() -> None:
+    net = nn.Network([nn.Convolution(1, 2, 3), nn.ReLU(), nn.MaxPooling(2), nn.Flatten()], nn.MeanSquaredError())
+    relu: Any = net.layers["ReLU1"]
+    x = np.random.default_rng(0).standard_normal((3, 6, 6, 1)).astype("float32")
+    net.forward(x)
+    assert relu.behind_pooling
+    assert tuple(relu._y.shape) == (3, 2, 2, 2)
+    outputs = net.activations(x)
+    assert not relu.behind_pooling
+    assert tuple(outputs["ReLU1"].shape) == (3, 4, 4, 2)
+    np.testing.assert_array_equal(outputs["Flatten1"], net.predict(x))
+    relu.forward(outputs["Convolution1"])  # by hand, layer by layer
+    dy = net.layers["MaxPooling1"].forward(outputs["ReLU1"])
+    net.layers["Flatten1"].forward(dy)
+    net.backward(outputs["Flatten1"])
+    assert np.abs(net.grads["W1"]).max() > 0
