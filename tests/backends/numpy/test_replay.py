@@ -178,6 +178,29 @@ def test_a_later_fit_with_the_same_and_with_other_data(monkeypatch: pytest.Monke
     assert content(runs[0]) == content(runs[1])
 
 
+def test_labels_that_a_callback_spoils_meet_the_error_of_python_s_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+    for capture in ("1", "0"):
+        monkeypatch.setenv("NNBACKEND_CAPTURE", capture)
+        t = T.copy()
+        with pytest.raises(ValueError, match="labels must lie in 0 to 3, got 0 to 7") as error:
+            train(dense, t=t, callbacks=[lambda _, t=t: t.__setitem__(5, 7)])
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+
+
+def test_the_trial_gives_no_warning_that_the_steps_do_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nearly_overflows() -> nn.Network:
+        net = dense()
+        net.params["W1"][0, 0] = 3e38
+        return net
+
+    x = X.copy()
+    x[:, 0] = 0
+    with np.errstate(all="raise", under="ignore"):
+        both(monkeypatch, nearly_overflows, x)
+
+
 # --- Python where it is needed ----------------------------------------------------------------------------------
 
 
@@ -235,6 +258,25 @@ def test_work_between_the_loops_is_found(stale: str, monkeypatch: pytest.MonkeyP
     assert trainer._runner._refused  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("blind", ["equal rows", "dead units"])
+def test_work_between_the_loops_is_found_where_it_changes_no_value(blind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tangent of 0 is 0, whatever the weights are; later it is not."""
+    hidden: list[nn.Layer] = [nn.Tanh()] if blind == "equal rows" else [nn.Affine(6, 6), nn.ReLU(), nn.Tanh()]
+    runs = []
+    for capture in ("1", "0"):
+        monkeypatch.setenv("NNBACKEND_CAPTURE", capture)
+        x = np.zeros_like(X) if blind == "equal rows" else X.copy()
+        net = nn.Network([*(type(layer)(**layer.config()) for layer in hidden), nn.Affine(6, 4)], seed=1)
+        if blind == "dead units":
+            net.params["b1"][...] = -1000
+        trainer, _ = train(lambda net=net: net, x)  # type: ignore[misc]
+        x[...] = X
+        net.params["b1"][...] = 0
+        runs.append((trainer, trainer.fit(x, T, 3)))
+    assert content(runs[0]) == content(runs[1])
+    assert not is_replayed(runs[0][0])
+
+
 def test_few_steps_and_large_steps_go_through_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_replayed(train(dense, epochs=1)[0])
     monkeypatch.setattr(replay, "LARGEST", 1000)
@@ -259,6 +301,17 @@ def test_the_data_is_not_held() -> None:
     gc.collect()
     assert is_replayed(trainer)
     assert gone() is None
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU, nn.Tanh])
+def test_a_trial_leaves_values_and_gradients_as_they_were(layer: Callable[[], nn.Layer]) -> None:
+    trainer, _ = train(lambda: dense(layer), epochs=1)
+    buffer = trainer.network.buffer
+    before = [np.asarray(a).tobytes() for a in (buffer.data, buffer.grad, buffer.state, buffer.clock)]
+    runner: Any = trainer._runner
+    runner.prepare(trainer._epoch((X, T, None), repeats=True), ahead=1000)
+    assert is_replayed(trainer) or runner._refused
+    assert before == [np.asarray(a).tobytes() for a in (buffer.data, buffer.grad, buffer.state, buffer.clock)]
 
 
 def test_an_interrupt_while_recording_leaves_the_loops_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
