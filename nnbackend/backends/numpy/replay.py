@@ -19,13 +19,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnbackend.backends.numpy import native as kernels
-from nnbackend.backends.steps import Epoch, Launch, ParameterStore, Rows, Uncaptured
+from nnbackend.backends.steps import Epoch, Launch, Rows, Uncaptured
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 
 WORTH = 40  # whole batches ahead: to record and to try the calls takes the time of three or four steps
-LARGEST = 2**22  # bytes of the arrays that are kept; where a step works on more, Python is a small part of it
+FEWEST = 4  # whole batches of an epoch: to compare what it depends on takes the time that two of them gain
+LARGEST = 2**22  # bytes of the values, or of the arrays that are kept; in a step on more, Python is a small part
 
 _kernels: Any = kernels
 _recording = threading.Lock()  # all threads have the same kernels
@@ -34,24 +35,31 @@ _recording = threading.Lock()  # all threads have the same kernels
 class Replayed(Uncaptured):
     """Runs whole batches by calling the recorded loops, then the update.
 
-    The calls are recorded anew if anything that the passes depend on differs. The last, smaller batch of an epoch runs
+    The calls are recorded anew if anything that the passes depend on differs, but only after a pause. The pause is
+    twice as long after each recording that has served fewer than WORTH steps. The last, smaller batch of an epoch runs
     without them. If they do not compute what the passes compute, all steps run without them.
     """
 
-    def __init__(self, store: ParameterStore):
+    def __init__(self, store: Any):
         self._store = store
         self._tape: _Tape | None = None
-        self._refused = False
+        self._refused = store.data.nbytes > LARGEST
+        self._since = self._pause = WORTH  # steps since calls were recorded, and how many it takes to record anew
 
     def prepare(self, epoch: Epoch, *, first: int = 0, ahead: int = 0) -> Launch:
-        if epoch.passes is None or first >= epoch.whole_steps or self._refused:
+        steps, since = epoch.whole_steps - first, self._since
+        self._since += max(steps, 0)
+        if epoch.passes is None or steps < FEWEST or self._refused:
             return epoch.run
         if self._tape is None or not self._tape.serves(epoch):
+            if self._tape is not None and since < WORTH:
+                self._pause *= 2
             self._tape = None
-            if ahead < WORTH:
+            if ahead < WORTH or since < self._pause:
                 return epoch.run
             if not _recording.acquire(blocking=False):
                 return epoch.run
+            self._since = steps
             try:
                 tape = _Tape(self._store, epoch)
             finally:

@@ -279,8 +279,26 @@ def test_work_between_the_loops_is_found_where_it_changes_no_value(blind: str, m
 
 def test_few_steps_and_large_steps_go_through_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_replayed(train(dense, epochs=1)[0])
+    assert not is_replayed(train(dense, X[:60], T[:60], epochs=50)[0])  # three steps an epoch
     monkeypatch.setattr(replay, "LARGEST", 1000)
     assert not is_replayed(both(monkeypatch, dense)[0])
+
+
+def test_values_that_fill_the_memory_are_not_copied_for_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "LARGEST", 4 * dense().buffer.data.size - 1)
+    monkeypatch.setattr(replay, "_Tape", lambda *_: pytest.fail("the trial copies all values several times"))
+    train(dense)
+
+
+def test_settings_that_change_in_every_epoch_are_not_recorded_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, tape = [], replay._Tape
+    monkeypatch.setattr(replay, "_Tape", lambda *arguments: recorded.append(1) or tape(*arguments))  # type: ignore[func-returns-value]
+
+    def change(trainer: nn.Trainer) -> None:
+        trainer.network.layers["LeakyReLU1"].alpha *= 0.9  # type: ignore[attr-defined]
+
+    train(lambda: dense(nn.LeakyReLU), epochs=40, callbacks=[change])
+    assert 2 <= len(recorded) <= 4  # of 480 steps
 
 
 def test_without_the_variable_and_without_products(monkeypatch: pytest.MonkeyPatch) -> None:
