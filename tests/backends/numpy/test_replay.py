@@ -230,6 +230,42 @@ def test_layers_of_one_s_own_are_called_in_every_step(monkeypatch: pytest.Monkey
     assert trainer.epoch == 4
 
 
+def test_networks_of_one_s_own_are_called_in_every_step() -> None:
+    passes: list[int] = []
+
+    class Own(nn.Network):
+        def forward(self, x: Array, training: bool = False) -> Array:
+            passes.append(training)
+            return super().forward(x, training)
+
+    train(lambda: Own([nn.Affine(6, 8), nn.Affine(8, 4)]))
+    assert sum(passes) == 4 * 13
+
+
+@pytest.mark.parametrize("place", ["network", "loss", "class"])
+def test_passes_that_are_replaced_are_called_in_every_step(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    net = dense()
+    holder, name = {
+        "network": (net, "forward"),
+        "loss": (net.loss_layer, "recorded"),
+        "class": (nn.ReLU, "forward"),
+    }[place]
+    original = getattr(holder, name)
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        return original(*arguments, **settings)
+
+    def replace(trainer: nn.Trainer) -> None:
+        monkeypatch.setattr(holder, name, counted)
+
+    trainer, _ = train(lambda: net, epochs=6)
+    assert is_replayed(trainer)
+    trainer.fit(X, T, 5, callbacks=[replace])
+    assert len(calls) == 4 * 13
+
+
 def test_what_is_called_after_every_step_may_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     class Change:
         def __call__(self, trainer: nn.Trainer) -> None: ...
@@ -252,6 +288,7 @@ def test_work_between_the_loops_is_found(stale: str, monkeypatch: pytest.MonkeyP
         W = np.ascontiguousarray(self.W.data[::-1])[::-1].copy() if stale == "weights" else self.W.data
         return nn.functions.affine(self._x.copy() if stale == "rows" else self._x, W, self.b.data)
 
+    forward.__module__ = nn.Affine.__module__
     monkeypatch.setattr(nn.Affine, "forward", forward)
     trainer, _ = both(monkeypatch, dense)
     assert not is_replayed(trainer)
@@ -334,7 +371,7 @@ def test_a_trial_leaves_values_and_gradients_as_they_were(layer: Callable[[], nn
 
 def test_an_interrupt_while_recording_leaves_the_loops_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     loops = kernels._native
-    monkeypatch.setattr(nn.ReLU, "backward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(replay._Recorder, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(dense)
     assert kernels._native is loops
