@@ -282,10 +282,8 @@ class Network:
 
     @property
     def is_ours(self) -> bool:
-        """Say whether the loss and all layers are of the library, and their passes are those of their classes."""
-        parts = [*self._every, self.loss_layer]
-        ours = all(type(part).__module__.partition(".")[0] == "nnbackend" for part in parts)
-        return ours and not any({"forward", "backward"} & vars(part).keys() for part in parts)
+        """Say whether network, loss and all layers are of the library, and so are their passes."""
+        return all(map(_is_ours, [self, *self._every, self.loss_layer]))
 
     def every_layer(self) -> dict[str, Layer]:
         """Return all layers by name, also those within other layers, in the order of a forward pass."""
@@ -794,6 +792,13 @@ def _unpickled(
 def optional(weight: Array | None) -> tuple[Any, ...]:
     """Return the arguments for a loss: (weight,), or () for None, because a user's loss may not accept weights."""
     return () if weight is None else (weight,)
+
+
+def _is_ours(part: Any) -> bool:
+    """Say whether a class and its passes are of the library, and the object has no other passes than its class."""
+    kind = type(part)
+    ours = all(a.__module__.startswith("nnbackend.") for a in (kind, kind.forward, kind.backward))
+    return ours and vars(part).keys().isdisjoint(("forward", "backward", "recorded", "tick"))
 
 
 def _fits(shape: Sequence[int], expected: RowShape | None) -> bool:

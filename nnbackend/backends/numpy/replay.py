@@ -6,6 +6,7 @@ arrays. So they are called again with the same arrays, which stay where they are
 
 Work that Python or NumPy does between the calls would be missing. So the calls are tried before they are used: with
 other weights, another clock and other rows than those they were recorded with, they must write the bits of the step.
+All arrays between the loops then hold NaN at first, because rows of other numbers may have equal values.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnbackend.backends.numpy import native as kernels
-from nnbackend.backends.steps import Epoch, Launch, ParameterStore, Rows, Uncaptured
+from nnbackend.backends.steps import Epoch, Launch, Rows, Uncaptured
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 
 WORTH = 40  # whole batches ahead: to record and to try the calls takes the time of three or four steps
-LARGEST = 2**22  # bytes of the arrays that are kept; where a step works on more, Python is a small part of it
+FEWEST = 4  # whole batches of an epoch: to compare what it depends on takes the time that two of them gain
+LARGEST = 2**22  # bytes of the values, or of the arrays that are kept; in a step on more, Python is a small part
 
 _kernels: Any = kernels
 _recording = threading.Lock()  # all threads have the same kernels
@@ -33,24 +35,31 @@ _recording = threading.Lock()  # all threads have the same kernels
 class Replayed(Uncaptured):
     """Runs whole batches by calling the recorded loops, then the update.
 
-    The calls are recorded anew if anything that the passes depend on differs. The last, smaller batch of an epoch runs
+    The calls are recorded anew if anything that the passes depend on differs, but only after a pause. The pause is
+    twice as long after each recording that has served fewer than WORTH steps. The last, smaller batch of an epoch runs
     without them. If they do not compute what the passes compute, all steps run without them.
     """
 
-    def __init__(self, store: ParameterStore):
+    def __init__(self, store: Any):
         self._store = store
         self._tape: _Tape | None = None
-        self._refused = False
+        self._refused = store.data.nbytes > LARGEST
+        self._since = self._pause = WORTH  # steps since calls were recorded, and how many it takes to record anew
 
     def prepare(self, epoch: Epoch, *, first: int = 0, ahead: int = 0) -> Launch:
-        if epoch.passes is None or first >= epoch.whole_steps or self._refused:
+        steps, since = epoch.whole_steps - first, self._since
+        self._since += max(steps, 0)
+        if epoch.passes is None or steps < FEWEST or self._refused:
             return epoch.run
         if self._tape is None or not self._tape.serves(epoch):
+            if self._tape is not None and since < WORTH:
+                self._pause *= 2
             self._tape = None
-            if ahead < WORTH:
+            if ahead < WORTH or since < self._pause:
                 return epoch.run
             if not _recording.acquire(blocking=False):
                 return epoch.run
+            self._since = steps
             try:
                 tape = _Tape(self._store, epoch)
             finally:
@@ -68,18 +77,21 @@ class _Tape:
     works: whether the calls do what the passes do. The constructor restores all values that it changes.
     """
 
-    def __init__(self, store: ParameterStore, epoch: Epoch):
+    def __init__(self, store: Any, epoch: Epoch):
         self._rows = np.array(epoch.order[: epoch.stride])
         self._metrics = np.zeros_like(epoch.metrics[:, :1])
         self._stride, self._depends = epoch.stride, epoch.depends()
         self._data = [weakref.ref(a) for a in epoch.data]
         self._layout = epoch.metrics.shape[0], epoch.metrics.dtype
         self._calls: list[Call] = []
-        kept = store.snapshot()
+        self._between: list[HostArray] = []
+        kept, grad = store.snapshot(), store.grad.copy()
         try:
-            self.works = self._record(store, epoch) and self._agrees(store, epoch)
+            with np.errstate(all="ignore"):  # with other values a step may overflow that does not
+                self.works = self._record(store, epoch) and self._agrees(store, epoch)
         finally:
             store.restore(kept)
+            store.grad[...] = grad
         after = epoch.depends()  # what a step changes is a cache of the step
         self._depends = {name: value for name, value in self._depends.items() if after.get(name) == value}
 
@@ -89,7 +101,8 @@ class _Tape:
 
     def _record(self, store: Any, epoch: Epoch) -> bool:
         """Record the calls of a step. Return False if they cannot be all of it, or if their arrays are large."""
-        recorder = _Recorder(_kernels._native, [*epoch.data, store.data, store.grad, store.state])
+        there = [*epoch.data, store.data, store.grad, store.state, store.clock, self._rows, self._metrics]
+        recorder = _Recorder(_kernels._native, there)
         try:
             _kernels._native = recorder
             self._pass(epoch)
@@ -101,6 +114,7 @@ class _Tape:
             (call, tuple(_Data(numbers[id(a)]) if id(a) in numbers else a for a in arguments))
             for call, arguments in recorder.calls
         ]
+        self._between = recorder.between
         return recorder.complete and numbers.keys() <= taken
 
     def _agrees(self, store: Any, epoch: Epoch) -> bool:
@@ -113,10 +127,18 @@ class _Tape:
         self._pass(epoch)
         expected = self._written(store)
         store.restore(changed)
-        store.grad[...] = np.nan
-        self._metrics[...] = np.nan
-        _play(self._bound(epoch.data))
-        return all(a.tobytes() == b.tobytes() for a, b in zip(expected, self._written(store), strict=True))
+        empty = [*self._between, store.grad, self._metrics]
+        if not all(np.isfinite(a).all() for a in expected) or not all(a.flags.writeable for a in empty):
+            return False  # NaN would agree with NaN
+        before = [a.copy() for a in empty]
+        try:
+            for a in empty:
+                a.fill(np.nan if a.dtype.kind == "f" else 0)
+            played, actual = _play(self._bound(epoch.data)), self._written(store)
+        finally:
+            for a, value in zip(empty, before, strict=True):
+                a[...] = value
+        return played and all(a.tobytes() == b.tobytes() for a, b in zip(expected, actual, strict=True))
 
     def _written(self, store: Any) -> list[HostArray]:
         return [*store.snapshot().values(), store.grad.copy(), self._metrics.copy()]
@@ -150,7 +172,9 @@ class _Tape:
                 epoch.run(i)
                 return
             rows[...] = order[i * stride : (i + 1) * stride]
-            _play(calls)
+            if not _play(calls):
+                epoch.run(i)
+                return
             into[:, i : i + 1] = metrics
             update(epoch.change)
 
@@ -167,12 +191,13 @@ class _Data:
 class _Recorder:
     """Stands before the loops in C, and keeps each call that one thread makes.
 
-    there: arrays that are there anyway. complete: whether no loop has given Python a value to go on with, and the
-    other arrays of the calls have at most LARGEST bytes. If it is False, nothing is kept.
+    there: arrays that are there anyway. between: the other arrays of the calls. complete: whether no loop has given
+    Python a value to go on with, and those have at most LARGEST bytes. If it is False, nothing is kept.
     """
 
     def __init__(self, loops: Any, there: Sequence[Any]):
         self.loops, self.calls, self.complete = loops, list[Call](), True
+        self.between: list[HostArray] = []
         self._known, self._bytes = {id(_owner(a)) for a in there}, 0
         self._thread = threading.get_ident()
 
@@ -192,16 +217,17 @@ class _Recorder:
         for owner in (_owner(a) for a in arguments if isinstance(a, np.ndarray)):
             if id(owner) not in self._known:
                 self._known.add(id(owner))
+                self.between.append(owner)
                 self._bytes += owner.nbytes
         self.complete = result is None and self._bytes <= LARGEST
         if not self.complete:
             self.calls.clear()
+            self.between.clear()
 
 
-def _play(calls: Sequence[Call]) -> None:
-    for call, arguments in calls:
-        if call(*arguments) is not None:
-            raise RuntimeError(f"{call.__name__} refuses the arrays that it took before")
+def _play(calls: Sequence[Call]) -> bool:
+    """Do the calls. Return False if a loop refuses the values that are now in the arrays, such as a wrong label."""
+    return all(call(*arguments) is None for call, arguments in calls)
 
 
 def _owner(a: Any) -> Any:

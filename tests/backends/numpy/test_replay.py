@@ -178,6 +178,29 @@ def test_a_later_fit_with_the_same_and_with_other_data(monkeypatch: pytest.Monke
     assert content(runs[0]) == content(runs[1])
 
 
+def test_labels_that_a_callback_spoils_meet_the_error_of_python_s_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+    for capture in ("1", "0"):
+        monkeypatch.setenv("NNBACKEND_CAPTURE", capture)
+        t = T.copy()
+        with pytest.raises(ValueError, match="labels must lie in 0 to 3, got 0 to 7") as error:
+            train(dense, t=t, callbacks=[lambda _, t=t: t.__setitem__(5, 7)])
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+
+
+def test_the_trial_gives_no_warning_that_the_steps_do_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nearly_overflows() -> nn.Network:
+        net = dense()
+        net.params["W1"][0, 0] = 3e38
+        return net
+
+    x = X.copy()
+    x[:, 0] = 0
+    with np.errstate(all="raise", under="ignore"):
+        both(monkeypatch, nearly_overflows, x)
+
+
 # --- Python where it is needed ----------------------------------------------------------------------------------
 
 
@@ -207,6 +230,42 @@ def test_layers_of_one_s_own_are_called_in_every_step(monkeypatch: pytest.Monkey
     assert trainer.epoch == 4
 
 
+def test_networks_of_one_s_own_are_called_in_every_step() -> None:
+    passes: list[int] = []
+
+    class Own(nn.Network):
+        def forward(self, x: Array, training: bool = False) -> Array:
+            passes.append(training)
+            return super().forward(x, training)
+
+    train(lambda: Own([nn.Affine(6, 8), nn.Affine(8, 4)]))
+    assert sum(passes) == 4 * 13
+
+
+@pytest.mark.parametrize("place", ["network", "loss", "class"])
+def test_passes_that_are_replaced_are_called_in_every_step(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    net = dense()
+    holder, name = {
+        "network": (net, "forward"),
+        "loss": (net.loss_layer, "recorded"),
+        "class": (nn.ReLU, "forward"),
+    }[place]
+    original = getattr(holder, name)
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        return original(*arguments, **settings)
+
+    def replace(trainer: nn.Trainer) -> None:
+        monkeypatch.setattr(holder, name, counted)
+
+    trainer, _ = train(lambda: net, epochs=6)
+    assert is_replayed(trainer)
+    trainer.fit(X, T, 5, callbacks=[replace])
+    assert len(calls) == 4 * 13
+
+
 def test_what_is_called_after_every_step_may_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     class Change:
         def __call__(self, trainer: nn.Trainer) -> None: ...
@@ -229,16 +288,54 @@ def test_work_between_the_loops_is_found(stale: str, monkeypatch: pytest.MonkeyP
         W = np.ascontiguousarray(self.W.data[::-1])[::-1].copy() if stale == "weights" else self.W.data
         return nn.functions.affine(self._x.copy() if stale == "rows" else self._x, W, self.b.data)
 
+    forward.__module__ = nn.Affine.__module__
     monkeypatch.setattr(nn.Affine, "forward", forward)
     trainer, _ = both(monkeypatch, dense)
     assert not is_replayed(trainer)
     assert trainer._runner._refused  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("blind", ["equal rows", "dead units"])
+def test_work_between_the_loops_is_found_where_it_changes_no_value(blind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tangent of 0 is 0, whatever the weights are; later it is not."""
+    hidden: list[nn.Layer] = [nn.Tanh()] if blind == "equal rows" else [nn.Affine(6, 6), nn.ReLU(), nn.Tanh()]
+    runs = []
+    for capture in ("1", "0"):
+        monkeypatch.setenv("NNBACKEND_CAPTURE", capture)
+        x = np.zeros_like(X) if blind == "equal rows" else X.copy()
+        net = nn.Network([*(type(layer)(**layer.config()) for layer in hidden), nn.Affine(6, 4)], seed=1)
+        if blind == "dead units":
+            net.params["b1"][...] = -1000
+        trainer, _ = train(lambda net=net: net, x)  # type: ignore[misc]
+        x[...] = X
+        net.params["b1"][...] = 0
+        runs.append((trainer, trainer.fit(x, T, 3)))
+    assert content(runs[0]) == content(runs[1])
+    assert not is_replayed(runs[0][0])
+
+
 def test_few_steps_and_large_steps_go_through_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_replayed(train(dense, epochs=1)[0])
+    assert not is_replayed(train(dense, X[:60], T[:60], epochs=50)[0])  # three steps an epoch
     monkeypatch.setattr(replay, "LARGEST", 1000)
     assert not is_replayed(both(monkeypatch, dense)[0])
+
+
+def test_values_that_fill_the_memory_are_not_copied_for_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "LARGEST", 4 * dense().buffer.data.size - 1)
+    monkeypatch.setattr(replay, "_Tape", lambda *_: pytest.fail("the trial copies all values several times"))
+    train(dense)
+
+
+def test_settings_that_change_in_every_epoch_are_not_recorded_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, tape = [], replay._Tape
+    monkeypatch.setattr(replay, "_Tape", lambda *arguments: recorded.append(1) or tape(*arguments))  # type: ignore[func-returns-value]
+
+    def change(trainer: nn.Trainer) -> None:
+        trainer.network.layers["LeakyReLU1"].alpha *= 0.9  # type: ignore[attr-defined]
+
+    train(lambda: dense(nn.LeakyReLU), epochs=40, callbacks=[change])
+    assert 2 <= len(recorded) <= 4  # of 480 steps
 
 
 def test_without_the_variable_and_without_products(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,9 +358,20 @@ def test_the_data_is_not_held() -> None:
     assert gone() is None
 
 
+@pytest.mark.parametrize("layer", [nn.ReLU, nn.Tanh])
+def test_a_trial_leaves_values_and_gradients_as_they_were(layer: Callable[[], nn.Layer]) -> None:
+    trainer, _ = train(lambda: dense(layer), epochs=1)
+    buffer = trainer.network.buffer
+    before = [np.asarray(a).tobytes() for a in (buffer.data, buffer.grad, buffer.state, buffer.clock)]
+    runner: Any = trainer._runner
+    runner.prepare(trainer._epoch((X, T, None), repeats=True), ahead=1000)
+    assert is_replayed(trainer) or runner._refused
+    assert before == [np.asarray(a).tobytes() for a in (buffer.data, buffer.grad, buffer.state, buffer.clock)]
+
+
 def test_an_interrupt_while_recording_leaves_the_loops_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     loops = kernels._native
-    monkeypatch.setattr(nn.ReLU, "backward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(replay._Recorder, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(dense)
     assert kernels._native is loops
