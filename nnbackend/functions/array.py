@@ -126,6 +126,12 @@ def flatten(x: Array) -> Array:
 
 
 @singledispatch
+def flatten_backward(dy: Array, x: Array) -> Array:
+    """dx of `flatten`, in the shape of x."""
+    return array_namespace(dy).reshape(dy, tuple(x.shape))
+
+
+@singledispatch
 def concat(first: Array, axis: int, *others: Array) -> Array:
     """All arrays, one behind the other along an axis. They have one dtype, and one shape but for that axis."""
     return array_namespace(first).concat([first, *others], axis=axis)

@@ -15,7 +15,7 @@ from nnbackend.functions import (
     max_pooling,
     max_pooling_backward,
 )
-from nnbackend.functions.array import Array, array_namespace, flatten
+from nnbackend.functions.array import Array, flatten, flatten_backward
 from nnbackend.functions.convolution import Pair, Size, output_size
 from nnbackend.initializers import Initializer, initializer
 from nnbackend.layers.base import Layer, RowShape, Shape, check_images, check_input, image_shape
@@ -144,11 +144,11 @@ class Flatten(Layer):
     keeps_shape = False
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        self._shape = tuple(x.shape)
+        self._x = x
         return flatten(x)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        return array_namespace(dy).reshape(dy, self._shape)
+        return flatten_backward(dy, self._x)
 
     def output_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)

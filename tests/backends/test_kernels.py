@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -130,6 +131,10 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
             return [[draw(9, 6), rows], [draw(9), rows], [draw(9, 2, 3), rows], [rng.integers(0, 5, 9), rows]]
         case "flatten":
             return [[draw(3, 4, 5, n).transpose(3, 1, 2, 0)], [draw(n, 4, 5, 3)], [draw(n, 3)]]
+        case "flatten_backward":
+            shapes = [(n, 4, 5, 3), (n, 4, 5, 1), (n, 3)]
+            layouts = [draw(3, 4, 5, n).transpose(3, 1, 2, 0), draw(n, 4, 5, 1), draw(n, 3)]
+            return [[draw(n, math.prod(shape[1:])), x] for shape, x in zip(shapes, layouts, strict=True)]
         case "embedding":
             return [[draw(9, 6), rng.integers(0, 9, shape)] for shape in ((n,), (n, 3), (n, 2, 2))]
         case "embedding_backward":

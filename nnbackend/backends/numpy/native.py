@@ -60,7 +60,7 @@ from nnbackend.functions import (
     uniform,
 )
 from nnbackend.functions.affine import product
-from nnbackend.functions.array import flatten
+from nnbackend.functions.array import flatten, flatten_backward
 from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
 from nnbackend.functions.optimizers import (
@@ -466,13 +466,22 @@ def _(
 
 @loop(flatten)
 def _(x: HostArray) -> Any:
-    """Where n is innermost in memory, as in the results of convolutions and pooling, rows are copies."""
-    if x.ndim != 4 or x.flags.c_contiguous or not x.transpose(3, 1, 2, 0).flags.c_contiguous:
+    if not _has_batch_last(x):
         return NotImplemented
     n, h, w, c = x.shape
     y = np.empty((n, h * w, c), x.dtype)
     done = _native.swap_ends(x.transpose(3, 1, 2, 0).reshape(c, h * w, n), y)
     return y.reshape(n, h * w * c) if done is None else NotImplemented
+
+
+@loop(flatten_backward)
+def _(dy: HostArray, x: HostArray) -> Any:
+    return batch_last(dy.reshape(x.shape)) if _has_batch_last(x) and dy.flags.c_contiguous else NotImplemented
+
+
+def _has_batch_last(x: HostArray) -> bool:
+    """Say whether n is innermost in memory, and nowhere else, as in the results of convolutions and pooling."""
+    return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(3, 1, 2, 0).flags.c_contiguous
 
 
 def batch_last(x: HostArray, padding: Size = 0, value: float = 0.0) -> HostArray:
