@@ -13,6 +13,12 @@ def product(a: Array, b: Array) -> Array:
 
 
 @floating
+def product_into(a: Array, b: Array, c: Array) -> None:
+    """Write the product a b of matrices into c, (n, m). a: (n, k), b: (k, m)."""
+    c[...] = product(a, b)
+
+
+@floating
 def affine(x: Array, W: Array, b: Array) -> Array:
     """y = x W + b. x: (n, i), W: (i, o), b: (o,). Returns (n, o)."""
     return x @ W + b

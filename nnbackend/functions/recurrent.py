@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnbackend.functions.activations import sigmoid, tanh, tanh_backward
-from nnbackend.functions.affine import affine, affine_backward, product
+from nnbackend.functions.affine import affine, affine_backward, product, product_into
 from nnbackend.functions.array import Array, MaybeArray, array_namespace, stack
 from nnbackend.functions.dispatch import floating
 
@@ -46,7 +46,7 @@ def state_products_backward(hidden: Array, dr: Array, dWh: Array) -> None:
     """Write dWh, the gradient of the products of the states with Wh. dr: (T, n, columns of Wh)."""
     xp, (steps, n, columns) = array_namespace(dr), dr.shape
     before = xp.reshape(hidden[:-1, ...], (steps * n, hidden.shape[2]))
-    dWh[...] = product(before.T, xp.reshape(dr, (steps * n, columns)))
+    product_into(before.T, xp.reshape(dr, (steps * n, columns)), dWh)
 
 
 # --- the simple recurrent network ---------------------------------------------------------------------------------

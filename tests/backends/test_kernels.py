@@ -69,6 +69,8 @@ def arguments(name: str, n: int, dtype: str, rng: np.random.Generator) -> list[l
     match name:
         case "affine":
             return [[draw(n, 6), draw(6, 5), draw(5)]]
+        case "product_into":
+            return [[draw(n, 6), draw(6, 5), draw(n, 5)], [draw(n, 6), draw(5, 6).T, draw(n, 5)]]
         case "product":
             turned = draw(2, 5, 4, n).transpose(0, 1, 3, 2)
             return [
@@ -321,7 +323,7 @@ def cases() -> Iterator[Any]:
 def writes(name: str) -> bool:
     others = ("affine_backward", "clip_by_norm", "convolution_backward", "embedding_backward", "record")
     others += ("rnn_backward", "lstm_backward", "gru_backward", "softmax_cross_entropy_recorded")
-    others += ("layer_normalization_backward", "batch_normalization_backward", "advance")
+    others += ("layer_normalization_backward", "batch_normalization_backward", "advance", "product_into")
     return name.endswith("_step") or name in others
 
 

@@ -59,7 +59,7 @@ from nnbackend.functions import (
     softmax_cross_entropy_variants,
     uniform,
 )
-from nnbackend.functions.affine import product
+from nnbackend.functions.affine import product, product_into
 from nnbackend.functions.array import flatten, flatten_backward
 from nnbackend.functions.convolution import Size, output_size, pair, unpadded
 from nnbackend.functions.dispatch import kernel
@@ -196,6 +196,13 @@ def _(a: HostArray, b: HostArray) -> Any:
         return NotImplemented
     c = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
     return c if _native.product(a, b, c, 0.0) is None else NotImplemented
+
+
+@loop(product_into)
+def _(a: HostArray, b: HostArray, c: HostArray) -> Any:
+    if not PRODUCTS or type(b) is not np.ndarray or a.ndim != 2:
+        return NotImplemented
+    return _native.product(a, b, c, 0.0)
 
 
 @loop(affine)
