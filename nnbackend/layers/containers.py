@@ -93,7 +93,7 @@ class Stacks(Layer):
         """Raise ValueError if what the stacks make of rows cannot be joined, for none of the shapes of a row."""
         found = [_all_behind(stack, shapes) for stack in self.stacks()]
         common = [_common(behind) for behind in found if len(behind) > 1]
-        if self.join == "add" and any(_differ(a[-1], b[-1]) for a, b in itertools.combinations(common, 2)):
+        if self.join == "add" and any(a and b and _differ(a[-1], b[-1]) for a, b in itertools.combinations(common, 2)):
             raise ValueError(f"{self}: {self._refusal(common)}")  # type: ignore[arg-type]
 
     @property

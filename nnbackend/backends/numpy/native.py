@@ -118,9 +118,9 @@ if PRODUCTS:
 
 
 # Time of a training step with these loops, as a fraction of the time without (ci/bench/native.py, 2026-11-30), for SGD,
-# Adam, and SGD with dropout: 0.51, 0.38, 0.41 for 784-50-10 (100 rows); 0.64, 0.52, 0.53 for 784-256-128-10 (128 rows);
-# 0.81, 0.64, 0.57 for 784-1024-1024-10 (256 rows). Adam: 0.47 for `convolutional_network` (128 images), 0.31 with batch
-# normalisation, 0.35 for a transformer.
+# Adam, and SGD with dropout: 0.42, 0.31, 0.29 for 784-50-10 (100 rows); 0.67, 0.54, 0.43 for 784-256-128-10 (128 rows);
+# 0.87, 0.66, 0.54 for 784-1024-1024-10 (256 rows). Adam: 0.38 for `convolutional_network` (128 images), 0.32 with batch
+# normalisation, 0.42 for a transformer.
 
 # --- updates: for 39,760 values, SGD takes 2 us instead of 7, Adam 6 us instead of 43. Without weight decay, SGD and
 # AdaGrad touch the values alone whose gradient is not 0: a step of 100 rows with an embedding of 50,000 words and 100
