@@ -54,9 +54,11 @@ wait "$beside" || failed=$?
 cat "$folder/output"
 [ "${failed:-0}" -eq 0 ]
 
-# Run CuPy's tests on a stand-in for CuPy, which refuses what a GPU forbids. On a GPU, `ci/gpu.sh` runs them.
+# Run CuPy's tests on a stand-in for CuPy, which refuses what a GPU forbids. On a GPU, `ci/gpu.sh` runs them. Those in
+# tests/backends/cupy bring the stand-in themselves.
 printf '\n$ pytest -p cuda_standin -k cupy\n'
-OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q
+OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=tests .venv/bin/python -m pytest -p cuda_standin -n 2 -k cupy -q \
+    --ignore=tests/backends/cupy
 
 # two processes of tests share the processors, so each computes with one thread; a test that hangs is named instead of
 # ending the whole run

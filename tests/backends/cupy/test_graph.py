@@ -644,7 +644,7 @@ def nodes(sizes: tuple[int, ...], batch: int, *, dropout: float = 0.0, **setting
 
 def test_a_step_has_few_nodes(machine: standin.Machine) -> None:
     assert nodes((784, 50, 10), 100) <= 14
-    assert nodes((784, 256, 128, 10), 32, dropout=0.2, clip_norm=1.0) <= 30
+    assert nodes((84, 32, 16, 10), 32, dropout=0.2, clip_norm=1.0) <= 30
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------
