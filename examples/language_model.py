@@ -133,8 +133,9 @@ def draw(history: nn.History, by_frequency: float, model: str, path: Path) -> No
     ):
         label = f"{name}, {bits(values[-1]):.2f} at the end"
         axes.plot(passes, [bits(v) for v in values], style, color=color, linewidth=1.8, markersize=4.5, label=label)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, len(history) + 0.5)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tidy(axes, f"Characters of docstrings, guessed by {model}", "pass over the text", "bits for each character")
     axes.legend(fontsize=9, frameon=False, labelcolor=INK, loc="lower left")
     figure.savefig(path)
