@@ -27,7 +27,7 @@ SHORT = {
     "numerical_training": (["--side=6", "--hidden=4", "--steps=4", "--plain"], "numerical_training.png"),
     "leaky_relu_adam_mnist": (["--data=sample", "--epochs=1"], "leaky_relu_adam_mnist.png"),
     "parallel": (["--epochs=1", "--rows=1000", "--processes", "1", "2"], "parallel.png"),
-    "residual_cnn": (["--epochs=1", "--blocks=1", "--channels", "2", "3", "--rows=200"], "residual_cnn.png"),
+    "residual_cnn": (["--epochs=3", "--blocks=1", "--channels", "2", "3", "--rows=200"], "residual_cnn.png"),
     "resume": (["--epochs=2", "--rows=4000"], "resume.png"),
     "language_model": (["--epochs=1", "--rows=30", "--length=4"], "language_model.png"),
     "language_model --model": (["--epochs=1", "--rows=30", "--length=4", "--model=transformer"], "language_model.png"),
