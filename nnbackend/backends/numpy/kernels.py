@@ -34,7 +34,7 @@ from nnbackend.functions import (
     softmax_cross_entropy_rows,
     tanh_backward,
 )
-from nnbackend.functions.affine import product
+from nnbackend.functions.affine import product, product_into
 from nnbackend.functions.array import pieces
 from nnbackend.functions.convolution import Pair, Size, output_size, pair, unpadded, windows
 from nnbackend.functions.dispatch import kernel
@@ -59,6 +59,11 @@ def _(x: HostArray, W: HostArray, b: HostArray) -> Any:
     y = x @ W
     y += b
     return y
+
+
+@kernel(product_into, np.ndarray)
+def _(a: HostArray, b: HostArray, c: HostArray) -> None:
+    np.matmul(a, b, out=c)
 
 
 @kernel(affine_backward, np.ndarray)

@@ -219,8 +219,7 @@ def _(x: HostArray, W: HostArray, b: HostArray) -> HostArray:
 
 @loop(affine_backward)
 def _(dy: HostArray, x: HostArray, W: HostArray, dW: HostArray, db: HostArray, need_dx: bool = True) -> Any:
-    if not PRODUCTS or _native.product(x.T, dy, dW, 0.0) is NotImplemented:
-        np.matmul(x.T, dy, out=dW)
+    product_into(x.T, dy, dW)
     if _native.sum_rows(dy, db) is NotImplemented:
         np.add.reduce(dy, axis=0, out=db)
     return product(dy, W.T) if need_dx else None

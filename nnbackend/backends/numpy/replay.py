@@ -84,11 +84,11 @@ class _Tape:
         self._data = [weakref.ref(a) for a in epoch.data]
         self._layout = epoch.metrics.shape[0], epoch.metrics.dtype
         self._calls: list[Call] = []
-        self._between: list[HostArray] = []
         kept, grad = store.snapshot(), store.grad.copy()
         try:
             with np.errstate(all="ignore"):  # with other values a step may overflow that does not
-                self.works = self._record(store, epoch) and self._agrees(store, epoch)
+                between = self._record(store, epoch)
+                self.works = between is not None and self._agrees(store, epoch, between)
         finally:
             store.restore(kept)
             store.grad[...] = grad
@@ -99,8 +99,11 @@ class _Tape:
         assert epoch.passes is not None
         epoch.passes(Rows(self._rows, 0, self._stride), self._metrics, 0, *epoch.data)
 
-    def _record(self, store: Any, epoch: Epoch) -> bool:
-        """Record the calls of a step. Return False if they cannot be all of it, or if their arrays are large."""
+    def _record(self, store: Any, epoch: Epoch) -> list[HostArray] | None:
+        """Record the calls of a step. Return the arrays between them.
+
+        The result is None if the calls cannot be all of the step, or if those arrays are large.
+        """
         there = [*epoch.data, store.data, store.grad, store.state, store.clock, self._rows, self._metrics]
         recorder = _Recorder(_kernels._native, there)
         try:
@@ -114,10 +117,9 @@ class _Tape:
             (call, tuple(_Data(numbers[id(a)]) if id(a) in numbers else a for a in arguments))
             for call, arguments in recorder.calls
         ]
-        self._between = recorder.between
-        return recorder.complete and numbers.keys() <= taken
+        return recorder.between if recorder.complete and numbers.keys() <= taken else None
 
-    def _agrees(self, store: Any, epoch: Epoch) -> bool:
+    def _agrees(self, store: Any, epoch: Epoch, between: Sequence[HostArray]) -> bool:
         """Say whether the calls write the bits of a step whose values all differ from those of the recorded one."""
         for name, value in store.snapshot().items():
             array = getattr(store, name)
@@ -127,7 +129,7 @@ class _Tape:
         self._pass(epoch)
         expected = self._written(store)
         store.restore(changed)
-        empty = [*self._between, store.grad, self._metrics]
+        empty = [*between, store.grad, self._metrics]
         if not all(np.isfinite(a).all() for a in expected) or not all(a.flags.writeable for a in empty):
             return False  # NaN would agree with NaN
         before = [a.copy() for a in empty]
